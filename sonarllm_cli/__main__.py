@@ -1,0 +1,3 @@
+from sonarllm_cli.cli import main
+
+main()

@@ -1,0 +1,114 @@
+"""Options that mean the same in every command, and how results are shown."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..runtime import Runtime
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+file_argument = click.argument("file", default="-", metavar="[FILE|-]")
+lang_option = click.option("--lang", default="eng_Latn", show_default=True, help="Language: FLORES code, or en, de …")
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines.")
+output_option = click.option("-o", "--output", metavar="OUT", help="Write here instead of stdout.")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What the compute options said; torch is imported when `runtime` is asked for."""
+
+    model: str
+    device: str
+    dtype: str
+    batch_size: int | None
+    seed: int | None
+    quiet: bool
+
+    @functools.cached_property
+    def runtime(self) -> Runtime:
+        from ..runtime import choose, set_up_logging
+
+        set_up_logging(self.quiet)
+        return choose(self.device, self.dtype, seed=self.seed)
+
+    @property
+    def bar(self) -> bool:
+        """Whether to show progress: on a terminal only."""
+        return not self.quiet and sys.stderr.isatty()
+
+
+def quiet_options(command: F) -> F:
+    """`-q` and `--debug`."""
+    command = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")(command)
+    return click.option("-q", "--quiet", is_flag=True, help="No messages but errors.")(command)
+
+
+def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`-m`, `--device`, `--dtype`, `-b`, `--seed`, `-q`, `--debug`; the command gets them as one `compute`."""
+
+    @functools.wraps(command)
+    def wrapped(model: str, device: str, dtype: str, batch_size: str, seed: int | None, quiet: bool, **rest: Any) -> Any:
+        compute = Compute(model, device, dtype, _batch(batch_size), seed, quiet)
+        return command(compute=compute, **rest)
+
+    for option in (
+        click.option("--seed", type=int, help="Seed of what is random."),
+        click.option("-b", "--batch-size", default="auto", metavar="N|auto", help="Texts at once.", show_default=True),
+        click.option("--dtype", default="auto", help="float32, bfloat16, float16 or auto.", show_default=True),
+        click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True),
+        click.option("-m", "--model", default="mini", help="A model's name or folder.", show_default=True),
+    ):
+        wrapped = option(wrapped)
+    return quiet_options(wrapped)
+
+
+def _batch(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"--batch-size {text!r} is not a number of texts", "use --batch-size 16, or auto")
+    return int(text)
+
+
+def search_options(command: F) -> F:
+    """`--beam`, `--temperature`, `--top-p`, `--max-tokens`."""
+    for option in (
+        click.option("--max-tokens", default=256, show_default=True, help="Of a sentence, prompt and </s> included."),
+        click.option("--top-p", type=float, help="Sample among the likeliest tokens of this mass."),
+        click.option("--temperature", type=float, help="Sample at this temperature."),
+        click.option("--beam", default=5, show_default=True, help="Beams of the search; 1 is greedy."),
+    ):
+        command = option(command)
+    return command
+
+
+def line(record: dict[str, Any]) -> str:
+    """A record as one line of JSON."""
+    return json.dumps(record, ensure_ascii=False)
+
+
+def progress(items: Iterable[T], label: str, show: bool, size: Callable[[T], int], total: int | None) -> Iterator[T]:
+    """`items`, with a bar on stderr that moves by `size` of each."""
+    if not show:
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        for item in items:
+            yield item
+            bar.advance(task, size(item))

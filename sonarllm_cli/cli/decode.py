@@ -1,0 +1,51 @@
+"""sonarllm decode: embeddings → text."""
+
+from __future__ import annotations
+
+import click
+
+from .common import Compute, compute_options, file_argument, json_option, lang_option, line, output_option
+from .common import progress, search_options
+
+
+@click.command()
+@file_argument
+@lang_option
+@search_options
+@click.option("--num-return", default=1, show_default=True, help="Texts for each embedding.")
+@json_option
+@output_option
+@compute_options
+def decode(
+    file: str,
+    lang: str,
+    beam: int,
+    temperature: float | None,
+    top_p: float | None,
+    max_tokens: int,
+    num_return: int,
+    as_json: bool,
+    output: str | None,
+    compute: Compute,
+) -> None:
+    """Turn embeddings (.npy, .safetensors, .parquet, JSON Lines) into text, one a line (--json: text, score).
+
+    \b
+    Example (translates):
+      echo "Un lettore di musica." | sonarllm embed --lang it | sonarllm decode --lang en
+    """
+    from ..files import open_output
+    from ..flow.decode import Search
+    from ..flow.decode import decode_stream
+    from ..flow.vectors import read_embeddings
+
+    search = Search(
+        beam=beam, temperature=temperature, top_p=top_p, num_return=num_return, max_tokens=max_tokens
+    )
+    batches = read_embeddings(file)
+    with open_output(output) as out:
+        found = decode_stream(batches, lang, compute.model, compute.runtime, search, compute.batch_size)
+        for hypotheses in progress(found, "decoding", compute.bar, lambda _: 1, None):
+            for h in hypotheses:
+                print(line({"text": h.text, "score": round(h.score, 6)}) if as_json else h.text, file=out)
+            out.flush()

@@ -1,0 +1,76 @@
+"""sonarllm generate: a beginning → its continuation."""
+
+from __future__ import annotations
+
+import click
+
+from .common import Compute, compute_options, file_argument, json_option, lang_option, line, output_option
+from .common import search_options
+
+
+@click.command()
+@file_argument
+@lang_option
+@click.option("--out-lang", default="", help="Language to write in; the model's own if not given.")
+@click.option("--max-sentences", default=32, show_default=True, help="Sentences to write at most.")
+@click.option("--stop-threshold", default=0.98, show_default=True, help="Cosine with the ending that ends the text.")
+@click.option(
+    "--stop",
+    type=click.Choice(["predicted", "reembedded"]),
+    default="reembedded",
+    show_default=True,
+    help="Judge the predicted vector, or the decoded sentence embedded again.",
+)
+@click.option(
+    "--feedback",
+    type=click.Choice(["reembed", "latent"]),
+    default="reembed",
+    show_default=True,
+    help="Read next: the decoded sentence embedded again, or the predicted vector.",
+)
+@click.option("--no-repeat", is_flag=True, help="Write no sentence twice.")
+@search_options
+@json_option
+@output_option
+@compute_options
+def generate(
+    file: str,
+    lang: str,
+    out_lang: str,
+    max_sentences: int,
+    stop_threshold: float,
+    stop: str,
+    feedback: str,
+    no_repeat: bool,
+    beam: int,
+    temperature: float | None,
+    top_p: float | None,
+    max_tokens: int,
+    as_json: bool,
+    output: str | None,
+    compute: Compute,
+) -> None:
+    """Continue a text: its next sentences, one a line, each as soon as it is written.
+
+    \b
+    Example:
+      echo "This package contains the library." | sonarllm generate --max-sentences 3
+    """
+    from ..files import open_output, read_text
+    from ..flow.compose import Writing, continuation
+    from ..flow.decode import Search
+
+    writing = Writing(
+        max_sentences=max_sentences,
+        stop=stop,
+        stop_threshold=stop_threshold,
+        feedback=feedback,
+        no_repeat=no_repeat,
+        out_lang=out_lang,
+        search=Search(beam=beam, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
+    )
+    text = read_text(file)
+    with open_output(output) as out:
+        for s in continuation(text, lang=lang, model=compute.model, runtime=compute.runtime, writing=writing):
+            record = {"text": s.text, "score": round(s.score, 6), "ending": round(s.ending, 6)}
+            print(line(record) if as_json else s.text, file=out, flush=True)

@@ -1,0 +1,264 @@
+"""sonarllm models: what is here, and how it gets here and away."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from .common import json_option, line
+
+name_argument = click.argument("name")
+dtype_option = click.option("--dtype", help="float32, bfloat16, float16 or int8; else as published.")
+licence_option = click.option("--licence", default="", help="To note with the model: CC-BY-NC-4.0 …")
+debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+
+
+@click.group()
+def models() -> None:
+    """List, import, fetch and remove models.
+
+    \b
+    Example:
+      sonarllm models list
+    """
+
+
+@models.command("list")
+@click.option("--all", "everything", is_flag=True, help="Also published models that are not here.")
+@json_option
+@debug_option
+def list_(everything: bool, as_json: bool) -> None:
+    """List the models on this machine.
+
+    \b
+    Example:
+      sonarllm models list --all
+    """
+    from ..weights import registry
+
+    rows: list[dict[str, Any]] = [vars(entry) for entry in registry.list_models()]
+    if everything:
+        rows += registry.not_here()
+    if as_json:
+        for row in rows:
+            print(line(row))
+        return
+    cells = [
+        (r["name"], r["kind"], count(r["parameters"]), size(r["bytes"]), r["weights"], r["licence"] or "-", _where(r))
+        for r in rows
+    ]
+    show_table(("name", "kind", "parameters", "size", "weights", "licence", "where"), cells)
+
+
+def _where(row: dict[str, Any]) -> str:
+    return "in the package" if row["embedded"] else row["path"] or f"sonarllm models pull {row['name']}"
+
+
+@models.command()
+@name_argument
+@json_option
+@debug_option
+def show(name: str, as_json: bool) -> None:
+    """Show what is known of a model: sizes, licence, source, hashes, languages.
+
+    \b
+    Example:
+      sonarllm models show mini
+    """
+    from ..weights import registry
+
+    facts = registry.show(name)
+    if as_json:
+        print(line(facts))
+        return
+    config = facts.pop("config")
+    facts["parameters"], facts["bytes"] = f"{facts['parameters']:,}", f"{facts['bytes']:,}"
+    for key, value in {**facts, **{k: v for k, v in config.items() if k not in facts}}.items():
+        for subkey, subvalue in value.items() if isinstance(value, dict) else [("", value)]:
+            text = " ".join(map(str, subvalue)) if isinstance(subvalue, list) else subvalue
+            print(f"{key}{'.' if subkey else ''}{subkey}: {text}")
+
+
+@models.command()
+@name_argument
+@debug_option
+def path(name: str) -> None:
+    """Print the folder of a model.
+
+    \b
+    Example:
+      sonarllm models path mini
+    """
+    from ..weights import registry
+
+    print(registry.find(name))
+
+
+@models.command()
+@name_argument
+@debug_option
+def verify(name: str) -> None:
+    """Compare a model's files with the hashes noted when it was made.
+
+    \b
+    Example:
+      sonarllm models verify mini
+    """
+    from ..weights import registry
+
+    for file in registry.verify(name):
+        print(f"{file}: good")
+
+
+@models.command()
+@name_argument
+@debug_option
+def rm(name: str) -> None:
+    """Delete a model from the cache directory.
+
+    \b
+    Example:
+      sonarllm models rm my-sonar
+    """
+    from ..weights import registry
+
+    print(f"removed {registry.remove(name)}", file=sys.stderr)
+
+
+@models.command()
+@name_argument
+@click.option("--as", "save_as", default="", metavar="NAME", help="Call it this here.")
+@click.option("--sonar", default="sonar-200", show_default=True, help="For hf:…: the space a SONAR-LLM lives in.")
+@dtype_option
+@debug_option
+def pull(name: str, save_as: str, sonar: str, dtype: str | None) -> None:
+    """Fetch a published model: one of `models list --all`, or hf:ORG/REPO[@REVISION].
+
+    A SONAR-LLM brings its space with it. The licence is shown first. HF_HOME, HF_TOKEN, HF_ENDPOINT and
+    HF_HUB_OFFLINE are honoured.
+
+    \b
+    Example:
+      sonarllm models pull sonar-llm-100m
+    """
+    from ..weights import hub
+
+    print(hub.pull(name, save_as=save_as, sonar=sonar, dtype=dtype, say=lambda text: click.echo(text, err=True)))
+
+
+# ---------------------------------------------------------------------------------------------- import
+
+
+@models.group("import")
+def import_() -> None:
+    """Convert published checkpoints to a model here.
+
+    \b
+    Example:
+      sonarllm models import sonar --help
+    """
+
+
+@import_.command("sonar")
+@name_argument
+@click.option("--encoder", required=True, help="Text encoder: fairseq .pt, or a transformers folder.")
+@click.option("--decoder", required=True, help="Text decoder: fairseq .pt, or a transformers folder.")
+@click.option("--tokenizer", required=True, help="sentencepiece model, or a transformers folder.")
+@click.option("--langs", help="Languages in vocabulary order, comma-separated, or a file of them; else FLORES-200.")
+@click.option("--heads", type=click.IntRange(1), help="Attention heads; else from config.json, or width / 64.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Longest text; else from config.json, or 514 and 512.")
+@dtype_option
+@licence_option
+@debug_option
+def import_sonar(name: str, langs: str | None, **options: Any) -> None:
+    """Import a SONAR text encoder and decoder as NAME.
+
+    Layouts: fairseq2 and fairseq .pt files, and folders of transformers (M2M100Encoder,
+    M2M100ForConditionalGeneration). Files that hold more than tensors are refused.
+
+    \b
+    Example:
+      sonarllm models import sonar my-sonar \\
+        --encoder tests/parity/text_encoder.fairseq2.pt \\
+        --decoder tests/parity/text_decoder.fairseq2.pt \\
+        --tokenizer tests/parity/sentencepiece.model --heads 4 --max-tokens 64 \\
+        --langs ace_Arab,deu_Latn,eng_Latn,fra_Latn,ita_Latn,spa_Latn,zul_Latn
+    """
+    from ..weights import convert
+
+    print(convert.import_sonar(name, langs=_langs(langs), **options))
+
+
+@import_.command("sonar-llm")
+@name_argument
+@click.option("--checkpoint", required=True, help="Checkpoint file, or a folder with config.json.")
+@click.option("--config", help="JSON file with llama_config; else the folder's config.json.")
+@click.option("--sonar", default="sonar-200", show_default=True, help="The space it was trained in.")
+@click.option("--lang", default="eng_Latn", show_default=True, help="The language it writes.")
+@dtype_option
+@licence_option
+@debug_option
+def import_sonar_llm(name: str, **options: Any) -> None:
+    """Import a SONAR-LLM checkpoint as NAME.
+
+    \b
+    Example:
+      sonarllm models import sonar-llm my-sonar-llm --sonar my-sonar \\
+        --checkpoint tests/parity/sonarllm_reference_checkpoint.pt \\
+        --config tests/parity/sonarllm_reference_config.json
+    """
+    from ..weights import convert
+
+    print(convert.import_sonar_llm(name, **options))
+
+
+def _langs(text: str | None) -> list[str] | None:
+    from pathlib import Path
+
+    from ..flow.files import read_text
+
+    if text is None:
+        return None
+    listed = read_text(text) if Path(text).is_file() else text
+    return listed.replace(",", " ").split()
+
+
+# ---------------------------------------------------------------------------------------------- showing
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal, aligned columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*header, box=None, header_style="bold")
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    for row in (header, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def count(number: int) -> str:
+    """Parameters, as people say them: 1234567 → "1.2 M"."""
+    return _human(number, 1000, ("", " k", " M", " B"))
+
+
+def size(number: int) -> str:
+    """Bytes, as people say them: 3064513202 → "2.9 GiB"."""
+    return _human(number, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
+
+
+def _human(number: float, step: int, units: Sequence[str]) -> str:
+    if not number:
+        return "-"
+    power = 0
+    while number >= step and power < len(units) - 1:
+        number, power = number / step, power + 1
+    return f"{number:.1f}{units[power]}" if power and number < 10 else f"{number:.0f}{units[power]}"

@@ -1,0 +1,67 @@
+"""sonarllm summarize: an article → a summary."""
+
+from __future__ import annotations
+
+import click
+
+from ..errors import UserError
+from .common import Compute, compute_options, file_argument, json_option, lang_option, line, output_option
+from .common import search_options
+
+
+@click.command()
+@file_argument
+@lang_option
+@click.option("--out-lang", default="", help="Language to write in; the model's own if not given.")
+@click.option("--sentences", default="auto", metavar="N|auto", show_default=True, help="Sentences of the summary.")
+@click.option("--extract", is_flag=True, help="Choose the article's own sentences nearest to the predicted ones.")
+@click.option("--cite", is_flag=True, help="Show beside each the article's nearest sentences and their cosines.")
+@search_options
+@json_option
+@output_option
+@compute_options
+def summarize(
+    file: str,
+    lang: str,
+    out_lang: str,
+    sentences: str,
+    extract: bool,
+    cite: bool,
+    beam: int,
+    temperature: float | None,
+    top_p: float | None,
+    max_tokens: int,
+    as_json: bool,
+    output: str | None,
+    compute: Compute,
+) -> None:
+    """Summarise a text, one sentence a line (--json: text, score, sources).
+
+    \b
+    Example:
+      sonarllm summarize --cite examples/article.txt
+    """
+    from ..files import open_output, read_text
+    from ..flow.compose import Writing
+    from ..flow.compose import summarize as shorten
+    from ..flow.decode import Search
+
+    if sentences != "auto" and not sentences.isdigit():
+        raise UserError(f"--sentences {sentences!r} is not a number", "use --sentences 2, or auto")
+    search = Search(beam=beam, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+    found = shorten(
+        read_text(file),
+        sentences=None if sentences == "auto" else int(sentences),
+        lang=lang,
+        model=compute.model,
+        runtime=compute.runtime,
+        extract=extract,
+        cite=3 if cite else 0,
+        writing=Writing(no_repeat=True, out_lang=out_lang, search=search),
+    )
+    with open_output(output) as out:
+        for s in found:
+            sources = [{"sentence": i + 1, "text": t, "cosine": round(c, 4)} for i, t, c in s.sources]
+            print(line({"text": s.text, "score": round(s.score, 6), "sources": sources}) if as_json else s.text, file=out)
+            for source in sources if cite and not as_json else []:
+                print("  {cosine:.3f}  [{sentence}] {text}".format(**source), file=out)

@@ -1,0 +1,183 @@
+"""The chain composed: a beginning → its continuation, an article → its summary. No tensor code of its own.
+
+    for sentence in generate_stream(["Once upon a time."], writer, Writing()): print(sentence.text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UserError
+from ..runtime import Runtime
+from .decode import Search, decode_batch
+from .embed import embed_sentences, fits
+from .model import DEFAULT, Writer, load_writer
+from .predict import Reader
+from .segment import segment
+
+STOPS = ("predicted", "reembedded")
+FEEDBACKS = ("reembed", "latent")
+AUTO = 3  # sentences a summary of its own length may have
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How a text is written. Defaults are the published SONAR-LLM code's: a sentence is decoded by beam search and
+    embedded again; it ends the text if that embedding's cosine with the ending's is `stop_threshold` or more."""
+
+    max_sentences: int = 32
+    min_sentences: int = 0
+    stop: str = "reembedded"
+    stop_threshold: float = 0.98
+    feedback: str = "reembed"
+    no_repeat: bool = False
+    out_lang: str = ""  # empty: the model's own
+    search: Search = field(default_factory=Search)
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("stop", self.stop, STOPS), ("feedback", self.feedback, FEEDBACKS)):
+            if value not in known:
+                raise UserError(f"{name} {value!r} is unknown", f"use {' or '.join(known)}")
+        if self.max_sentences < 1:
+            raise UserError(f"max-sentences {self.max_sentences} writes nothing", "use 1 or more")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A sentence written: its text, decoder score, cosine with the ending, and the embedding it was decoded from."""
+
+    text: str
+    score: float
+    ending: float
+    predicted_D: Tensor
+    embedding_D: Tensor  # of the text, or the predicted one where that is fed back
+
+
+@dataclass(frozen=True)
+class Cited:
+    """A summary sentence and the article's sentences nearest to it: (index, text, cosine), nearest first."""
+
+    text: str
+    score: float
+    sources: list[tuple[int, str, float]]
+
+
+def sentences_of(text: str, lang: str, writer: Writer) -> list[str]:
+    """A text's sentences as the encoder takes them; UserError if it has none."""
+    found = [s.flat for s in segment(text, lang=lang, fits=fits(writer.space))]
+    if not found:
+        raise UserError("the text has no sentence", "give it some text")
+    return found
+
+
+def generate(
+    text: str,
+    *,
+    lang: str = "eng_Latn",
+    model: str | Writer = DEFAULT,
+    runtime: Runtime | None = None,
+    writing: Writing | None = None,
+) -> list[str]:
+    """The sentences that continue `text`. See `Writing` for the choices.
+
+    >>> generate("This package contains the documentation.")      # doctest: +SKIP
+    """
+    return [s.text for s in continuation(text, lang=lang, model=model, runtime=runtime, writing=writing)]
+
+
+def continuation(
+    text: str, *, lang: str, model: str | Writer, runtime: Runtime | None = None, writing: Writing | None = None
+) -> Iterator[Written]:
+    """`generate`, each sentence as soon as it is written."""
+    writer = model if isinstance(model, Writer) else load_writer(model, runtime)
+    beginning = sentences_of(text, lang, writer)
+    context_SD = embed_sentences(beginning, lang, writer.space)
+    return generate_stream(context_SD, writer, writing or Writing(), beginning)
+
+
+def generate_stream(
+    context_SD: Tensor, writer: Writer, writing: Writing, used: Sequence[str] = ()
+) -> Iterator[Written]:
+    """Sentences after the context, each as soon as it is decoded. The one that ends the text is not among them.
+
+    With `no_repeat`, texts written before, and those in `used`, are passed over for the next-best hypothesis."""
+    space, reader = writer.space, Reader(writer)
+    lang = writing.out_lang or writer.lang
+    ending_1D = embed_sentences([writer.ending], writer.lang, space)
+    generator = space.runtime.generator() if writing.search.samples else None
+    search, seen = writing.search, set(used)
+    if writing.no_repeat:
+        many = max(search.num_return, search.beam if not search.samples else 4)
+        search = Search(**{**vars(search), "num_return": many})
+    next_1D = reader.read(context_SD)[None]
+    for count in range(writing.max_sentences):
+        hypotheses = decode_batch(next_1D, lang, space, search, generator=generator)[0]
+        if writing.no_repeat:
+            hypotheses = [h for h in hypotheses if h.text not in seen]
+            if not hypotheses:
+                return
+        best = hypotheses[0]
+        again_1D = embed_sentences([best.text], lang, space)
+        judged_1D = next_1D if writing.stop == "predicted" else again_1D
+        ending = F.cosine_similarity(judged_1D.float(), ending_1D.float()).item()
+        if ending >= writing.stop_threshold and count >= writing.min_sentences:
+            return
+        fed_1D = again_1D if writing.feedback == "reembed" else next_1D
+        yield Written(best.text, best.score, ending, next_1D[0], fed_1D[0])
+        seen.add(best.text)
+        next_1D = reader.read(fed_1D)[None]
+
+
+def summarize(
+    text: str,
+    *,
+    sentences: int | None = None,
+    lang: str = "eng_Latn",
+    model: str | Writer = DEFAULT,
+    runtime: Runtime | None = None,
+    extract: bool = False,
+    cite: int = 0,
+    writing: Writing | None = None,
+) -> list[Cited]:
+    """A summary of `text`: `sentences` of them, or as many as the model ends after (at most 3).
+
+    `extract` gives the article's own sentences nearest to the predicted embeddings; `cite` names that many of the
+    article's sentences beside each. Raises UserError for a text without sentences or a model that can't write.
+    """
+    writer = model if isinstance(model, Writer) else load_writer(model, runtime)
+    if sentences is not None and sentences < 1:
+        raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
+    article = sentences_of(text, lang, writer)
+    article_SD = embed_sentences(article, lang, writer.space)
+    context_SD = article_SD
+    if writer.marker:
+        context_SD = torch.cat([article_SD, embed_sentences([writer.marker], writer.lang, writer.space)])
+    limits = {"max_sentences": sentences or AUTO, "min_sentences": sentences or 1}
+    writing = Writing(**{**vars(writing or Writing(no_repeat=True)), **limits})
+    written = list(generate_stream(context_SD, writer, writing))
+    if extract:
+        return _extracted(article, article_SD, written)
+    return [Cited(w.text, w.score, _nearest(article, article_SD, w.embedding_D, cite)) for w in written]
+
+
+def _nearest(article: list[str], article_SD: Tensor, embedding_D: Tensor, count: int) -> list[tuple[int, str, float]]:
+    cosine_S = F.cosine_similarity(article_SD.float(), embedding_D.float()[None])
+    return [(i, article[i], cosine_S[i].item()) for i in cosine_S.topk(min(count, len(article))).indices.tolist()]
+
+
+def _extracted(article: list[str], article_SD: Tensor, written: list[Written]) -> list[Cited]:
+    """For each sentence written, the article's nearest that is not taken yet."""
+    out: list[Cited] = []
+    taken: set[str] = set()
+    for w in written:
+        for i, text, cosine in _nearest(article, article_SD, w.predicted_D, len(article)):
+            if text not in taken:
+                taken.add(text)
+                out.append(Cited(text, cosine, [(i, text, cosine)]))
+                break
+    return out

@@ -1,0 +1,273 @@
+"""Embeddings → sentences: beam search and sampling. The last arrow of the chain.
+
+Beam search is fairseq2's, as sonar-space runs it: token for token and score for score. A sentence ends when it has
+`beam` finished hypotheses; `</s>` counts only among the best `beam` candidates of a step; a hypothesis' score is its
+log-probability, language token included, over its length less one.
+
+Legend: S sentences still decoded, K beams, V vocabulary, M model width, D embedding, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..nets.layers import KVCache
+from ..runtime import Runtime, shrinking
+from .model import DEFAULT, Space, load_space
+from .tokens import EOS, PAD
+from .vectors import EmbeddingBatch
+
+
+class Hypothesis(NamedTuple):
+    """A decoded sentence; `ids` are its tokens after the prompt, `</s>` included."""
+
+    text: str
+    score: float
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How to decode. With a `temperature` or `top_p` tokens are sampled, else beam search finds them.
+
+    `max_tokens` counts as sonar-space's max_seq_len: prompt (2) and `</s>` included.
+    """
+
+    beam: int = 5
+    temperature: float | None = None
+    top_p: float | None = None
+    num_return: int = 1
+    max_tokens: int = 256
+    length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.beam < 1 or self.num_return < 1:
+            raise UserError("beam and num-return are at least 1", "use --beam 5 --num-return 1")
+        if self.max_tokens < 4:
+            raise UserError(f"max-tokens {self.max_tokens} leaves no room for a word", "use 4 or more")
+        if self.temperature is not None and not self.temperature > 0:
+            raise UserError(f"temperature {self.temperature} is not above 0", "use 0.6, or leave it out for beam search")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top-p {self.top_p} is not in (0, 1]", "use 0.9")
+        if not self.samples and self.num_return > self.beam:
+            raise UserError(f"beam {self.beam} finds only {self.beam} texts", f"use --beam {self.num_return}")
+
+    @property
+    def samples(self) -> bool:
+        return self.temperature is not None or self.top_p is not None
+
+
+def decode(
+    embeddings: np.ndarray | Tensor,
+    *,
+    lang: str = "eng_Latn",
+    model: str | Space = DEFAULT,
+    runtime: Runtime | None = None,
+    batch_size: int | None = None,
+    **options: Any,
+) -> list[list[Hypothesis]]:
+    """The texts of embeddings (N, D), or of one (D,): `num_return` hypotheses for each, best first.
+
+    `options` are `Search`'s: beam, temperature, top_p, num_return, max_tokens. Raises UserError for embeddings of
+    another width, or that are not finite.
+
+    >>> decode(embed("A text."))[0][0].text      # doctest: +SKIP
+    'A text.'
+    """
+    space = model if isinstance(model, Space) else load_space(model, runtime)
+    embedding_ND = torch.atleast_2d(torch.as_tensor(embeddings))
+    check(embedding_ND, space)
+    return decode_batch(embedding_ND, lang, space, Search(**options), batch_size)
+
+
+def decode_stream(
+    batches: Iterable[EmbeddingBatch],
+    lang: str,
+    model: str,
+    runtime: Runtime,
+    search: Search,
+    batch_size: int | None = None,
+) -> Iterator[list[Hypothesis]]:
+    """Batches of a file of embeddings → each row's hypotheses, as they come. UserError for another space's."""
+    space: Space | None = None
+    for batch in batches:
+        space = space or load_space(model, runtime)
+        if batch.fingerprint and batch.fingerprint != space.fingerprint:
+            raise UserError(
+                f"these embeddings are of the space {batch.fingerprint}, {space.name} is {space.fingerprint}",
+                "decode with the model that embedded them: -m NAME",
+            )
+        check(batch.embeddings_ND, space, batch.first)
+        embedding_ND = torch.from_numpy(np.array(batch.embeddings_ND))
+        yield from decode_batch(embedding_ND, lang, space, search, batch_size)
+
+
+def check(embedding_ND: np.ndarray | Tensor, space: Space, first: int = 0) -> None:
+    """UserError for embeddings that are not (N, D) of this space's width, or hold one that is not finite."""
+    if embedding_ND.ndim != 2 or embedding_ND.shape[1] != space.dim:
+        raise UserError(
+            f"embeddings are {tuple(embedding_ND.shape)}, {space.name} has width {space.dim}",
+            "decode with the model that embedded them",
+        )
+    bad = np.flatnonzero(~np.isfinite(np.asarray(embedding_ND)).all(1))
+    if len(bad):
+        raise UserError(f"embedding {first + int(bad[0]) + 1} is not finite", "embed that text again")
+
+
+@torch.inference_mode()
+def decode_batch(
+    embedding_ND: Tensor,
+    lang: str,
+    space: Space,
+    search: Search,
+    batch_size: int | None = None,
+    generator: torch.Generator | None = None,
+) -> list[list[Hypothesis]]:
+    """As `decode`, on a loaded space; `generator` goes on from call to call."""
+    embedding_ND = embedding_ND.to(space.runtime.device, space.runtime.dtype)
+    prompt = space.tokenizer.prompt(lang)
+    generator = generator or (space.runtime.generator() if search.samples else None)
+
+    def run(rows: Sequence[int]) -> list[list[Hypothesis]]:
+        part_SD = embedding_ND[torch.tensor(list(rows), device=embedding_ND.device)]
+        if search.samples:
+            found = sample(space, part_SD, prompt, search, generator)
+        else:
+            found = beam_search(space, part_SD, prompt, search)
+        return [
+            [Hypothesis(space.tokenizer.text(ids), score, ids) for ids, score in hyps[: search.num_return]]
+            for hyps in found
+        ]
+
+    size = batch_size or (32 if space.runtime.device.type == "cpu" else 256)
+    everything = range(len(embedding_ND))
+    return [hyps for i in range(0, len(everything), size) for hyps in shrinking(run, everything[i : i + size])]
+
+
+Found = list[tuple[tuple[int, ...], float]]  # (ids after the prompt, score), best first
+
+
+def beam_search(space: Space, embedding_SD: Tensor, prompt: list[int], search: Search) -> list[Found]:
+    """embedding_SD → for each sentence its `beam` finished hypotheses, best first."""
+    decoder, K = space.net.decoder, search.beam
+    limit = min(search.max_tokens, space.net.config.max_target_tokens)
+    state = _Prefill(space, embedding_SD, prompt, limit)
+    V = space.tokenizer.vocab_size
+    width = min(2 * K, V - 1)
+    finished: list[Found] = [[] for _ in range(len(embedding_SD))]
+    alive = list(range(len(embedding_SD)))  # the sentence that each row group is
+    score_SK = state.score_S[:, None]
+    tokens_SKT = torch.zeros(len(alive), 1, 0, dtype=torch.long, device=embedding_SD.device)
+    log_SKV = state.log_SV[:, None]
+    for length in range(len(prompt) + 1, limit + 1):  # of the sequence with the token chosen here
+        S, now = score_SK.shape
+        if length == limit:  # the last place is for </s>
+            top_SKW, id_SKW = log_SKV[..., EOS : EOS + 1], torch.full((S, now, 1), EOS, device=score_SK.device)
+        else:
+            log_SKV[..., PAD] = -torch.inf
+            top_SKW, id_SKW = log_SKV.topk(width, dim=-1)  # the best 2K overall are among the best 2K of each beam
+        flat_SC = (score_SK[..., None] + top_SKW).flatten(1)
+        best_SW, place_SW = flat_SC.topk(min(width, flat_SC.shape[1]), dim=1)
+        beam_SW = place_SW // top_SKW.shape[-1]
+        id_SW = id_SKW.flatten(1).gather(1, place_SW)
+        ends_SW = id_SW == EOS
+        for s, w in torch.nonzero(ends_SW[:, :K]).tolist():
+            found = finished[alive[s]]
+            if len(found) < K and best_SW[s, w] > -torch.inf:
+                ids = (*tokens_SKT[s, beam_SW[s, w]].tolist(), EOS)
+                found.append((ids, best_SW[s, w].item() / (length - 1) ** search.length_penalty))
+        keep = [s for s in range(S) if len(finished[alive[s]]) < K]
+        if not keep or length == limit:
+            break
+        # the K best that do not end go on: a stable sort puts them first, in order of score
+        go_SK = torch.sort(ends_SW.int(), dim=1, stable=True).indices[:, :K]
+        row_S = torch.tensor(keep, device=score_SK.device)
+        go_SK = go_SK[row_S]
+        score_SK = best_SW[row_S].gather(1, go_SK)
+        beam_SK = beam_SW[row_S].gather(1, go_SK)
+        next_SK = id_SW[row_S].gather(1, go_SK)
+        tokens_SKT = torch.cat([tokens_SKT[row_S[:, None], beam_SK], next_SK[..., None]], -1)
+        alive = [alive[s] for s in keep]
+        source_R = (row_S[:, None] * now + beam_SK).flatten()
+        for cache in state.caches:
+            cache.select(source_R)
+        state.cross = [c[source_R] for c in state.cross]
+        hidden_R1M = decoder.step(next_SK.view(-1, 1), state.cross, state.caches)
+        log_SKV = log_softmax(decoder.logits(hidden_R1M[:, 0]), V).view(len(keep), -1, V)
+    return [sorted(found, key=lambda h: -h[1]) for found in finished]
+
+
+def sample(
+    space: Space, embedding_SD: Tensor, prompt: list[int], search: Search, generator: torch.Generator | None
+) -> list[Found]:
+    """embedding_SD → `num_return` sampled token sequences for each, best score first.
+
+    Temperature first, then the smallest set of tokens whose mass reaches `top_p` (Holtzman et al. 2020).
+    """
+    decoder, n = space.net.decoder, search.num_return
+    limit = min(search.max_tokens, space.net.config.max_target_tokens)
+    state = _Prefill(space, embedding_SD.repeat_interleave(n, 0), prompt, limit)
+    log_RV, score_R = state.log_SV, state.score_S
+    rows = len(score_R)
+    ids: list[list[int]] = [[] for _ in range(rows)]
+    score = score_R.tolist()
+    done = [False] * rows
+    for length in range(len(prompt) + 1, limit + 1):
+        log_RV[:, PAD] = -torch.inf
+        if length == limit:
+            next_R = torch.full((rows,), EOS, device=log_RV.device)
+        else:
+            next_R = _draw(log_RV, search, generator)
+        gain = log_RV.gather(1, next_R[:, None])[:, 0].tolist()
+        for row, token in enumerate(next_R.tolist()):
+            if not done[row]:
+                ids[row].append(token)
+                score[row] += gain[row]
+                done[row] = token == EOS
+        if all(done):
+            break
+        hidden_R1M = decoder.step(next_R[:, None], state.cross, state.caches)
+        log_RV = log_softmax(decoder.logits(hidden_R1M[:, 0]), space.tokenizer.vocab_size)
+    out: list[Found] = []
+    for s in range(0, rows, n):
+        hyps: Found = [
+            (tuple(ids[r]), score[r] / (len(ids[r]) + len(prompt) - 1) ** search.length_penalty)
+            for r in range(s, s + n)
+        ]
+        out.append(sorted(hyps, key=lambda h: -h[1]))
+    return out
+
+
+def _draw(log_RV: Tensor, search: Search, generator: torch.Generator | None) -> Tensor:
+    p_RV = torch.softmax(log_RV / (search.temperature or 1.0), -1)
+    if search.top_p is not None and search.top_p < 1:
+        sorted_RV, order_RV = p_RV.sort(-1, descending=True)
+        outside = sorted_RV.cumsum(-1) - sorted_RV >= search.top_p
+        p_RV = torch.zeros_like(p_RV).scatter(1, order_RV, sorted_RV.masked_fill(outside, 0.0))
+    return torch.multinomial(p_RV, 1, generator=generator)[:, 0]
+
+
+def log_softmax(logits: Tensor, vocab_size: int) -> Tensor:
+    """Log-probabilities in float32 over the tokenizer's ids."""
+    return torch.log_softmax(logits[..., :vocab_size].float(), -1)
+
+
+class _Prefill:
+    """The prompt read: caches that hold it, log p(language | </s>) as `score_S`, and the first word's `log_SV`."""
+
+    def __init__(self, space: Space, embedding_SD: Tensor, prompt: list[int], limit: int) -> None:
+        decoder = space.net.decoder
+        self.caches = [KVCache(min(64, limit)) for _ in decoder.layers]
+        self.cross = decoder.cross(embedding_SD)
+        ids_S2 = torch.tensor([prompt], device=embedding_SD.device).expand(len(embedding_SD), -1)
+        hidden_S2M = decoder.step(ids_S2, self.cross, self.caches)
+        log_S2V = log_softmax(decoder.logits(hidden_S2M), space.tokenizer.vocab_size)
+        self.score_S = log_S2V[:, :-1].gather(2, ids_S2[:, 1:, None])[..., 0].sum(1)
+        self.log_SV = log_S2V[:, -1].clone()

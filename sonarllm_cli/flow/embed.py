@@ -1,0 +1,142 @@
+"""Sentences → embeddings. The second arrow of the chain.
+
+Texts are encoded in batches of like length and come back in their own order. A text over the encoder's limit is never
+cut in silence: `on_long` decides, and every cut is reported.
+
+Legend: N texts, B texts of a batch, T tokens, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..runtime import Runtime, by_length, shrinking
+from .model import DEFAULT, Space, load_space
+from .segment import segment
+from .tokens import EOS
+
+ON_LONG = ("truncate", "split", "error")
+CHUNK = 4096  # texts held at once; batches are sorted by length within a chunk
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}  # padded tokens of an `auto` batch
+
+
+@dataclass(frozen=True)
+class Line:
+    """A text to embed: its words, its language, and what a message calls its place ("line 7")."""
+
+    text: str
+    lang: str
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Embeddings of consecutive lines, in order: embeddings_ND float32 beside what they are of."""
+
+    embeddings_ND: np.ndarray
+    lines: list[Line]
+    cuts: list[str]  # one message for each text that was cut
+
+
+def embed(
+    texts: str | Sequence[str],
+    *,
+    lang: str = "eng_Latn",
+    model: str | Space = DEFAULT,
+    runtime: Runtime | None = None,
+    batch_size: int | None = None,
+    on_long: str = "truncate",
+) -> np.ndarray:
+    """Embeddings of `texts` (one text gives one row): → embeddings_ND, float32.
+
+    >>> embed(["A sentence."]).shape
+    (1, 512)
+
+    Raises UserError for an unknown language or, with `on_long="error"`, a text over the encoder's limit. With
+    `on_long="split"` such a text becomes several rows.
+    """
+    space = model if isinstance(model, Space) else load_space(model, runtime)
+    lines = [Line(t, lang, f"text {i + 1}") for i, t in enumerate([texts] if isinstance(texts, str) else texts)]
+    blocks = [b.embeddings_ND for b in embed_stream(lines, space, batch_size=batch_size, on_long=on_long)]
+    return np.concatenate(blocks) if blocks else np.zeros((0, space.dim), np.float32)
+
+
+def embed_stream(
+    lines: Iterable[Line], space: Space, *, batch_size: int | None = None, on_long: str = "truncate"
+) -> Iterator[Block]:
+    """Any number of lines, a chunk at a time: memory does not grow with the input."""
+    if on_long not in ON_LONG:
+        raise UserError(f"on_long {on_long!r} is unknown", f"use one of {', '.join(ON_LONG)}")
+    iterator = iter(lines)
+    while chunk := list(islice(iterator, CHUNK)):
+        kept, ids, cuts = _within_limit(chunk, space, on_long)
+        yield Block(encode(ids, space, batch_size).float().cpu().numpy(), kept, cuts)
+
+
+def _within_limit(chunk: list[Line], space: Space, on_long: str) -> tuple[list[Line], list[list[int]], list[str]]:
+    """The lines as source ids, none over the encoder's limit."""
+    limit = space.net.config.max_source_tokens
+    words = space.tokenizer.content([line.text for line in chunk])
+    kept: list[Line] = []
+    ids: list[list[int]] = []
+    cuts: list[str] = []
+    for line, word in zip(chunk, words):
+        lang, room = space.tokenizer.lang_id(line.lang), limit - 2
+        if len(word) <= room:
+            kept.append(line)
+            ids.append([lang, *word, EOS])
+            continue
+        message = f"{line.place or 'a text'} has {len(word) + 2} tokens, the model takes {limit}"
+        if on_long == "error":
+            raise UserError(message, "segment it first, or use --on-long split or truncate")
+        if on_long == "truncate":
+            kept.append(line)
+            ids.append([lang, *word[:room], EOS])
+            cuts.append(f"{message}: truncated")
+            continue
+        pieces = [s.flat for s in segment(line.text, lang=line.lang, fits=fits(space))]
+        kept.extend(Line(piece, line.lang, line.place) for piece in pieces)
+        ids.extend([lang, *word, EOS] for word in space.tokenizer.content(pieces))
+        cuts.append(f"{message}: split into {len(pieces)}")
+    return kept, ids, cuts
+
+
+def fits(space: Space):
+    """Whether a text is within the encoder's limit; for `segment`."""
+    room = space.net.config.max_source_tokens - 2
+    return lambda text: len(text) < room or len(space.tokenizer.content([text])[0]) <= room
+
+
+@torch.inference_mode()
+def encode(ids: Sequence[Sequence[int]], space: Space, batch_size: int | None = None) -> Tensor:
+    """Source ids → embeddings_ND on the space's device, in order. Batches are of like length; `batch_size` bounds
+    their texts, by default their padded tokens are bounded."""
+    out_ND = torch.empty(len(ids), space.dim, device=space.runtime.device, dtype=space.runtime.dtype)
+    cost = None if batch_size else BATCH_TOKENS.get(space.runtime.device.type, 16384)
+    for rows in by_length([len(i) for i in ids], batch_size or 4096, cost):
+        parts = shrinking(lambda part: list(_encode_batch([ids[i] for i in part], space)), rows)
+        out_ND[torch.tensor(rows, device=out_ND.device)] = torch.stack(parts)
+    return out_ND
+
+
+def _encode_batch(ids: list[Sequence[int]], space: Space) -> Tensor:
+    length = [len(i) for i in ids]
+    padded = torch.full((len(ids), max(length)), EOS)
+    for row, i in enumerate(ids):
+        padded[row, : len(i)] = torch.tensor(i)
+    device = space.runtime.device
+    return space.net.encoder(padded.to(device), torch.tensor(length, device=device))
+
+
+def embed_sentences(texts: Sequence[str], lang: str, space: Space) -> Tensor:
+    """Short texts of one language, cut at the limit if they must be: → embeddings_ND on the device."""
+    room = space.net.config.max_source_tokens - 2
+    lang_id = space.tokenizer.lang_id(lang)
+    return encode([[lang_id, *word[:room], EOS] for word in space.tokenizer.content(texts)], space)

@@ -1,0 +1,108 @@
+"""Models ready to run: a space (tokenizer, encoder, decoder) and a concept model in it.
+
+    space = load_space("mini-sonar", runtime)
+    writer = load_writer("mini", runtime)      # with its space
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from ..nets.sonar import Sonar, SonarConfig
+from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
+from ..runtime import Runtime, choose
+from ..weights import model_dir, registry
+from .tokens import Tokenizer
+
+DEFAULT = "mini"  # the embedded concept model; its space is embedded too
+
+
+@dataclass(frozen=True)
+class Space:
+    """A SONAR space: what turns sentences into embeddings and back. `fingerprint` is its name."""
+
+    name: str
+    fingerprint: str
+    tokenizer: Tokenizer
+    net: Sonar
+    runtime: Runtime
+
+    @property
+    def dim(self) -> int:
+        return self.net.config.embedding
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A concept model and its space. `marker` is the sentence that stands between a text and its summary, `lang` the
+    language it was trained to write."""
+
+    name: str
+    net: SonarLLM
+    space: Space
+    marker: str
+    ending: str
+    lang: str
+
+
+def load_space(name: str = DEFAULT, runtime: Runtime | None = None) -> Space:
+    """A space by the name or folder of a SONAR model, or of a concept model that lives in one."""
+    runtime = runtime or choose()
+    folder = registry.find(name)
+    config = model_dir.read_config(folder)
+    if config["kind"] == "sonar-llm":
+        return load_space(_space_of(folder, config), runtime)
+    if config["kind"] != "sonar":
+        raise UserError(f"{name} is a {config['kind']} model, not a space", "name a sonar model: sonarllm models list")
+    shape = model_dir.net_config(SonarConfig, folder, config)
+    with torch.device("meta"):
+        net = Sonar(shape)
+    model_dir.load_weights(net, folder, runtime.device, runtime.dtype)
+    path = folder / "tokenizer.model"
+    if not path.is_file():
+        raise UserError(f"{folder} has no tokenizer.model", model_dir.AGAIN)
+    tokenizer = Tokenizer(path, config.get("langs", []))
+    if tokenizer.vocab_size > shape.vocab_size:
+        raise UserError(f"{path} has {tokenizer.vocab_size} ids, the model {shape.vocab_size}", model_dir.AGAIN)
+    return Space(folder.name, config.get("fingerprint", ""), tokenizer, net, runtime)
+
+
+def load_writer(name: str = DEFAULT, runtime: Runtime | None = None, space: str = "") -> Writer:
+    """A concept model with its space. UserError if the space found is not the one it was trained in."""
+    runtime = runtime or choose()
+    folder = registry.find(name)
+    config = model_dir.read_config(folder)
+    if config["kind"] != "sonar-llm":
+        cure = "name a sonar-llm model: sonarllm models list"
+        raise UserError(f"{name} is a {config['kind']} model: it can't write texts", cure)
+    home = load_space(space or _space_of(folder, config), runtime)
+    want = config.get("sonar", {}).get("fingerprint", "")
+    if want != home.fingerprint:
+        raise UserError(
+            f"{folder.name} was trained in the space {config['sonar'].get('name')} ({want}), not {home.name} "
+            f"({home.fingerprint})",
+            "use the space it names, or train a concept model in this one",
+        )
+    with torch.device("meta"):
+        net = SonarLLM(model_dir.net_config(SonarLLMConfig, folder, config))
+    model_dir.load_weights(net, folder, runtime.device, runtime.dtype)
+    return Writer(
+        folder.name, net, home, config.get("marker", ""), config.get("ending", ENDING), config.get("lang", "eng_Latn")
+    )
+
+
+ENDING = "End of sequence."  # the last sentence of every document; source: the published SONAR-LLM scripts
+MARKER = "Summary:"  # between a text and its summary, in documents of ours
+
+
+def _space_of(folder: Path, config: dict) -> str:
+    """Where a concept model's space is: beside it, or in the registry by name."""
+    name = config.get("sonar", {}).get("name", "")
+    if not name:
+        raise UserError(f"{folder / 'config.json'} names no space", "import the model again, with --sonar NAME")
+    beside = folder.parent / name
+    return str(beside) if (beside / "config.json").is_file() else name

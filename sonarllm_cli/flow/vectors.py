@@ -1,0 +1,504 @@
+"""Embeddings in and out of files, batch by batch, in memory that does not grow with the file.
+
+In: .npy, .safetensors, .parquet, .jsonl (also .ndjson), or standard input ("-": JSON Lines or .npy).
+Out: the same, or JSON Lines on standard output; a file takes its name only once it is whole.
+
+    with EmbeddingWriter("out.npy", dim=1024) as writer:
+        writer.write(embeddings_ND, texts, langs)
+    for batch in read_embeddings("out.npy"): ...
+
+What each format keeps: .npy only the numbers; .jsonl also texts and languages; .safetensors the numbers and the
+fingerprint of the space (texts too, if another program put them in); .parquet everything.
+
+N rows, D embedding, U bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TextIO
+
+import numpy as np
+
+from sonarllm_cli.errors import RunError, UserError
+from sonarllm_cli.flow.files import (
+    PathName,
+    atomic_file,
+    check_target,
+    display_name,
+    missing_field,
+    numbered_lines,
+    open_bytes,
+    open_output,
+    parse_json,
+    read_errors,
+    text_ending,
+    write_errors,
+)
+
+KEY = "embeddings"  # the tensor's name in .safetensors
+COLUMNS = ("text", "lang", "embedding")  # of .parquet and .jsonl
+DTYPES = {"float32": "F32", "float16": "F16"}  # what is written; safetensors' names for them
+NPY_MAGIC = b"\x93NUMPY"
+GROUP_ROWS = 2048  # a Parquet row group: 8 MiB of float32 at width 1024
+MAX_LINE_CHARS = 16_000_000  # of JSON Lines: an embedding takes about 12 characters a number
+
+Strings = list[str | None]
+Block = tuple[np.ndarray, Strings, Strings]  # (N, D) numbers, N texts, N languages
+
+
+class EmbeddingRow(NamedTuple):
+    """One embedding (D,) float32 and, where the file keeps them, its text and language."""
+
+    embedding: np.ndarray
+    text: str | None
+    lang: str | None
+
+
+class EmbeddingBatch(NamedTuple):
+    """Rows `first`, `first` + 1, … (from 0) of a file: (N, D) float32, N texts and N languages."""
+
+    embeddings_ND: np.ndarray
+    texts: Strings
+    first: int
+    fingerprint: str
+    langs: Strings
+
+    def rows(self) -> Iterator[EmbeddingRow]:
+        """The batch one embedding at a time."""
+        return map(EmbeddingRow, self.embeddings_ND, self.texts, self.langs)
+
+
+def _ending(path: PathName, *, reading: bool) -> str:
+    """The format of `path`, a key of `_SINKS`; only JSON Lines may be compressed, to be read. Raises UserError."""
+    suffix = Path(path).suffix.lower()
+    if path == "-" or (text_ending(path) if reading else suffix) in (".jsonl", ".ndjson"):
+        return ".jsonl"
+    if suffix not in _SINKS:
+        raise UserError(f'{os.fspath(path)}: unknown ending "{suffix}"', f"use {', '.join(_SINKS)} or - (JSON Lines)")
+    return suffix
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+class Space(NamedTuple):
+    """What all rows of a file share: their width, their number format and the space they come from."""
+
+    dim: int
+    dtype: np.dtype
+    fingerprint: str
+
+
+class _Sink:
+    """One file being written. `finish` makes it whole, `abort` lets go of it."""
+
+    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class _RawSink(_Sink):
+    """Rows of numbers behind a header of fixed length, which gets the true count at the end."""
+
+    def __init__(self, stream: BinaryIO, header: Callable[[int, Space], bytes], space: Space) -> None:
+        self.stream, self.header, self.space, self.count = stream, header, space, 0
+        stream.write(header(0, space))
+
+    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None:
+        self.stream.write(block_ND.tobytes())
+        self.count += len(block_ND)
+
+    def finish(self) -> None:
+        self.stream.seek(0)
+        self.stream.write(self.header(self.count, self.space))
+
+
+def _npy_header(count: int, space: Space) -> bytes:
+    """128 bytes for every count: the format's magic, version 1.0, length, and a padded Python dict."""
+    text = f"{{'descr': '{space.dtype.str}', 'fortran_order': False, 'shape': ({count}, {space.dim}), }}"
+    return NPY_MAGIC + struct.pack("<BBH", 1, 0, 118) + text.ljust(117).encode() + b"\n"
+
+
+def _safetensors_header(count: int, space: Space) -> bytes:
+    """As long for every count below 10^15: the JSON's length, and the JSON padded with blanks to 8 bytes."""
+
+    def header(count: int) -> bytes:
+        size = count * space.dim * space.dtype.itemsize
+        entry = {"dtype": DTYPES[space.dtype.name], "shape": [count, space.dim], "data_offsets": [0, size]}
+        return json.dumps({"__metadata__": {"fingerprint": space.fingerprint}, KEY: entry}).encode()
+
+    width = -(-len(header(10**15)) // 8) * 8
+    return struct.pack("<Q", width) + header(count).ljust(width)
+
+
+class _ParquetSink(_Sink):
+    """Row groups of `GROUP_ROWS`, whatever the batches."""
+
+    def __init__(self, stream: BinaryIO, space: Space) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        kinds = (pa.string(), pa.string(), pa.list_(pa.from_numpy_dtype(space.dtype), space.dim))
+        self.schema = pa.schema(list(zip(COLUMNS, kinds)), metadata={"fingerprint": space.fingerprint})
+        self.writer = pq.ParquetWriter(stream, self.schema, use_dictionary=["lang"])
+        self.space, self.held, self.rows = space, [], 0  # type: tuple[Space, list[Any], int]
+
+    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None:
+        import pyarrow as pa
+
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(block_ND.reshape(-1)), self.space.dim)
+        columns = [pa.array(texts, pa.string()), pa.array(langs, pa.string()), lists.cast(self.schema.field(2).type)]
+        self.held.append(pa.record_batch(columns, schema=self.schema))
+        self.rows += len(block_ND)
+        if self.rows >= GROUP_ROWS:
+            self._flush(self.rows - self.rows % GROUP_ROWS)
+
+    def _flush(self, count: int) -> None:
+        """Write the first `count` rows held."""
+        import pyarrow as pa
+
+        table = pa.Table.from_batches(self.held, self.schema)
+        self.writer.write_table(table.slice(0, count), row_group_size=GROUP_ROWS)
+        self.held, self.rows = table.slice(count).to_batches(), self.rows - count
+
+    def finish(self) -> None:
+        if self.rows:
+            self._flush(self.rows)
+        self.writer.close()
+
+    def abort(self) -> None:
+        with suppress(Exception):  # it wants to write a footer, and the disk may be full
+            self.writer.close()
+
+
+class _JsonSink(_Sink):
+    """One object a line; numbers are the shortest decimals that read back to the same float32."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None:
+        for numbers, text, lang in zip(_decimals(block_ND), texts, langs):
+            start = json.dumps({"text": text, "lang": lang}, ensure_ascii=False)[:-1]
+            self.stream.write(f'{start}, "embedding": [{", ".join(numbers)}]}}\n')
+        self.stream.flush()
+
+
+def _decimals(block_ND: np.ndarray) -> Iterator[list[str]]:
+    """The numbers of each row as JSON, exact after parsing as float64 and rounding to float32."""
+    import pyarrow as pa
+
+    for row_D in block_ND.astype(np.float32):
+        short = pa.array(row_D).cast(pa.string())
+        words = short.to_pylist()
+        back_D = short.cast(pa.float64()).to_numpy().astype(np.float32)
+        for i in np.flatnonzero(back_D != row_D):  # 0x15ae43fd is the only one: rounded twice, it moves
+            words[i] = f"{row_D[i]:.9g}"
+        yield ["-0.0" if word == "-0" else word for word in words]  # JSON's -0 is the integer 0 to many readers
+
+
+class EmbeddingWriter:
+    """Writes embeddings batch by batch, in the format of the ending of `path` ("-": JSON Lines on stdout).
+
+    A context manager: the file appears under its name at a clean end and not at all after an exception.
+    Raises UserError for an unknown ending or a missing folder, RunError for a full disk or a number that is
+    NaN or infinite.
+    """
+
+    def __init__(self, path: str, *, dim: int, fingerprint: str = "", dtype: str = "float32") -> None:
+        if dtype not in DTYPES:
+            raise UserError(f'embeddings are not written as "{dtype}"', f"use {' or '.join(DTYPES)}")
+        self.path, self.ending, self.count = path, _ending(path, reading=False), 0
+        if path != "-":
+            check_target(path)
+        self.space = Space(dim, np.dtype(dtype).newbyteorder("<"), fingerprint)
+        self.sink: _Sink | None = None
+        self._session: AbstractContextManager[None] | None = None
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        with _SINKS[self.ending](self.path, self.space) as self.sink:
+            try:
+                yield
+                self.sink.finish()
+            except BaseException:
+                self.sink.abort()
+                raise
+
+    def __enter__(self) -> EmbeddingWriter:
+        self._session = self._open()
+        self._session.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        assert self._session is not None
+        return self._session.__exit__(*error)
+
+    def write(self, embeddings_ND: np.ndarray, texts: Sequence[str | None], langs: Sequence[str | None]) -> None:
+        """Append N rows: (N, D) numbers, N texts, N languages."""
+        assert self.sink is not None, "use the writer in a with statement"
+        with np.errstate(over="ignore"):
+            block_ND = np.ascontiguousarray(embeddings_ND, dtype=self.space.dtype)
+        if block_ND.shape != (len(texts), self.space.dim) or len(langs) != len(texts):
+            raise ValueError(f"{block_ND.shape} for {len(texts)} texts, {len(langs)} languages, width {self.space.dim}")
+        bad = ~np.isfinite(block_ND).all(axis=1)
+        if bad.any():
+            raise RunError(
+                f"embedding {self.count + int(bad.argmax())} (from 0) is NaN or too large for {self.space.dtype.name}",
+                "compute and write it in float32",
+            )
+        with write_errors("standard output" if self.path == "-" else self.path):
+            self.sink.write(block_ND, list(texts), list(langs))
+        self.count += len(block_ND)
+
+
+def _binary_sink(make: Callable[[BinaryIO, Space], _Sink]) -> Callable[[str, Space], AbstractContextManager[_Sink]]:
+    @contextmanager
+    def opened(path: str, space: Space) -> Iterator[_Sink]:
+        with atomic_file(path) as temporary, open(temporary, "wb") as stream:
+            yield make(stream, space)
+
+    return opened
+
+
+@contextmanager
+def _json_sink(path: str, space: Space) -> Iterator[_Sink]:
+    with open_output(path) as stream:
+        yield _JsonSink(stream)
+
+
+_SINKS: dict[str, Callable[[str, Space], AbstractContextManager[_Sink]]] = {
+    ".npy": _binary_sink(lambda stream, space: _RawSink(stream, _npy_header, space)),
+    ".safetensors": _binary_sink(lambda stream, space: _RawSink(stream, _safetensors_header, space)),
+    ".parquet": _binary_sink(_ParquetSink),
+    ".jsonl": _json_sink,
+}
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read_embeddings(path: PathName, *, batch: int = 256) -> Iterator[EmbeddingBatch]:
+    """The embeddings of a file or of standard input ("-"), in order, `batch` rows or fewer at a time.
+
+    The file is opened and its header checked at once. Raises UserError, now or on the way, for every input that
+    is not finite numbers in rows of one width.
+    """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}, not 1 or more")
+    ending = _ending(path, reading=True)
+    with read_errors(path), _parsing(path):
+        if ending != ".jsonl":  # which says so itself
+            with open_bytes(path) as stream:
+                if not stream.read(1):
+                    raise UserError(f"{display_name(path)} is empty", "write it again")
+        fingerprint, blocks = _SOURCES[ending](path, batch)
+    return _batches(path, fingerprint, blocks)
+
+
+def _batches(path: PathName, fingerprint: str, blocks: Iterator[Block]) -> Iterator[EmbeddingBatch]:
+    """`blocks` as finite float32, with the rows counted."""
+    first = 0
+    while True:
+        with read_errors(path), _parsing(path), np.errstate(over="ignore"):
+            block = next(blocks, None)
+            if block is None:
+                break
+            embeddings_ND = np.array(block[0], dtype=np.float32)
+        bad = ~np.isfinite(embeddings_ND).all(axis=1)
+        if bad.any():
+            raise _not_finite(f"{display_name(path)}, row {first + int(bad.argmax())} (from 0)")
+        yield EmbeddingBatch(embeddings_ND, block[1], first, fingerprint, block[2])
+        first += len(embeddings_ND)
+    if not first:
+        raise UserError(f"{display_name(path)} holds no embeddings", "write it again")
+
+
+@contextmanager
+def _parsing(path: PathName) -> Iterator[None]:
+    """Turn whatever a parser says about damaged bytes into a UserError: their own errors are of many kinds."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        message = f"{display_name(path)} is damaged, or not what its ending says: {reason}"
+        raise UserError(message, "write it again") from error
+
+
+def _not_finite(where: str) -> UserError:
+    return UserError(f"{where}: NaN, infinity or a number too large for float32", "remove it, or embed its text again")
+
+
+def _shape(path: PathName, shape: tuple[int, ...] | list[int], kind: str) -> tuple[int, int]:
+    """(N, D) of an array of numbers; a single vector is one row. Raises UserError for any other array."""
+    if kind not in "fiu":
+        raise UserError(f"{display_name(path)} does not hold plain numbers", "save it as float32 or float16")
+    if len(shape) not in (1, 2) or min(shape) < 0 or shape[-1] == 0:
+        raise UserError(f"{display_name(path)} holds an array of shape {tuple(shape)}", "save it as (rows, width)")
+    return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
+
+
+def _npy_source(path: PathName, batch: int) -> tuple[str, Iterator[Block]]:
+    return _npy_blocks(path, np.memmap(path, np.uint8, mode="r"), batch)
+
+
+def _npy_blocks(path: PathName, data_U: np.ndarray, batch: int) -> tuple[str, Iterator[Block]]:
+    """The rows of the bytes of a .npy file. Pickled objects are refused by their dtype, before anything is read."""
+    header = io.BytesIO(data_U[:65536].tobytes())
+    version = np.lib.format.read_magic(header)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, by_column, dtype = read_header[version](header)
+    if dtype.hasobject:
+        raise UserError(f"{display_name(path)} holds pickled Python objects", "save it as float32 or float16")
+    count, width = _shape(path, shape, dtype.kind)
+    start, size = header.tell(), math.prod(shape) * dtype.itemsize
+    if len(data_U) - start != size:
+        raise UserError(
+            f"{display_name(path)} is cut short or has a tail: {len(data_U) - start:,} bytes where {size:,} are due",
+            "write it again, one array a file",
+        )
+    array_ND = data_U[start:].view(dtype).reshape((count, width), order="F" if by_column else "C")
+    slices = (array_ND[i : i + batch] for i in range(0, count, batch))
+    return "", ((part_ND, [None] * len(part_ND), [None] * len(part_ND)) for part_ND in slices)
+
+
+def _safetensors_source(path: PathName, batch: int) -> tuple[str, Iterator[Block]]:
+    from safetensors import safe_open
+
+    file = safe_open(path, framework="numpy")
+    metadata = file.metadata() or {}
+    if KEY not in file.keys():  # noqa: SIM118 (a file is not a dict)
+        held = ", ".join(list(file.keys())[:8]) or "nothing"
+        raise UserError(f'{display_name(path)} has no tensor "{KEY}"', f"it holds {held}; rename one")
+    part = file.get_slice(KEY)
+    name = part.get_dtype()  # F32, BF16, I64, …; numpy has no BF16 and no 8-bit floats
+    kind = name[0].lower() if name[1:] in ("8", "16", "32", "64") else "V"
+    rank, count = len(part.get_shape()), _shape(path, part.get_shape(), kind)[0]
+    texts = json.loads(metadata["texts"]) if "texts" in metadata else [None] * count
+    if not isinstance(texts, list) or len(texts) != count or not all(isinstance(t, str | None) for t in texts):
+        raise UserError(f"{display_name(path)}: its metadata texts are not {count} strings", "write it again")
+
+    def blocks() -> Iterator[Block]:
+        for i in range(0, count, batch):
+            embeddings_ND = part[i : min(i + batch, count)] if rank == 2 else file.get_tensor(KEY)[None]
+            yield embeddings_ND, texts[i : i + batch], [None] * len(embeddings_ND)
+
+    return metadata.get("fingerprint", ""), blocks()
+
+
+def _parquet_source(path: PathName, batch: int) -> tuple[str, Iterator[Block]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+    schema = file.schema_arrow
+    if "embedding" not in schema.names:
+        raise UserError(f'{display_name(path)} has no column "embedding"', f"it holds {', '.join(schema.names[:8])}")
+    kind = schema.field("embedding").type
+    if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not (
+        pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
+    ):
+        raise UserError(f'{display_name(path)}: the column "embedding" is {kind}, not lists of numbers', "cast it")
+    fingerprint = (schema.metadata or {}).get(b"fingerprint", b"").decode("utf-8")
+    return fingerprint, _parquet_blocks(path, file, batch)
+
+
+def _parquet_blocks(path: PathName, file: Any, batch: int) -> Iterator[Block]:
+    import pyarrow.compute as pc
+
+    names = [name for name in COLUMNS if name in file.schema_arrow.names]
+    first = width = 0
+    for part in file.iter_batches(batch_size=batch, columns=names):
+        lists, texts = part.column("embedding"), {name: part.column(name).to_pylist() for name in names[:-1]}
+        widths = pc.list_value_length(lists).fill_null(0).to_numpy()
+        if not len(widths):
+            continue
+        width = width or int(widths[0])
+        for row in np.flatnonzero((widths != width) | (widths == 0))[:1]:
+            raise _other_width(f"{display_name(path)}, row {first + int(row)} (from 0)", int(widths[row]), width)
+        values = lists.flatten()
+        if values.null_count:
+            row = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) // width
+            raise UserError(f"{display_name(path)}, row {first + row} (from 0): a number is missing", "embed it again")
+        for name, column in texts.items():
+            if not all(isinstance(text, str | None) for text in column):
+                raise UserError(f'{display_name(path)}: the column "{name}" is not strings', "cast it")
+        nothing: Strings = [None] * len(lists)
+        block_ND = values.to_numpy(zero_copy_only=False).reshape(len(lists), width)
+        yield block_ND, texts.get("text", nothing), texts.get("lang", nothing)
+        first += len(lists)
+
+
+def _other_width(where: str, width: int, expected: int) -> UserError:
+    return UserError(f"{where}: {width} numbers, where the first row has {expected}", "embed all texts with one model")
+
+
+def _json_source(path: PathName, batch: int) -> tuple[str, Iterator[Block]]:
+    source, head = open_bytes(path), b""
+    if path == "-":
+        with source as stream:
+            head = stream.read(1)
+            if head == NPY_MAGIC[:1]:  # no UTF-8 text begins so
+                return _npy_blocks(path, np.frombuffer(head + stream.read(), np.uint8), batch)
+    return "", _json_blocks(source, path, batch, head)
+
+
+def _json_blocks(source: AbstractContextManager[BinaryIO], path: PathName, batch: int, head: bytes) -> Iterator[Block]:
+    held: list[EmbeddingRow] = []
+    width = 0
+    with source as stream:
+        for number, line in numbered_lines(stream, path, max_chars=MAX_LINE_CHARS, head=head):
+            where = f"{display_name(path)}, line {number}"
+            row = _json_row(parse_json(line, where, parse_int=float), where)
+            width = width or len(row.embedding)
+            if len(row.embedding) != width:
+                raise _other_width(where, len(row.embedding), width)
+            held.append(row)
+            if len(held) == batch:
+                yield _stack(held)
+                held = []
+    if held:
+        yield _stack(held)
+
+
+def _json_row(value: Any, where: str) -> EmbeddingRow:
+    """The row of one line: an object with "embedding" and perhaps "text" and "lang", or a bare list."""
+    text = lang = None
+    if isinstance(value, dict):
+        if "embedding" not in value:
+            raise missing_field(where, "embedding", value)
+        text, lang, value = value.get("text"), value.get("lang"), value["embedding"]
+    if not isinstance(text, str | None) or not isinstance(lang, str | None):
+        raise UserError(f'{where}: "text" or "lang" is not a string', "write it again")
+    if not isinstance(value, list) or not value or set(map(type, value)) != {float}:  # integers are parsed as floats
+        raise UserError(f"{where}: the embedding is not a list of numbers", "give one embedding a line")
+    with np.errstate(over="ignore"):
+        embedding_D = np.array(value, dtype=np.float32)
+    if not np.isfinite(embedding_D).all():
+        raise _not_finite(where)
+    return EmbeddingRow(embedding_D, text, lang)
+
+
+def _stack(rows: list[EmbeddingRow]) -> Block:
+    return np.stack([row.embedding for row in rows]), [row.text for row in rows], [row.lang for row in rows]
+
+
+_SOURCES: dict[str, Callable[[PathName, int], tuple[str, Iterator[Block]]]] = {
+    ".npy": _npy_source,
+    ".safetensors": _safetensors_source,
+    ".parquet": _parquet_source,
+    ".jsonl": _json_source,
+}

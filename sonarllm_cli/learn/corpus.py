@@ -1,0 +1,212 @@
+"""Training text: documents and parallel pairs on disk → token ids in memory.
+
+Documents are JSON Lines, `{"title": …, "paragraphs": [[block, …], …]}` or `{"text": …}`; pairs are
+`{"lang": "it", "en": …, "it": …}`. Both may be compressed (.xz, .gz, .bz2). Blocks are segmented into sentences.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..flow.files import numbered_lines, open_bytes, parse_json
+from ..flow.segment import segment
+from ..flow.tokens import EOS, Tokenizer
+from ..languages import resolve
+from ..runtime import log
+from .recipe import Data
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Texts with and without a translation. Sentence i has ids `flat[start[i]:start[i + 1]]` (words only, no control
+    tokens) and language `lang[i]`; item j is the sentences (`left[j]`, `right[j]`), `right` −1 where it has none."""
+
+    flat: np.ndarray
+    start: np.ndarray
+    lang: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+
+    def ids(self, i: int) -> np.ndarray:
+        return self.flat[self.start[i] : self.start[i + 1]]
+
+    def length(self) -> np.ndarray:
+        """Words of each item: the longer of its two sentences."""
+        words = np.diff(self.start)
+        return np.maximum(words[self.left], np.where(self.right >= 0, words[self.right], 0))
+
+
+def rows(data: Data, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of files under `data.root`, in order."""
+    for name in names:
+        path = Path(data.root) / name
+        with open_bytes(path) as stream:
+            for count, (number, line) in enumerate(numbered_lines(stream, path, max_chars=10_000_000)):
+                if data.limit and count >= data.limit:
+                    break
+                record = parse_json(line, f"{path}, line {number}")
+                if not isinstance(record, dict):
+                    raise UserError(f"{path}, line {number}: not a JSON object", "give one object a line")
+                yield record
+
+
+def block_sentences(block: str, lang: str) -> list[str]:
+    return [s.flat for s in segment(block, lang=lang)]
+
+
+def document_sentences(row: dict[str, Any], lang: str) -> tuple[str, list[str]]:
+    """A row → its title ('' where none) and its body's sentences in reading order."""
+    if "paragraphs" in row:
+        blocks = [block for paragraph in row["paragraphs"] for block in paragraph]
+    elif "text" in row:
+        blocks = [row["text"]]
+    else:
+        raise UserError(f"a document has no text (it has {', '.join(row)})", 'give rows {"text": …} or {"paragraphs": …}')
+    return row.get("title", ""), [s for block in blocks for s in block_sentences(block, lang)]
+
+
+def align(row: dict[str, Any], lang: str) -> list[tuple[str, str, str]]:
+    """A parallel row → (English, other, language) a sentence where both sides have as many, else the whole block."""
+    code = row["lang"]
+    other = resolve(code)
+    left, right = block_sentences(row["en"], lang), block_sentences(row[code], other)
+    if len(left) != len(right):
+        left, right = [" ".join(left)], [" ".join(right)]
+    return [(a, b, other) for a, b in zip(left, right)]
+
+
+def _align_all(rows: list[dict[str, Any]], lang: str) -> list[tuple[str, str, str]]:
+    return [pair for row in rows for pair in align(row, lang)]
+
+
+def _documents_all(rows: list[dict[str, Any]], lang: str) -> list[tuple[str, list[str]]]:
+    return [document_sentences(row, lang) for row in rows]
+
+
+def _spread(work: Any, items: list[Any], lang: str) -> Iterator[Any]:
+    """`work` over chunks of `items` in worker processes, results in order; in this process where they are few."""
+    if len(items) < 2000:
+        yield from work(items, lang)
+        return
+    chunks = [items[i : i + 2000] for i in range(0, len(items), 2000)]
+    with ProcessPoolExecutor() as pool:
+        for part in pool.map(work, chunks, [lang] * len(chunks)):
+            yield from part
+
+
+def documents(data: Data, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """(title, sentences) of every document of the files."""
+    return list(_spread(_documents_all, list(rows(data, names)), data.lang))
+
+
+def translations(data: Data, names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(English, other, language) of every aligned sentence or block of the files, each once."""
+    return list(dict.fromkeys(_spread(_align_all, list(rows(data, names)), data.lang)))
+
+
+def sentences(docs: Sequence[tuple[str, list[str]]]) -> list[str]:
+    """Titles and sentences of documents, each once."""
+    return list(dict.fromkeys(s for title, body in docs for s in [title, *body] if s))
+
+
+def tokenise(
+    mono: Sequence[str], pairs: Sequence[tuple[str, str, str]], tokenizer: Tokenizer, data: Data
+) -> Pairs:
+    """Sentences and pairs → ids. One longer than `data.max_tokens`, control tokens included, is left out (a pair with
+    its other side) and counted."""
+    paired = {a for a, _, _ in pairs}
+    mono = [s for s in mono if s not in paired]
+    texts = [*mono, *(side for a, b, _ in pairs for side in (a, b))]
+    langs = [data.lang] * len(mono) + [code for _, _, other in pairs for code in (data.lang, other)]
+    ids = tokenizer.content(texts)
+    room = data.max_tokens - len(tokenizer.prompt(data.lang)) - 1
+    fits = [0 < len(i) <= room for i in ids]
+    left = [i for i in range(len(mono)) if fits[i]]
+    right = [-1] * len(left)
+    for i in range(len(mono), len(texts), 2):
+        if fits[i] and fits[i + 1]:
+            left.append(i)
+            right.append(i + 1)
+    dropped = len(mono) + len(pairs) - len(left)
+    if dropped:
+        log.info("left out %d of %d texts: longer than %d tokens", dropped, len(mono) + len(pairs), data.max_tokens)
+    if not left:
+        raise UserError("no training text", "check data.root, data.documents and data.pairs")
+    start = np.cumsum([0, *(len(i) for i in ids)])
+    return Pairs(
+        flat=np.fromiter((t for i in ids for t in i), np.int32, start[-1]),
+        start=start,
+        lang=np.array([tokenizer.lang_id(code) for code in langs], np.int32),
+        left=np.array(left),
+        right=np.array(right),
+    )
+
+
+def targets(pairs: Pairs, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Items → the padded target ids `</s> __lang__ w₁ … w_n </s>` of all their sentences (B, T), the lengths (B,), and
+    for each row the row of its translation, or itself. The encoder reads the same rows from their second column."""
+    chosen = [int(i) for i in pairs.left[items]]
+    partner = list(range(len(chosen)))
+    for row, other in enumerate(pairs.right[items]):
+        if other >= 0:
+            partner[row] = len(chosen)
+            partner.append(row)
+            chosen.append(int(other))
+    length = np.array([len(pairs.ids(i)) + 3 for i in chosen])
+    out = np.full((len(chosen), length.max()), EOS, np.int64)
+    for row, i in enumerate(chosen):
+        out[row, 1] = pairs.lang[i]
+        out[row, 2 : length[row] - 1] = pairs.ids(i)
+    return out, length, np.array(partner)
+
+
+def sample_text(texts: Sequence[str], count: int, seed: int) -> list[str]:
+    """`count` of the texts, drawn without replacement, in order."""
+    if len(texts) <= count:
+        return list(texts)
+    keep = np.sort(np.random.default_rng(seed).choice(len(texts), count, replace=False))
+    return [texts[i] for i in keep]
+
+
+def train_tokenizer(texts: Sequence[str], pieces: int) -> bytes:
+    """A sentencepiece unigram model with byte fallback, so that nothing is unwritable. → the serialised model.
+
+    Normalisation is the identity but for white-space runs: decoding gives the text back.
+    """
+    import io
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            vocab_size=pieces,
+            model_type="unigram",
+            byte_fallback=True,
+            character_coverage=0.9998,
+            normalization_rule_name="identity",
+            split_digits=True,
+            max_sentence_length=8192,
+            num_threads=2,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        short = str(error).splitlines()[-1]
+        raise UserError(f"can't train {pieces} pieces: {short}", "use fewer vocabulary.pieces or more text") from error
+    return model.getvalue()
+
+
+def describe(data: Data) -> str:
+    """File names and sizes of the training data, for the log and the model card."""
+    names = [*data.documents, *data.pairs]
+    return json.dumps({n: (Path(data.root) / n).stat().st_size for n in names if (Path(data.root) / n).exists()})

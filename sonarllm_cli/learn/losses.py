@@ -1,0 +1,90 @@
+"""Training objectives.
+
+Legend: N labelled tokens, M model width, V vocabulary, D embedding, B texts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 1024  # labelled tokens whose logits exist at once; memory is CHUNK × V
+
+
+class _ChunkedNLL(torch.autograd.Function):
+    """nll_N of `softmax(hidden · weightᵀ)`, whose backward was already computed, chunk by chunk, in forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NM: Tensor, weight_VM: Tensor, target_N: Tensor, scale_N: Tensor, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        need_h, need_w = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        grad_NM = torch.empty_like(hidden_NM) if need_h else None
+        grad_VM = torch.zeros_like(weight_VM, dtype=torch.float32) if need_w else None
+        nll_N = torch.empty(len(target_N), dtype=torch.float32, device=hidden_NM.device)
+        for start in range(0, len(target_N), chunk):
+            part = slice(start, start + chunk)
+            hidden, target = hidden_NM[part], target_N[part]
+            logits = hidden @ weight_VM.T
+            p_NV = torch.softmax(logits, dim=1, dtype=torch.float32)
+            norm = logits.amax(1).float() - p_NV.amax(1).log()  # log Σ exp, exact for the likeliest entry
+            nll_N[part] = norm - logits.gather(1, target[:, None])[:, 0].float()
+            if need_h or need_w:
+                p_NV.mul_(scale_N[part, None])  # dL/dlogits, in place
+                p_NV[torch.arange(len(target), device=target.device), target] -= scale_N[part]
+                slope = p_NV.to(hidden.dtype)
+                if grad_NM is not None:
+                    torch.mm(slope, weight_VM, out=grad_NM[part])
+                if grad_VM is not None:
+                    grad_VM += slope.T @ hidden
+        ctx.grads = grad_NM, grad_VM
+        ctx.mark_non_differentiable(nll_N)
+        return (nll_N * scale_N).sum(), nll_N
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        grad_NM, grad_VM = ctx.grads
+        slope = slopes[0]
+        grad_NM = None if grad_NM is None else grad_NM * slope.to(grad_NM.dtype)
+        grad_VM = None if grad_VM is None else grad_VM * slope
+        return grad_NM, grad_VM, None, None, None
+
+
+def token_nll(
+    hidden_NM: Tensor, weight_VM: Tensor, target_N: Tensor, scale_N: Tensor | None = None, chunk: int = CHUNK
+) -> tuple[Tensor, Tensor]:
+    """Token cross-entropy through a tied output projection, without N × V logits: at most `chunk` × V exist at once.
+
+    hidden_NM, weight_VM, target_N, scale_N → Σ scale · nll (differentiable, float32), nll_N (float32, nats, detached).
+    The softmax is taken in float32; products run in the dtype of `hidden_NM`. `scale_N` defaults to 1/N: the mean.
+    Gradients of both factors are computed in the forward pass, so the logits are made once, not twice.
+    """
+    if scale_N is None:
+        scale_N = torch.full((len(target_N),), 1 / max(1, len(target_N)), device=hidden_NM.device)
+    return _ChunkedNLL.apply(hidden_NM, weight_VM.to(hidden_NM.dtype), target_N, scale_N, chunk)
+
+
+def plain_token_nll(hidden_NM: Tensor, weight_VM: Tensor, target_N: Tensor) -> Tensor:
+    """The plain twin of `token_nll`: all logits at once. → mean nll (float32)."""
+    return F.cross_entropy((hidden_NM @ weight_VM.T).float(), target_N)
+
+
+def alignment(a_BD: Tensor, b_BD: Tensor) -> Tensor:
+    """SONAR's L_MSE: squared distance of translations' embeddings, a mean over dimensions. a_BD, b_BD → scalar."""
+    return (a_BD.float() - b_BD.float()).square().mean()
+
+
+def noised(z_BD: Tensor, amount_B: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """z' = μ + √(1−a²)·(z−μ) + a·σ·ε: from the vector itself (a 0) to a draw from the batch's own distribution (a 1).
+
+    Mean and deviation are the batch's, per dimension, without gradient. z_BD, amount_B → z_BD.
+    """
+    with torch.no_grad():
+        z = z_BD.float()
+        mean_D, std_D = z.mean(0), z.std(0) if len(z) > 1 else torch.zeros_like(z[0])
+        noise_BD = torch.randn(z.shape, generator=generator, device=z.device) * std_D
+    a = amount_B[:, None].to(z.dtype)
+    return (mean_D + (1 - a * a).sqrt() * (z_BD - mean_D) + a * noise_BD).to(z_BD.dtype)

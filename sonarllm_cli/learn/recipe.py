@@ -1,0 +1,232 @@
+"""Recipes: TOML → validated settings. Defaults < recipe < `--set`; an unknown key is an error with the nearest name.
+
+    settings = load("recipes/mini/sonar.toml", ["optim.lr=1e-3"])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+KINDS = ("sonar", "sonar-llm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a run reads. Paths are relative to `root`, which is relative to the current folder."""
+
+    root: str = "."
+    documents: list[str] = field(default_factory=list)  # JSON Lines, {"paragraphs": [[block, …], …], "title"?}
+    pairs: list[str] = field(default_factory=list)  # JSON Lines, {"lang": "it", "en": …, "it": …}
+    valid_documents: list[str] = field(default_factory=list)
+    valid_pairs: list[str] = field(default_factory=list)
+    lang: str = "eng_Latn"  # of documents
+    limit: int = 0  # rows of each file; 0: all
+    max_tokens: int = 128  # of a sentence; longer ones are left out and counted
+    max_sentences: int = 32  # of a document
+    min_sentences: int = 2
+    summaries: float = 0.5  # share of documents read as body, marker, title (sonar-llm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """A tokenizer to train before a `sonar` run that does not start from another model (`run.init`)."""
+
+    pieces: int = 7991  # + <pad>, languages and tags
+    langs: list[str] = field(default_factory=lambda: ["eng_Latn"])
+    sentences: int = 400_000  # sampled to train it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Shares say how often an objective is drawn for a sentence, weights how strongly it counts."""
+
+    mt: float = 1.0  # translation: L_MT of SONAR
+    ae: float = 1.0  # auto-encoding
+    dae: float = 0.01  # auto-encoding of a noised text: L_DAE
+    mse: float = 0.1  # squared distance of a pair's embeddings: L_MSE
+    mt_share: float = 0.4  # of sentences that have a translation
+    dae_share: float = 0.05
+    mix_share: float = 0.0  # decode from a random point between both embeddings (interpolation)
+    noise_share: float = 0.0  # decode from a noised embedding, with an amount uniform in [0, 1]
+    input_noise: float = 0.0  # sonar-llm: noise on the vectors it reads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW; `muon` moves matrices by Muon and leaves the rest to AdamW."""
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    schedule: str = "cosine"
+    final: float = 0.0  # last learning rate, as a share of the peak
+    decay: float = 0.3  # wsd: share of the steps over which the rate falls linearly
+    warmup: int = 820
+    steps: int = 0  # 0: from `epochs`
+    epochs: float = 4.0
+    batch_tokens: int = 4096  # of a micro-batch, padding included
+    documents: int = 512  # a step (sonar-llm)
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-5
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How the run is kept and watched."""
+
+    seed: int = 42
+    dtype: str = "float32"  # of products in training: float32 or bfloat16; weights and optimizer stay float32
+    log_every: int = 20
+    save_minutes: float = 5.0
+    valid_every: int = 500
+    valid_batches: int = 20
+    keep: int = 2
+    init: str = ""  # start from this model's weights
+    train_only: list[str] = field(default_factory=list)  # parameter prefixes; the rest is frozen
+    weights: str = "float16"  # of the final folder: float32, float16 or int8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A whole run."""
+
+    kind: str
+    name: str = ""
+    about: str = ""  # one line for the model card
+    sonar: str = ""  # sonar-llm: the model whose space it lives in
+    model: dict[str, Any] = field(default_factory=dict)  # fields of the kind's config
+    data: Data = field(default_factory=Data)
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
+    run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        _one_of("kind", self.kind, KINDS)
+        _one_of("optim.name", self.optim.name, ("adamw", "muon"))
+        _one_of("optim.schedule", self.optim.schedule, ("cosine", "wsd", "constant"))
+        _one_of("run.dtype", self.run.dtype, ("float32", "bfloat16"))
+        _one_of("run.weights", self.run.weights, ("float32", "float16", "int8"))
+        if self.optim.batch_tokens < self.data.max_tokens:
+            raise UserError(
+                f"optim.batch_tokens {self.optim.batch_tokens} is less than data.max_tokens {self.data.max_tokens}",
+                f"use optim.batch_tokens = {self.data.max_tokens} or more",
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def _one_of(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        guess = nearest(value, list(known))
+        hint = f"did you mean {guess!r}? " if guess else ""
+        raise UserError(f"{key} {value!r} is unknown", f"{hint}use one of {', '.join(known)}")
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> Settings:
+    """Read a recipe, apply `section.key=value` overrides (values are TOML; a bare word is a string), validate."""
+    try:
+        table = tomllib.loads(Path(path).read_bytes().decode())
+    except FileNotFoundError:
+        raise UserError(f"no such recipe: {path}", "give the path of a .toml file, such as recipes/39m.toml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"can't read {path}: {error}", "give the path of a .toml file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}", "mend the line it names") from None
+    for text in overrides:
+        key, sep, value = text.partition("=")
+        if not sep or not key.strip():
+            raise UserError(f"--set {text!r} is not KEY=VALUE", "write --set optim.lr=3e-4")
+        try:
+            parsed: Any = tomllib.loads(f"x = {value}")["x"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        *sections, last = key.strip().split(".")
+        place = table
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--set {key}: {section!r} is not a section", "see --print-config")
+        place[last] = parsed
+    return build(table)
+
+
+def build(table: dict[str, Any]) -> Settings:
+    """A nested table → Settings; UserError for an unknown key, a wrong type, or a missing `kind`."""
+    if "kind" not in table:
+        raise UserError("the recipe names no kind", f"add a line such as kind = {KINDS[1]!r}")
+    return _fill(Settings, table, "")
+
+
+def _fill(cls: type, table: dict[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in fields(cls)]
+    values = {}
+    for key, value in table.items():
+        if key not in names:
+            guess = nearest(key, names)
+            hint = f"did you mean {prefix}{guess}? " if guess else ""
+            raise UserError(f"unknown key {prefix}{key}", f"{hint}see --print-config for all keys")
+        values[key] = _check(hints[key], value, prefix + key)
+    return cls(**values)
+
+
+def _check(kind: Any, value: Any, key: str) -> Any:
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise UserError(f"{key} must be a section", f"write [{key}]")
+        return _fill(typing.cast(type, kind), value, key + ".")
+    origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        return value
+    if origin is list:
+        if not isinstance(value, list):
+            raise UserError(f"{key} must be a list", f'write {key} = ["…"]')
+        inner = typing.get_args(kind)[0]
+        return [_check(inner, item, key) for item in value]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{key} must be a section", f"write [{key}]")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{key} must be {_NAMES[kind]}, not {value!r}", f"mend {key}")
+    return value
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}
+
+
+def config_from(cls: type, table: dict[str, Any]) -> Any:
+    """The recipe's [model] section → a network's config, with the same checks."""
+    return _fill(cls, table, "model.")
+
+
+def to_toml(table: dict[str, Any], prefix: str = "") -> str:
+    """Settings as TOML that `load` reads back equal."""
+    import json
+
+    lines, sections = [], []
+    for key, value in table.items():
+        if isinstance(value, dict):
+            sections.append(f"\n[{prefix}{key}]\n" + to_toml(value, f"{prefix}{key}."))
+        else:
+            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}\n")
+    return "".join(lines) + "".join(sections)

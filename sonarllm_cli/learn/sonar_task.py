@@ -1,0 +1,207 @@
+"""Training SONAR itself: L = L_MT + 0.1·L_MSE + 0.01·L_DAE (Duquenne et al. 2023, 3.2), from parallel and plain text.
+
+Each sentence of a batch is encoded once and decoded once. What it is decoded *from* is drawn for it: its own
+embedding (auto-encoding), its translation's (L_MT), a random point between both (interpolation), each perhaps noised.
+
+Legend: B texts, T tokens, D embedding, M model width, V vocabulary, N labelled tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..flow.model import load_space
+from ..flow.tokens import UNK, Tokenizer
+from ..nets.sonar import Sonar, SonarConfig
+from ..runtime import choose, log
+from ..weights import model_dir
+from . import corpus
+from .losses import noised, alignment, token_nll
+from .recipe import Settings, config_from
+
+
+class SonarTask:
+    """Data, model and loss of one `sonar` run, for the loop."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        data = settings.data
+        self.base = load_space(settings.run.init, choose("cpu")) if settings.run.init else None
+        mono = corpus.sentences(corpus.documents(data, data.documents))
+        pairs = corpus.translations(data, data.pairs)
+        self.tokenizer = self._tokenizer(mono, pairs, folder)
+        self.train = corpus.tokenise(mono, pairs, self.tokenizer, data)
+        self.valid = None
+        if data.valid_documents or data.valid_pairs:
+            seen = {*mono, *(s for a, b, _ in pairs for s in (a, b))}
+            fresh = [s for s in corpus.sentences(corpus.documents(data, data.valid_documents)) if s not in seen]
+            unseen = [p for p in corpus.translations(data, data.valid_pairs) if p[0] not in seen and p[1] not in seen]
+            if fresh or unseen:
+                self.valid = corpus.tokenise(fresh, unseen, self.tokenizer, data)
+            else:
+                log.info("no validation: every validation text is in the training text")
+        if self.base:
+            self.model = self.base.net.requires_grad_(True)
+        else:
+            fields = {"vocab_size": self.tokenizer.vocab_size, **settings.model}
+            self.model = Sonar(config_from(SonarConfig, fields)).init_()
+        log.info("%d sentences and pairs in %s", len(self.train.left), ", ".join(self.tokenizer.langs))
+
+    def _tokenizer(self, mono: list[str], pairs: list[tuple[str, str, str]], folder: Path) -> Tokenizer:
+        """That of the model the run starts from, else one trained on its text, kept in the run folder."""
+        if self.base:
+            return self.base.tokenizer
+        vocabulary, path = self.settings.vocabulary, folder / "tokenizer.model"
+        if not path.exists():
+            texts = [*mono, *(side for a, b, _ in pairs for side in (a, b))]
+            texts = corpus.sample_text(texts, vocabulary.sentences, self.settings.run.seed)
+            path.write_bytes(corpus.train_tokenizer(texts, vocabulary.pieces))
+        return Tokenizer(path, vocabulary.langs)
+
+    # ------------------------------------------------------------------------------------------ batches
+
+    def epoch(self, number: int) -> list[np.ndarray]:
+        """The micro-batches of one pass: items of like length, in random order, a function of seed and pass."""
+        rng = np.random.default_rng([self.settings.run.seed, number])
+        return batches(self.train, self.settings.optim.batch_tokens, rng)
+
+    def steps(self, epoch: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """Micro-batches of each optimisation step: one."""
+        for batch in epoch:
+            yield [batch]
+
+    # ------------------------------------------------------------------------------------------ the loss
+
+    def loss(self, items: np.ndarray, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        """The loss of one micro-batch, which is a whole step, and what to log of it."""
+        weights = self.settings.loss
+        ids_BT, length, partner = corpus.targets(self.train, items)
+        ids, length_B, partner_B = torch.from_numpy(ids_BT), torch.from_numpy(length), torch.from_numpy(partner)
+        B = len(ids)
+        draw_B = torch.rand(B, generator=generator)
+        paired_B = partner_B != torch.arange(B)
+        denoise_B = torch.rand(B, generator=generator) < weights.dae_share
+        source = garble(ids[:, 1:], length_B - 1, denoise_B, generator)
+        z_BD = self.model.encoder(source, length_B - 1)
+        other_BD = z_BD[partner_B]
+        translate_B = paired_B & (draw_B < weights.mt_share)
+        between_B = torch.rand(B, generator=generator) * (paired_B & (draw_B > 1 - weights.mix_share))
+        blend_B1 = torch.where(translate_B, 1.0, between_B)[:, None].to(z_BD.dtype)
+        from_BD = z_BD + blend_B1 * (other_BD - z_BD)
+        if weights.noise_share:
+            amount_B = torch.rand(B, generator=generator)
+            amount_B = amount_B * (torch.rand(B, generator=generator) < weights.noise_share)
+            from_BD = noised(from_BD, amount_B, generator)
+        weight_B = torch.where(translate_B, weights.mt, torch.where(denoise_B, weights.dae, weights.ae))
+        value, nll_N, row_N = decode_loss(self.model, ids, length_B, from_BD, weight_B)
+        plain_N = ((blend_B1[:, 0] == 0) & ~denoise_B)[row_N]
+        facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "spread": z_BD.detach().float().std(0).mean().item()}
+        if plain_N.any() and not weights.noise_share:
+            facts["ae"] = nll_N[plain_N].mean().item()
+        if translate_B.any():
+            facts["mt"] = nll_N[translate_B[row_N]].mean().item()
+        first_B = paired_B & (torch.arange(B) < partner_B)
+        if weights.mse and first_B.any():
+            distance = alignment(z_BD[first_B], other_BD[first_B])
+            facts["mse"] = distance.item()
+            value = value + weights.mse * distance
+        return value, facts
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Nats a token on unseen text, clean vectors: auto-encoding by language, and translation."""
+        if self.valid is None:
+            return {}
+        rng = np.random.default_rng(0)
+        total: dict[str, list[float]] = {}
+        chosen = batches(self.valid, self.settings.optim.batch_tokens, rng)[: self.settings.run.valid_batches]
+        for items in chosen:
+            ids_BT, length, partner = corpus.targets(self.valid, items)
+            ids, length_B, partner_B = torch.from_numpy(ids_BT), torch.from_numpy(length), torch.from_numpy(partner)
+            z_BD = self.model.encoder(ids[:, 1:], length_B - 1)
+            paired_B = partner_B != torch.arange(len(ids))
+            for name, from_BD in (("ae", z_BD), ("mt", z_BD[partner_B])):
+                _, nll_N, row_N = decode_loss(self.model, ids, length_B, from_BD, torch.ones(len(ids)))
+                for i, lang in enumerate(self.tokenizer.langs):
+                    here_B = ids[:, 1] == self.tokenizer.lang_id(lang)
+                    if name == "mt":
+                        here_B &= paired_B
+                    here_N = here_B[row_N]
+                    entry = total.setdefault(f"valid_{name}_{self.tokenizer.langs[i][:3]}", [0.0, 0.0])
+                    entry[0] += nll_N[here_N].sum().item()
+                    entry[1] += int(here_N.sum())
+        return {name: value / count for name, (value, count) in total.items() if count}
+
+    def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+        """The finished model folder."""
+        model_dir.save(
+            folder,
+            kind="sonar",
+            model=model,
+            weights=self.settings.run.weights,
+            tokenizer=self.tokenizer.model_bytes,
+            langs=self.tokenizer.langs,
+            training=facts,
+        )
+
+
+def batches(pairs: corpus.Pairs, batch_tokens: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Items → micro-batches of at most `batch_tokens` padded tokens, of like length, in random order."""
+    order = rng.permutation(len(pairs.left))
+    length = pairs.length()[order] + 3
+    rows = np.where(pairs.right[order] >= 0, 2, 1)
+    out: list[np.ndarray] = []
+    pool = 200 * max(1, batch_tokens // 32)
+    for start in range(0, len(order), pool):
+        part = start + np.argsort(length[start : start + pool], kind="stable")
+        begin = count = 0
+        for i, j in enumerate(part):
+            if count and (count + rows[j]) * length[j] > batch_tokens:
+                out.append(order[part[begin:i]])
+                begin, count = i, 0
+            count += rows[j]
+        out.append(order[part[begin:]])
+    return [out[i] for i in rng.permutation(len(out))]
+
+
+def decode_loss(
+    model: Sonar, ids: Tensor, length_B: Tensor, from_BD: Tensor, weight_B: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token cross-entropy of target ids decoded from embeddings: words and one `</s>`, after the language token.
+
+    ids_BT (`</s> __lang__ w₁ … </s>`), length_B, from_BD, weight_B → Σ weight·nll / N, nll_N, row_N.
+    """
+    hidden_BTM = model.decoder(ids[:, :-1], from_BD)
+    place_T = torch.arange(ids.shape[1] - 1)
+    label_BT = (place_T >= 1) & (place_T < (length_B - 1)[:, None])
+    row_N = torch.arange(len(ids))[:, None].expand_as(label_BT)[label_BT]
+    target_N = ids[:, 1:][label_BT]
+    value, nll_N = token_nll(
+        hidden_BTM[label_BT], model.decoder.embed.weight, target_N, weight_B[row_N] / max(1, len(target_N))
+    )
+    return value, nll_N, row_N
+
+
+def garble(ids: Tensor, length_B: Tensor, which_B: Tensor, generator: torch.Generator) -> Tensor:
+    """SONAR's denoising input: of each chosen text a tenth of the words become `<unk>`, a tenth another word of the
+    batch. Language token and `</s>` stay. ids_BT (source layout), length_B, which_B → ids_BT."""
+    if not which_B.any():
+        return ids
+    place = torch.arange(ids.shape[1])
+    word_BT = (place >= 1) & (place < (length_B - 1)[:, None]) & which_B[:, None]
+    draw_BT = torch.rand(ids.shape, generator=generator)
+    out = torch.where(word_BT & (draw_BT < 0.1), torch.full_like(ids, UNK), ids)
+    swap_BT = word_BT & (draw_BT > 0.9)
+    words = ids[(place >= 1) & (place < (length_B - 1)[:, None])]
+    if len(words) and swap_BT.any():
+        pick = torch.randint(len(words), (int(swap_BT.sum()),), generator=generator)
+        out[swap_BT] = words[pick]
+    return out
+
+

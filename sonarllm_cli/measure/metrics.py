@@ -1,0 +1,108 @@
+"""Scores of texts and embeddings. Each is the field's own code where there is one; ours are xsim and repetition.
+
+Legend: N texts, D embedding.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UserError
+
+
+def _need(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f"this score needs {name}", "pip install 'sonarllm-cli[eval]'") from None
+
+
+def bleu(found: Sequence[str], wanted: Sequence[str]) -> float:
+    """Corpus BLEU of sacrebleu (Post 2018), 0 to 100."""
+    return _need("sacrebleu").corpus_bleu(list(found), [list(wanted)]).score
+
+
+def chrf(found: Sequence[str], wanted: Sequence[str]) -> float:
+    """Corpus chrF2 of sacrebleu (Popović 2015), 0 to 100."""
+    return _need("sacrebleu").corpus_chrf(list(found), [list(wanted)]).score
+
+
+def exact(found: Sequence[str], wanted: Sequence[str]) -> float:
+    """Share of texts that came back as they were, 0 to 100."""
+    return 100 * sum(a == b for a, b in zip(found, wanted)) / max(1, len(found))
+
+
+def rouge_l(found: Sequence[str], wanted: Sequence[str]) -> float:
+    """Mean ROUGE-L F of rouge-score, stemmed (Lin 2004), 0 to 100."""
+    scorer = _need("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)
+    return 100 * _mean([scorer.score(b, a)["rougeL"].fmeasure for a, b in zip(found, wanted)])
+
+
+class _NoSynonyms:
+    """Stands where nltk's METEOR wants WordNet, on a machine that has none."""
+
+    @staticmethod
+    def synsets(_: str, pos: Any = None) -> list[Any]:
+        return []
+
+
+@lru_cache
+def _wordnet() -> Any:
+    """The user's WordNet where their nltk data has one, else one without synonyms."""
+    try:
+        from nltk.corpus import wordnet
+
+        wordnet.ensure_loaded()
+        return wordnet
+    except LookupError:
+        return _NoSynonyms()
+
+
+def meteor_name() -> str:
+    """What the METEOR here is: with WordNet's synonyms, or exact and stem matches alone."""
+    return "METEOR (exact, stem)" if isinstance(_wordnet(), _NoSynonyms) else "METEOR"
+
+
+def meteor(found: Sequence[str], wanted: Sequence[str]) -> float:
+    """Mean METEOR of nltk (Banerjee & Lavie 2005) over lower-cased white-space tokens, 0 to 100."""
+    from nltk.translate.meteor_score import single_meteor_score
+
+    scores = [single_meteor_score(b.split(), a.split(), wordnet=_wordnet()) for a, b in zip(found, wanted)]
+    return 100 * _mean(scores)
+
+
+def repetition(texts: Sequence[str], n: int = 4) -> float:
+    """Share of word n-grams that stand in the same text before, 0 to 100, over all texts."""
+    total = repeated = 0
+    for text in texts:
+        words = text.split()
+        grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        total += len(grams)
+        repeated += len(grams) - len(set(grams))
+    return 100 * repeated / max(1, total)
+
+
+def xsim(source_ND: Tensor, target_ND: Tensor, k: int = 4) -> float:
+    """Similarity-search error, 0 to 100: how often a text's translation is not its nearest by ratio margin, the cosine
+    over the mean cosine of both texts' k nearest (Artetxe & Schwenk 2019, as in the SONAR and LASER papers).
+
+    source_ND, target_ND (row i translates row i) → per cent of rows.
+    """
+    cosine_NN = F.normalize(source_ND.float(), dim=1) @ F.normalize(target_ND.float(), dim=1).T
+    k = min(k, len(cosine_NN))
+    near_N1 = cosine_NN.topk(k, dim=1).values.mean(1, keepdim=True)
+    near_1N = cosine_NN.topk(k, dim=0).values.mean(0, keepdim=True)
+    best_N = (cosine_NN / ((near_N1 + near_1N) / 2)).argmax(1)
+    return 100 * (best_N != torch.arange(len(best_N), device=best_N.device)).float().mean().item()
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / max(1, len(values))

@@ -1,0 +1,180 @@
+"""What `evaluate` measures: a model and data rows → figures and samples.
+
+Data is what training reads (see learn/corpus.py): documents for `summarize`, pairs for `translate` and `xsim`, either
+for `autoencode`. With `seen` texts, figures are on those that are not among them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..errors import UserError
+from ..flow.compose import Writing, summarize
+from ..flow.decode import Search, decode_batch
+from ..flow.embed import embed_sentences
+from ..flow.model import Space, Writer, load_space, load_writer
+from ..learn import corpus
+from ..learn.recipe import Data
+from ..runtime import Runtime
+from . import metrics
+
+Sample = dict[str, Any]
+Result = tuple[dict[str, float], list[Sample]]
+MOST_WORDS = 30  # of a sentence to auto-encode
+
+
+def evaluate(
+    task: str,
+    model: str,
+    data: Sequence[str],
+    *,
+    runtime: Runtime,
+    seen: Sequence[str] = (),
+    limit: int = 500,
+    beam: int = 5,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Run a task; → figures beside all that is needed to get them again: settings, data hash, seed, versions."""
+    if task not in TASKS:
+        raise UserError(f"no task {task!r}", f"use one of {', '.join(TASKS)}")
+    settings = {"task": task, "model": model, "limit": limit, "beam": beam, "seed": seed, "unseen only": bool(seen)}
+    figures, samples = TASKS[task](model, list(data), list(seen), limit, beam, seed, runtime)
+    return {
+        "figures": {name: round(value, 2) for name, value in figures.items()},
+        "settings": settings,
+        "data": {Path(name).name: hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16] for name in data},
+        "versions": {"sonarllm": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "samples": samples,
+    }
+
+
+def autoencode(model: str, data: list[str], seen: list[str], limit: int, beam: int, seed: int, runtime: Runtime) -> Result:
+    """Embed and decode in the same language: BLEU and exact match, by language, of sentences up to 30 words."""
+    space = load_space(model, runtime)
+    figures: dict[str, float] = {}
+    samples: list[Sample] = []
+    for lang, texts in sorted(_by_language(data, seen).items()):
+        texts = _draw([t for t in texts if len(t.split()) <= MOST_WORDS], limit, seed)
+        found = _decoded(embed_sentences(texts, lang, space), lang, space, beam)
+        figures |= {
+            f"{lang} BLEU": metrics.bleu(found, texts),
+            f"{lang} exact": metrics.exact(found, texts),
+            f"{lang} texts": len(texts),
+        }
+        samples += [{"lang": lang, "text": a, "found": b} for a, b in list(zip(texts, found))[:5]]
+    return figures, samples
+
+
+def translate(model: str, data: list[str], seen: list[str], limit: int, beam: int, seed: int, runtime: Runtime) -> Result:
+    """Embed in one language, decode in English: chrF and BLEU by language."""
+    space = load_space(model, runtime)
+    figures: dict[str, float] = {}
+    samples: list[Sample] = []
+    for lang, pairs in sorted(_pairs(data, seen).items()):
+        pairs = _draw(pairs, limit, seed)
+        english = [a for a, _ in pairs]
+        found = _decoded(embed_sentences([b for _, b in pairs], lang, space), "eng_Latn", space, beam)
+        figures |= {
+            f"{lang} chrF": metrics.chrf(found, english),
+            f"{lang} BLEU": metrics.bleu(found, english),
+            f"{lang} texts": len(pairs),
+        }
+        samples += [{"lang": lang, "text": b, "found": f, "wanted": a} for (a, b), f in list(zip(pairs, found))[:5]]
+    return figures, samples
+
+
+def xsim(model: str, data: list[str], seen: list[str], limit: int, beam: int, seed: int, runtime: Runtime) -> Result:
+    """How often a text's translation is not its nearest neighbour, both ways, by language."""
+    space = load_space(model, runtime)
+    figures: dict[str, float] = {}
+    for lang, pairs in sorted(_pairs(data, seen).items()):
+        pairs = [p for p in dict.fromkeys(_draw(pairs, limit, seed))]
+        a_ND = embed_sentences([a for a, _ in pairs], "eng_Latn", space)
+        b_ND = embed_sentences([b for _, b in pairs], lang, space)
+        figures |= {
+            f"{lang} → eng error": metrics.xsim(b_ND, a_ND),
+            f"eng → {lang} error": metrics.xsim(a_ND, b_ND),
+            f"{lang} texts": len(pairs),
+        }
+    return figures, []
+
+
+def summaries(model: str, data: list[str], seen: list[str], limit: int, beam: int, seed: int, runtime: Runtime) -> Result:
+    """Body → title in one sentence: ROUGE-L and METEOR, beside the body's first sentence (Lead-1)."""
+    writer: Writer = load_writer(model, runtime)
+    rows = _draw([(t, b) for t, b in corpus.documents(Data(), data) if t and b and t not in set(seen)], limit, seed)
+    writing = Writing(no_repeat=True, search=Search(beam=beam))
+    found = [
+        summarize("\n\n".join(body), sentences=1, lang=writer.lang, model=writer, writing=writing)[0].text
+        for _, body in rows
+    ]
+    wanted, lead = [t for t, _ in rows], [b[0] for _, b in rows]
+    figures: dict[str, float] = {"texts": len(rows)}
+    for name, texts in (("model", found), ("Lead-1", lead)):
+        figures[f"{name} ROUGE-L"] = metrics.rouge_l(texts, wanted)
+        figures[f"{name} {metrics.meteor_name()}"] = metrics.meteor(texts, wanted)
+    samples = [{"text": " ".join(b), "found": f, "wanted": t} for (t, b), f in list(zip(rows, found))[:10]]
+    return figures, samples
+
+
+TASKS: dict[str, Callable[..., Result]] = {
+    "autoencode": autoencode,
+    "translate": translate,
+    "xsim": xsim,
+    "summarize": summaries,
+}
+
+
+def seen_texts(data: Sequence[str]) -> list[str]:
+    """Every sentence and title of training data, to leave out."""
+    return [text for texts in _by_language(list(data), []).values() for text in texts]
+
+
+def _by_language(data: list[str], seen: list[str]) -> dict[str, list[str]]:
+    """Distinct sentences of documents and pairs by language, less those seen."""
+    known, out = set(seen), {}
+    documents, pairs = _split(data)
+    out["eng_Latn"] = corpus.sentences(corpus.documents(Data(), documents))
+    for a, b, lang in corpus.translations(Data(), pairs):
+        out["eng_Latn"].append(a)
+        out.setdefault(lang, []).append(b)
+    return {lang: [t for t in dict.fromkeys(texts) if t not in known] for lang, texts in out.items() if texts}
+
+
+def _pairs(data: list[str], seen: list[str]) -> dict[str, list[tuple[str, str]]]:
+    """(English, other) by the other language, neither seen."""
+    known, out = set(seen), {}
+    for a, b, lang in corpus.translations(Data(), _split(data)[1]):
+        if a not in known and b not in known:
+            out.setdefault(lang, []).append((a, b))
+    if not out:
+        raise UserError("no parallel text in the data", 'give JSON Lines such as {"lang": "it", "en": "…", "it": "…"}')
+    return out
+
+
+def _split(data: list[str]) -> tuple[list[str], list[str]]:
+    """File names → (documents, pairs), told apart by their first row."""
+    documents: list[str] = []
+    pairs: list[str] = []
+    for name in data:
+        first = next(corpus.rows(Data(limit=1), [name]), {})
+        (pairs if "lang" in first and "en" in first else documents).append(name)
+    return documents, pairs
+
+
+def _draw(items: list[Any], limit: int, seed: int) -> list[Any]:
+    return random.Random(seed).sample(items, limit) if limit and len(items) > limit else items
+
+
+def _decoded(embedding_ND: torch.Tensor, lang: str, space: Space, beam: int) -> list[str]:
+    search = Search(beam=beam)
+    length_sorted = decode_batch(embedding_ND, lang, space, search)
+    return [hypotheses[0].text for hypotheses in length_sorted]

@@ -1,0 +1,122 @@
+"""Parts that SONAR's encoder and decoder are built of: positions, self-attention, feed-forward, key/value cache.
+
+Legend: B texts, T tokens (new ones), C cached and new tokens, M model width, H heads, K head size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sinusoid_TM(count: int, width: int, first: int = 2) -> Tensor:
+    """Sine/cosine positions as fairseq2 has them: all sines, then all cosines, divisor half − 1.
+
+    `first` is the step of token 0; published SONAR starts at 2, one after its legacy padding index.
+    count, width → positions_TM (float32). Source: fairseq2 `SinusoidalPositionEncoder`, Vaswani et al. 2017, 3.5.
+    """
+    half = width // 2
+    rate_M = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / (half - 1)))
+    angle_TM = torch.arange(first, first + count, dtype=torch.float32)[:, None] * rate_M
+    return torch.cat([angle_TM.sin(), angle_TM.cos()], dim=1)
+
+
+class KVCache:
+    """Keys and values of one layer, written in place into a buffer that doubles when it is full.
+
+    `append(k_BHTK, v_BHTK)` → views over all `length` tokens so far, (B, H, C, K) each.
+    """
+
+    def __init__(self, capacity: int = 64) -> None:
+        self.capacity, self.length = capacity, 0
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
+
+    def append(self, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+        end = self.length + k_BHTK.shape[2]
+        if self.k is None or self.v is None or end > self.k.shape[2]:
+            while self.capacity < end:
+                self.capacity *= 2
+            B, H, _, K = k_BHTK.shape
+            k, v = k_BHTK.new_empty(B, H, self.capacity, K), v_BHTK.new_empty(B, H, self.capacity, K)
+            if self.k is not None and self.v is not None:
+                k[:, :, : self.length] = self.k[:, :, : self.length]
+                v[:, :, : self.length] = self.v[:, :, : self.length]
+            self.k, self.v = k, v
+        self.k[:, :, self.length : end] = k_BHTK
+        self.v[:, :, self.length : end] = v_BHTK
+        self.length = end
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the batch rows `rows` (int64; repeats allowed), in that order."""
+        if self.k is not None and self.v is not None:
+            used = slice(0, self.length)
+            k, v = self.k[:, :, used].index_select(0, rows), self.v[:, :, used].index_select(0, rows)
+            if len(rows) != self.k.shape[0]:
+                self.k, self.v = self.k[: len(rows)], self.v[: len(rows)]
+                if len(rows) > self.k.shape[0]:
+                    shape = (len(rows), k.shape[1], self.capacity, k.shape[3])
+                    self.k, self.v = k.new_empty(shape), v.new_empty(shape)
+            self.k[:, :, used], self.v[:, :, used] = k, v
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Softmax attention: q_BHTK, k_BHCK, v_BHCK, mask (True where attended) → mixed_BHTK.
+
+    PyTorch's fused kernel, but for short bfloat16 training batches on a CPU, where its backward is three to four
+    times slower than plain products.
+    """
+    if q.requires_grad and q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= 128:
+        return plain_attend(q, k, v, mask=mask, causal=causal)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def plain_attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """The plain twin of `attend`."""
+    score_BHTC = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if causal:
+        T, C = score_BHTC.shape[-2:]
+        mask = torch.ones(T, C, dtype=torch.bool, device=q.device).tril(C - T)
+    if mask is not None:
+        score_BHTC = score_BHTC.masked_fill(~mask, -torch.inf)
+    return score_BHTC.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with biases; query, key and value come of one product.
+
+    x_BTM, mask_B11C (True where attended) or causal, cache → x_BTM
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(
+        self, x_BTM: Tensor, *, mask: Tensor | None = None, causal: bool = False, cache: KVCache | None = None
+    ) -> Tensor:
+        B, T, M = x_BTM.shape
+        q, k, v = self.qkv_proj(x_BTM).view(B, T, 3, self.heads, M // self.heads).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            causal = causal and cache.length == 0
+            k, v = cache.append(k, v)
+        mixed_BHTK = attend(q, k, v, mask=mask, causal=causal and T > 1)
+        return self.out_proj(mixed_BHTK.transpose(1, 2).reshape(B, T, M))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a ReLU between: x_BTM → x_BTM."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.inner_proj = nn.Linear(width, inner)
+        self.output_proj = nn.Linear(inner, width)
+
+    def forward(self, x_BTM: Tensor) -> Tensor:
+        return self.output_proj(F.relu(self.inner_proj(x_BTM)))

@@ -1,0 +1,228 @@
+"""SONAR in plain PyTorch: a text encoder (ids → one embedding) and a text decoder (embedding → ids).
+
+The published 24-layer model and our own small one are the same classes under another config. The decoder attends to
+a single vector, so the softmax over its one key is 1 and cross-attention is `out_proj(v_proj(e))`: the same at every
+position and step, computed once a sentence and layer. Query and key weights of published checkpoints are not needed.
+
+Legend: B texts, T tokens, D embedding, M model width, V vocabulary, L layers.
+Source: Duquenne et al. 2023 (arXiv 2308.11466); layer order and positions as in sonar-space and fairseq2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .layers import FeedForward, KVCache, SelfAttention, attend, sinusoid_TM
+
+POOLINGS = ("mean", "max", "last", "attention")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SonarConfig:
+    """Shape of a SONAR text encoder and decoder. Defaults are the published model's."""
+
+    width: int = 1024
+    heads: int = 16
+    ffn: int = 8192
+    encoder_layers: int = 24
+    decoder_layers: int = 24
+    vocab_size: int = 256206
+    embedding: int = 1024  # D, the vector's width; differs from `width` only in our small models
+    max_source_tokens: int = 514
+    max_target_tokens: int = 512
+    pooling: str = "mean"
+    norm_embedding: bool = False  # ours: embeddings have mean 0 and variance 1, so that training can't shrink the space
+    tied: bool = False  # one token table for encoder and decoder (ours); published checkpoints carry two
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            low = self.width // (2 * self.heads) * 2 * self.heads
+            near = f"{low} or {low + 2 * self.heads}" if low else f"{2 * self.heads}"
+            raise UserError(f"model.width {self.width} is not divisible by 2 × model.heads {self.heads}", f"use {near}")
+        if self.pooling not in POOLINGS:
+            raise UserError(f"model.pooling {self.pooling!r} is unknown", f"use one of {', '.join(POOLINGS)}")
+        for name in ("ffn", "encoder_layers", "decoder_layers", "vocab_size", "embedding", "max_source_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}", "use a positive number")
+
+
+class Embed(nn.Module):
+    """Token embedding × √M + position: ids_BT, first position → x_BTM. Its `weight` is also the output projection."""
+
+    def __init__(self, config: SonarConfig) -> None:
+        super().__init__()
+        self.scale = config.width**0.5
+        self.max_tokens = max(config.max_source_tokens, config.max_target_tokens)
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.width))
+        nn.init.normal_(self.weight, std=config.width**-0.5)
+        self._table: Tensor | None = None  # positions; made at first use, so not in the state
+
+    def forward(self, ids_BT: Tensor, first: int = 0) -> Tensor:
+        table, end = self._table, first + ids_BT.shape[1]
+        if table is None or table.device != self.weight.device or table.dtype != self.weight.dtype:
+            table = self._table = sinusoid_TM(self.max_tokens, self.weight.shape[1]).to(self.weight)
+        return F.embedding(ids_BT, self.weight) * self.scale + table[first:end]
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward: x_BTM, mask_B11T → x_BTM."""
+
+    def __init__(self, config: SonarConfig) -> None:
+        super().__init__()
+        self.self_attn_layer_norm = nn.LayerNorm(config.width)
+        self.self_attn = SelfAttention(config.width, config.heads)
+        self.ffn_layer_norm = nn.LayerNorm(config.width)
+        self.ffn = FeedForward(config.width, config.ffn)
+        self.dropout = config.dropout
+
+    def forward(self, x_BTM: Tensor, mask_B11T: Tensor | None) -> Tensor:
+        drop = self.dropout if self.training else 0.0
+        x_BTM = x_BTM + _drop(self.self_attn(self.self_attn_layer_norm(x_BTM), mask=mask_B11T), drop)
+        return x_BTM + _drop(self.ffn(self.ffn_layer_norm(x_BTM)), drop)
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm causal self-attention, the collapsed cross-attention, feed-forward: x_BTM, cross_BM → x_BTM."""
+
+    def __init__(self, config: SonarConfig) -> None:
+        super().__init__()
+        self.self_attn_layer_norm = nn.LayerNorm(config.width)
+        self.self_attn = SelfAttention(config.width, config.heads)
+        self.cross_v_proj = nn.Linear(config.embedding, config.width)
+        self.cross_out_proj = nn.Linear(config.width, config.width)
+        self.ffn_layer_norm = nn.LayerNorm(config.width)
+        self.ffn = FeedForward(config.width, config.ffn)
+        self.dropout = config.dropout
+
+    def cross(self, embedding_BD: Tensor) -> Tensor:
+        """What cross-attention to the one vector adds, at every position: embedding_BD → cross_BM."""
+        return self.cross_out_proj(self.cross_v_proj(embedding_BD))
+
+    def forward(self, x_BTM: Tensor, cross_BM: Tensor, cache: KVCache | None = None) -> Tensor:
+        drop = self.dropout if self.training else 0.0
+        x_BTM = x_BTM + _drop(self.self_attn(self.self_attn_layer_norm(x_BTM), causal=True, cache=cache), drop)
+        x_BTM = x_BTM + _drop(cross_BM[:, None], drop)
+        return x_BTM + _drop(self.ffn(self.ffn_layer_norm(x_BTM)), drop)
+
+
+class AttentionPool(nn.Module):
+    """One learned query a head attends to all tokens (Lee et al. 2019, Set Transformer, PMA): x_BTM → pooled_BM."""
+
+    def __init__(self, config: SonarConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.query = nn.Parameter(torch.randn(config.heads, config.width // config.heads) * 0.02)
+        self.kv_proj = nn.Linear(config.width, 2 * config.width)
+        self.out_proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x_BTM: Tensor, mask_B11T: Tensor | None) -> Tensor:
+        B, T, M = x_BTM.shape
+        k, v = self.kv_proj(x_BTM).view(B, T, 2, self.heads, M // self.heads).permute(2, 0, 3, 1, 4)
+        q = self.query[None, :, None].expand(B, -1, -1, -1).to(k.dtype)
+        mixed_BH1K = attend(q, k, v, mask=mask_B11T)
+        return self.out_proj(mixed_BH1K.reshape(B, M))
+
+
+class SonarEncoder(nn.Module):
+    """ids_BT, lengths_B → embedding_BD. Padding (at the right) may hold any id: it is masked by `lengths_B`."""
+
+    def __init__(self, config: SonarConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = Embed(config)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.layer_norm = nn.LayerNorm(config.width)
+        self.pool_attn = AttentionPool(config) if config.pooling == "attention" else None
+        same = config.embedding == config.width
+        self.out_proj = nn.Identity() if same else nn.Linear(config.width, config.embedding)
+
+    def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        T = ids_BT.shape[1]
+        real_BT = torch.arange(T, device=ids_BT.device) < lengths_B[:, None]
+        mask_B11T = None if bool(real_BT.all()) else real_BT[:, None, None]
+        x_BTM = _drop(self.embed(ids_BT), self.config.dropout if self.training else 0.0)
+        for layer in self.layers:
+            x_BTM = layer(x_BTM, mask_B11T)
+        embedding_BD = self.out_proj(self.pool(self.layer_norm(x_BTM), real_BT, mask_B11T))
+        return F.layer_norm(embedding_BD, embedding_BD.shape[-1:]) if self.config.norm_embedding else embedding_BD
+
+    def pool(self, x_BTM: Tensor, real_BT: Tensor, mask_B11T: Tensor | None) -> Tensor:
+        """All tokens of a text, its language token and `</s>` included, to one vector: → pooled_BM."""
+        if self.pool_attn is not None:
+            return self.pool_attn(x_BTM, mask_B11T)
+        if self.config.pooling == "last":
+            return x_BTM[torch.arange(len(x_BTM), device=x_BTM.device), real_BT.sum(1) - 1]
+        if self.config.pooling == "max":
+            return x_BTM.masked_fill(~real_BT[..., None], -torch.inf).amax(1)
+        total_BM = (x_BTM * real_BT[..., None]).sum(1, dtype=torch.float32)
+        return (total_BM / (real_BT.sum(1, keepdim=True) + 1e-7)).to(x_BTM.dtype)
+
+
+class SonarDecoder(nn.Module):
+    """Next-token states for target ids given one vector a text; logits are `hidden · embedᵀ` (tied, no bias).
+
+    ids_BT, embedding_BD → hidden_BTM, after the final norm.
+    """
+
+    def __init__(self, config: SonarConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = Embed(config)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.layer_norm = nn.LayerNorm(config.width)
+
+    def forward(self, ids_BT: Tensor, embedding_BD: Tensor) -> Tensor:
+        return self.step(ids_BT, self.cross(embedding_BD), None)
+
+    def cross(self, embedding_BD: Tensor) -> list[Tensor]:
+        """What each layer adds for a text, once for all its steps and beams: embedding_BD → L × cross_BM."""
+        return [layer.cross(embedding_BD) for layer in self.layers]
+
+    def step(self, ids_BT: Tensor, cross_LBM: list[Tensor], caches: list[KVCache] | None) -> Tensor:
+        """New tokens after those in `caches`: ids_BT, L × cross_BM → hidden_BTM. Only one token at a time once
+        the caches hold some."""
+        first = caches[0].length if caches else 0
+        x_BTM = _drop(self.embed(ids_BT, first), self.config.dropout if self.training else 0.0)
+        for i, layer in enumerate(self.layers):
+            x_BTM = layer(x_BTM, cross_LBM[i], caches[i] if caches else None)
+        return self.layer_norm(x_BTM)
+
+    def logits(self, hidden_M: Tensor) -> Tensor:
+        """hidden_…M → logits_…V, in the weights' dtype."""
+        return F.linear(hidden_M, self.embed.weight)
+
+
+class Sonar(nn.Module):
+    """Encoder and decoder of one embedding space, with one token table when `config.tied`."""
+
+    def __init__(self, config: SonarConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = SonarEncoder(config)
+        self.decoder = SonarDecoder(config)
+        if config.tied:
+            self.encoder.embed = self.decoder.embed
+
+    @torch.no_grad()
+    def init_(self) -> Sonar:
+        """Scale down what each residual branch adds at the start, by 1/√(2L) (Radford et al. 2019, GPT-2), and let
+        the vector through cross-attention at full strength: it is all the decoder is told."""
+        for layers in (self.encoder.layers, self.decoder.layers):
+            for layer in layers:
+                for branch in (layer.self_attn.out_proj, layer.ffn.output_proj):
+                    branch.weight.mul_((2 * len(layers)) ** -0.5)
+                    branch.bias.zero_()
+        for layer in self.decoder.layers:
+            for weight in (layer.cross_v_proj.weight, layer.cross_out_proj.weight):
+                nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+        return self
+
+
+def _drop(x: Tensor, p: float) -> Tensor:
+    return F.dropout(x, p) if p else x

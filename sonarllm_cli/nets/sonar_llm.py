@@ -1,0 +1,40 @@
+"""SONAR-LLM: a Llama body that reads a document as sentence embeddings and predicts the next one.
+
+Legend: B documents, S sentences, D embedding, M model width.
+Source: Dragunov et al. 2025 (arXiv 2508.05305); position k − 1 predicts sentence k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+from torch import Tensor, nn
+
+from .layers import KVCache
+from .llama import Llama, LlamaConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SonarLLMConfig(LlamaConfig):
+    """A Llama body between two projectors; `embedding` is D of the space it lives in."""
+
+    embedding: int = 1024
+
+    @property
+    def body(self) -> LlamaConfig:
+        own = asdict(self)
+        return LlamaConfig(**{f.name: own[f.name] for f in fields(LlamaConfig)})
+
+
+class SonarLLM(nn.Module):
+    """context_BSD, caches → predicted_BSD: at each position, the embedding of the sentence after it."""
+
+    def __init__(self, config: SonarLLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.project_in = nn.Linear(config.embedding, config.width)
+        self.body = Llama(config.body)
+        self.project_out = nn.Linear(config.width, config.embedding)
+
+    def forward(self, context_BSD: Tensor, caches: list[KVCache] | None = None) -> Tensor:
+        return self.project_out(self.body(self.project_in(context_BSD), caches))

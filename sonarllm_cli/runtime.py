@@ -1,0 +1,113 @@
+"""Where and how a command computes: device, dtype, threads, seed. Chosen once, passed on, never global.
+
+>>> choose(device="cpu", dtype="float32").dtype
+torch.float32
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from .errors import UserError, nearest
+
+log = logging.getLogger("sonarllm")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ALIASES = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """A device, the dtype that weights and activations have on it, and the generator that samples."""
+
+    device: torch.device
+    dtype: torch.dtype
+    seed: int | None = None
+
+    def generator(self) -> torch.Generator:
+        """A fresh random generator on the device: seeded when a seed was given, else by the system."""
+        generator = torch.Generator(device=self.device)
+        if self.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(self.seed)
+        return generator
+
+
+def choose(
+    device: str = "auto", dtype: str = "auto", threads: int | None = None, seed: int | None = None
+) -> Runtime:
+    """`auto` is the first GPU, else the CPU; float32 on a CPU, bfloat16 on a GPU that has it, else float16.
+
+    Raises UserError for a device or dtype that this machine has not.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"no device {device!r} here", "use --device cpu, or auto") from error
+    if dtype == "auto":
+        dtype = "float32"
+        if place.type == "cuda":
+            dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    dtype = ALIASES.get(dtype, dtype)
+    if dtype not in DTYPES:
+        guess = nearest(dtype, [*DTYPES, *ALIASES])
+        hint = f"did you mean {guess}? " if guess else ""
+        raise UserError(f"unknown dtype {dtype!r}", f"{hint}use one of {', '.join(DTYPES)}")
+    return Runtime(device=place, dtype=DTYPES[dtype], seed=seed)
+
+
+def by_length(lengths: Sequence[int], size: int, cost: int | None = None) -> list[list[int]]:
+    """Indices 0 … N−1 in batches of like length, longest first: at most `size` a batch and, with `cost`, at most
+    `cost` padded tokens. Longest first, so that memory peaks at once and not after an hour."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batches: list[list[int]] = []
+    for i in order:
+        batch = batches[-1] if batches else None
+        full = batch is None or len(batch) >= size or (cost and (len(batch) + 1) * lengths[batch[0]] > cost)
+        if full:
+            batches.append([i])
+        else:
+            batch.append(i)  # type: ignore[union-attr]
+    return batches
+
+
+def shrinking(run: Callable[[Sequence[Any]], list[T]], items: Sequence[Any]) -> list[T]:
+    """`run(items)`, halving the batch for as long as the device runs out of memory."""
+    try:
+        return run(items)
+    except torch.OutOfMemoryError:
+        if len(items) < 2:
+            raise
+    log.info("out of memory with %d texts at once; trying half", len(items))
+    torch.cuda.empty_cache()
+    half = len(items) // 2
+    return shrinking(run, items[:half]) + shrinking(run, items[half:])
+
+
+def set_up_logging(quiet: bool = False) -> None:
+    """Messages go to stderr, one line each, without decoration: data has stdout to itself."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [handler]
+    log.setLevel(logging.ERROR if quiet else logging.INFO)
+    log.propagate = False
+
+
+def home() -> str:
+    """The folder that holds models: `SONARLLM_HOME`, else the user's cache directory."""
+    import platformdirs
+
+    return os.environ.get("SONARLLM_HOME") or platformdirs.user_cache_dir("sonarllm")

@@ -1,0 +1,223 @@
+"""Names → model folders: those in the cache directory, those that come with the package, and any folder by its path.
+
+folder = find("mini")                # or a path: find("runs/my-model")
+for entry in list_models(): print(entry.name, entry.parameters)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import struct
+import sys
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, nearest
+from ..runtime import home
+from . import model_dir
+
+EMBEDDED = Path(__file__).parent.parent / "assets" / "mini"  # one folder a model
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A model that is there: what `models list` shows. `parameters` leaves int8 scales out."""
+
+    name: str
+    kind: str  # "sonar", "sonar-llm", …; "damaged" if the folder can't be read
+    parameters: int
+    weights: str  # how they are stored: "float32", …
+    bytes: int
+    licence: str
+    embedded: bool
+    path: str
+
+
+# ---------------------------------------------------------------------------------------------- finding
+
+
+def find(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder of a model: by its name in the registry, an embedded model's name, or the path of a folder.
+
+    UserError for one that is nowhere, with the nearest name, or how to fetch it if the catalogue knows it.
+    """
+    name = os.fspath(name_or_path)
+    if "\0" in name or not name:
+        raise UserError(f"{name!r} is not a model's name", "see sonarllm models list")
+    for folder in _folders(name):
+        if os.path.isfile(folder / "config.json"):  # which, unlike Path's, never raises
+            return folder
+    if os.path.isdir(os.path.expanduser(name)):
+        model_dir.read_config(Path(name).expanduser())  # says what is wrong with it
+    if name in catalogue():
+        raise UserError(f"{name} is not on this machine", f"fetch it: sonarllm models pull {name}")
+    if os.sep in name or "/" in name:
+        raise UserError(f"no such model folder: {name}", "check the path, or name a model: sonarllm models list")
+    close = nearest(name, names() + list(catalogue()))
+    hint = f"did you mean {close}? " if close else ""
+    raise UserError(f"unknown model {name!r}", f"{hint}see sonarllm models list")
+
+
+def _folders(name: str) -> list[Path]:
+    """Where `name` may be, the likeliest first: a bare name is the registry's before it is a folder here."""
+    path = Path(os.path.expanduser(name))
+    return [models_home() / name, EMBEDDED / name, path] if _NAME.fullmatch(name) else [path]
+
+
+def models_home() -> Path:
+    """The folder that holds the registry's models, one folder each."""
+    return Path(home()) / "models"
+
+
+def names() -> list[str]:
+    """Every model on this machine: embedded ones, then those of the registry, by name."""
+    return [folder.name for folder in (*_models_in(EMBEDDED), *_models_in(models_home()))]
+
+
+def _models_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir())
+    except OSError:  # not there yet
+        return []
+
+
+def is_known(folder: Path) -> bool:
+    """Whether a folder is the registry's or the package's, so that its name alone finds it."""
+    return folder.parent in (EMBEDDED, models_home())
+
+
+def target(name: str) -> Path:
+    """Where a new model called `name` goes; its parent is made. UserError for a name that can't be one."""
+    if not _NAME.fullmatch(name) or name.endswith("."):
+        raise UserError(
+            f"{name!r} can't be a model's name", "use letters, digits, '-', '_' and '.', not starting with '.'"
+        )
+    if (EMBEDDED / name).is_dir():
+        raise UserError(f"{name} is the name of a model that comes with the package", "choose another name")
+    try:
+        models_home().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {models_home()}: {error.strerror}", "set SONARLLM_HOME") from None
+    return models_home() / name
+
+
+@cache
+def catalogue() -> dict[str, dict[str, Any]]:
+    """Published models that `pull` knows: name → its table in catalog.toml."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(Path(__file__).with_name("catalog.toml").read_text("utf-8"))
+
+
+# ---------------------------------------------------------------------------------------------- looking, removing
+
+
+def list_models() -> list[Entry]:
+    """All models on this machine. A damaged one is listed as such."""
+    return [_entry(folder) for folder in (*_models_in(EMBEDDED), *_models_in(models_home()))]
+
+
+def not_here() -> list[dict[str, Any]]:
+    """Models of the catalogue that are not on this machine, with an `Entry`'s keys; what is not known yet is empty."""
+    blank = {"weights": "", "bytes": 0, "embedded": False, "path": ""}
+    here = names()
+    return [
+        {key: {"name": name, **known, **blank}[key] for key in Entry.__dataclass_fields__}
+        for name, known in catalogue().items()
+        if name not in here
+    ]
+
+
+def _entry(folder: Path) -> Entry:
+    try:
+        config, parameters = model_dir.read_config(folder), count_parameters(folder)
+    except UserError:
+        config, parameters = {"kind": "damaged"}, 0
+    return Entry(
+        name=folder.name,
+        kind=config["kind"],
+        parameters=parameters,
+        weights=config.get("weights", ""),
+        bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        licence=config.get("licence", ""),
+        embedded=folder.parent == EMBEDDED,
+        path=str(folder),
+    )
+
+
+def show(name: str) -> dict[str, Any]:
+    """All there is to say of one model: its `Entry` and its `config.json`."""
+    folder = find(name)
+    config = model_dir.read_config(folder)
+    return {**vars(_entry(folder)), "config": config}
+
+
+def count_parameters(folder: Path) -> int:
+    """Weights in `model.safetensors`, by its header alone; int8 scales are no parameters."""
+    tensors = read_header(folder / "model.safetensors")
+    scales = {f"{name}.scale" for name, entry in tensors.items() if entry["dtype"] == "I8"}
+    return sum(prod(entry["shape"]) for name, entry in tensors.items() if name not in scales)
+
+
+def read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """The header of a safetensors file: tensor name → dtype, shape, offsets. UserError if it is not one."""
+    try:
+        with open(path, "rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            if size > min(path.stat().st_size, 100 << 20):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(size))
+        header.pop("__metadata__", None)
+        if not all({"dtype", "shape"} <= entry.keys() for entry in header.values()):
+            raise ValueError("its header lacks shapes")
+        return header
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} has no {path.name}", model_dir.AGAIN) from None
+    except (OSError, ValueError, AttributeError, struct.error) as error:
+        raise UserError(f"{path} is damaged or cut short: {error}", model_dir.AGAIN) from None
+
+
+def verify(name: str) -> list[str]:
+    """Compare a model's files with the hashes noted when it was made; → the files that were checked.
+
+    UserError names the first that differs, or that is missing.
+    """
+    folder = find(name)
+    config = model_dir.read_config(folder)
+    if not config.get("files"):
+        raise UserError(f"{folder} has no hashes to check against", "import or fetch the model again")
+    model_dir.check_files(folder, config)
+    return sorted(config["files"])
+
+
+def remove(name: str) -> Path:
+    """Delete a model from the registry: never an embedded one, nor a space that another model lives in."""
+    folder = models_home() / name
+    if not _NAME.fullmatch(name) or not folder.is_dir():
+        if _NAME.fullmatch(name) and (EMBEDDED / name).is_dir():
+            raise UserError(f"{name} comes with the package and can't be removed", "uninstall the package instead")
+        close = nearest(name, [p.name for p in _models_in(models_home())])
+        raise UserError(f"no model {name!r} in {models_home()}", f"did you mean {close}?" if close else "")
+    for other in _models_in(models_home()):
+        try:
+            lives_in = model_dir.read_config(other).get("sonar", {}).get("name")
+        except UserError:
+            continue
+        if lives_in == name and other.name != name:
+            cure = f"remove it first: sonarllm models rm {shlex.quote(other.name)}"
+            raise UserError(f"{other.name} lives in the space {name}", cure)
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
+    return folder

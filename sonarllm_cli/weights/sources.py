@@ -1,0 +1,130 @@
+"""Published checkpoints as names and tensors, mapped from disk. Nothing is unpickled beyond tensors.
+
+In: a .safetensors, .pt or .bin file, or a folder with model.safetensors or pytorch_model.bin (in one piece or several)
+and config.json. Out: a `Source`.
+
+    read_source("sonar_text_encoder.pt").tensors["layer_norm.weight"]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shlex
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import UserError
+from . import model_dir
+
+PathName = str | os.PathLike[str]
+_CONVERT = (
+    "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], 'cpu', weights_only=False); "
+    "d = d.get('model') or d.get('state_dict') or d.get('model_state_dict') or d; "
+    "s.save_file({k: v.clone() for k, v in d.items()}, 'model.safetensors')"
+)
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint: its tensors, mapped from disk, and the config.json beside them."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    config: dict[str, Any]
+
+
+def read_source(path: PathName) -> Source:
+    """A checkpoint file, or a folder with one and its config.json.
+
+    UserError if it is not there, damaged, or holds more than tensors.
+    """
+    path = Path(os.path.expanduser(path))
+    if not os.path.isdir(path):
+        return Source(path, _read_file(path), {})
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).is_file():
+            return Source(path / name, _read_file(path / name), config)
+        if (index := path / f"{name}.index.json").is_file():
+            files = sorted(set(read_json(index).get("weight_map", {}).values()))
+            if any(Path(file).name != file for file in files):
+                raise UserError(f"{index} names a file outside its folder", model_dir.AGAIN)
+            shards = [_read_file(path / file) for file in files]
+            return Source(path, {key: value for shard in shards for key, value in shard.items()}, config)
+    raise UserError(f"{path} holds no model.safetensors and no pytorch_model.bin", "name the weights' file itself")
+
+
+def read_json(path: PathName) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        value = json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}", "check the path") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"can't read {path}: {error}", "fetch it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object", "name the model's config.json")
+    return value
+
+
+def _read_file(path: Path) -> Mapping[str, Tensor]:
+    if not os.path.isfile(path):  # which, unlike Path's, never raises
+        raise UserError(f"no such file: {path}", "check the path")
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _state(_read_pickle(path), path)
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+            raise UserError(f"{path}: weight {name!r} is {tensor.dtype}, not floating point", "convert it to float32")
+    return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or cut short: {error}", "fetch it again") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    """What `torch.load` allows without running a file's code; mapped where the format has it (not before 2020)."""
+    for mmap in (True, False):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about pickle protocols
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except Exception as error:  # anything, for a file can hold anything
+            if mmap and "mmap" in str(error):
+                continue
+            reason = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
+            if isinstance(error, pickle.UnpicklingError) and re.search("global|class|function", reason, re.IGNORECASE):
+                raise UserError(
+                    f"{path} holds more than tensors and could run code when it is read",
+                    f'if you trust it, convert it: python -c "{_CONVERT}" {shlex.quote(str(path))}',
+                ) from None
+            raise UserError(
+                f"{path} is damaged, cut short or no checkpoint: {reason.splitlines()[0][:200]}", "fetch it again"
+            ) from None
+    raise AssertionError
+
+
+def _state(value: Any, path: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint: the dictionary itself, or what it has under a usual name."""
+    if isinstance(value, dict):
+        value = next((value[key] for key in _WRAPPERS if isinstance(value.get(key), dict)), value)
+    if not isinstance(value, dict) or not value:
+        raise UserError(f"{path} holds no weights", "name a checkpoint's file")
+    for key, tensor in value.items():
+        if not isinstance(key, str) or not isinstance(tensor, Tensor):
+            raise UserError(f"{path}: unexpected entry {key!r}", f"weights should be under {', '.join(_WRAPPERS)}")
+    return value

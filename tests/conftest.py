@@ -1,0 +1,65 @@
+"""What tests share: the parity models, imported once into a registry of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+PARITY = Path(__file__).parent / "parity"
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def expected() -> dict:
+    return json.loads((PARITY / "expected.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="session")
+def parity_home(tmp_path_factory, expected):
+    """A registry with the space `tiny` and the concept model `tiny-llm` made from the published layouts."""
+    from sonarllm_cli.weights.convert import import_sonar, import_sonar_llm
+
+    home = tmp_path_factory.mktemp("home")
+    old = os.environ.get("SONARLLM_HOME")
+    os.environ["SONARLLM_HOME"] = str(home)
+    import_sonar(
+        "tiny",
+        encoder=PARITY / "text_encoder.fairseq2.pt",
+        decoder=PARITY / "text_decoder.fairseq2.pt",
+        tokenizer=PARITY / "sentencepiece.model",
+        langs=expected["config"]["langs"],
+        heads=expected["config"]["num_heads"],
+        max_tokens=expected["config"]["max_seq_len"],
+    )
+    import_sonar_llm(
+        "tiny-llm",
+        checkpoint=PARITY / "sonarllm_reference_checkpoint.pt",
+        config=PARITY / "sonarllm_reference_config.json",
+        sonar="tiny",
+    )
+    os.environ.pop("SONARLLM_HOME") if old is None else os.environ.update(SONARLLM_HOME=old)
+    return home
+
+
+@pytest.fixture
+def home(parity_home, monkeypatch):
+    monkeypatch.setenv("SONARLLM_HOME", str(parity_home))
+    return parity_home
+
+
+@pytest.fixture
+def space(home):
+    from sonarllm_cli.flow.model import load_space
+
+    return load_space("tiny")
+
+
+@pytest.fixture
+def writer(home):
+    from sonarllm_cli.flow.model import load_writer
+
+    return load_writer("tiny-llm")

@@ -1,0 +1,171 @@
+"""The command line: what comes out, and what a user's mistakes are told."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import PARITY
+
+from sonarllm_cli.cli import main
+
+MODEL = ["-m", "tiny"]
+WRITER = ["-m", "tiny-llm", "--max-tokens", "8"]
+
+
+@pytest.fixture
+def run(home, capsys, monkeypatch, tmp_path):
+    """arguments, standard input → (exit code, stdout, stderr), in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, stdin=None):
+        if stdin is not None:
+            (tmp_path / "stdin").write_bytes(stdin if isinstance(stdin, bytes) else stdin.encode())
+            monkeypatch.setattr(sys, "stdin", open(tmp_path / "stdin", encoding="utf-8"))  # noqa: SIM115
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return call
+
+
+def test_segment_gives_a_sentence_a_line_or_its_place(run):
+    text = "Dr. Who left.  He was\ntired."
+    assert run("segment", stdin=text) == (0, "Dr. Who left.\nHe was tired.\n", "")
+    _, out, _ = run("segment", "--json", stdin=text)
+    assert [text[r["start"] : r["end"]] for r in map(json.loads, out.splitlines())] == ["Dr. Who left.", "He was\ntired."]
+
+
+def test_embedding_and_decoding_are_the_library_s(run, expected):
+    texts = [t["text"] for t in expected["texts"][:5]]
+    code, out, _ = run("embed", *MODEL, stdin="\n".join(texts))
+    assert code == 0 and [json.loads(line)["text"] for line in out.splitlines()] == texts
+    code, decoded, _ = run("decode", *MODEL, "--max-tokens", "28", stdin=out)
+    want = [g["text"] for g in expected["generation"]["eng_Latn/beam5"][:5]]
+    assert code == 0 and decoded.splitlines() == want
+
+
+@pytest.mark.parametrize("ending", ["npy", "safetensors", "parquet", "jsonl"])
+def test_every_format_carries_the_same_embeddings(run, ending):
+    run("embed", *MODEL, "-o", f"e.{ending}", stdin="One text.\nAnother text, longer.\n")
+    _, out, _ = run("decode", *MODEL, "--max-tokens", "9", "--json", f"e.{ending}")
+    _, want, _ = run("decode", *MODEL, "--max-tokens", "9", "--json", stdin=run("embed", *MODEL, stdin="One text.\nAnother text, longer.\n")[1])
+    assert out == want and len(out.splitlines()) == 2
+
+
+def test_a_records_own_language_is_preferred(run):
+    rows = [{"t": "uno", "lang": "ita_Latn"}, {"t": "uno"}]
+    _, out, _ = run("embed", *MODEL, "--text-field", "t", "--lang", "fr", stdin="\n".join(map(json.dumps, rows)))
+    assert [json.loads(line)["lang"] for line in out.splitlines()] == ["ita_Latn", "fra_Latn"]
+
+
+@pytest.mark.parametrize(("how", "code", "rows", "words"), [
+    ("truncate", 0, 2, "line 2 has"), ("split", 0, 4, "split into 3"), ("error", 2, 0, "--on-long"),
+])  # fmt: skip
+def test_a_text_over_the_limit_is_never_cut_in_silence(run, how, code, rows, words):
+    got, out, err = run("embed", *MODEL, "--on-long", how, stdin="short\n" + "library, printer; " * 12)
+    assert (got, len(out.splitlines())) == (code, rows) and words in err and err.count("\n") == 1
+
+
+def test_generate_and_summarize_write_lines_and_records(run):
+    code, out, _ = run("generate", *WRITER, "--max-sentences", "2", stdin="A text. It goes on.")
+    assert code == 0 and len(out.splitlines()) == 2
+    code, out, _ = run("summarize", *WRITER, "--sentences", "2", "--cite", "--json", stdin="A text. It goes on.")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and len(records) == 2
+    assert {s["text"] for r in records for s in r["sources"]} == {"A text.", "It goes on."}
+    code, out, _ = run("summarize", *WRITER, "--extract", "--sentences", "1", stdin="A text. It goes on.")
+    assert code == 0 and out.strip() in ("A text.", "It goes on.")
+
+
+def test_a_seed_repeats_what_is_sampled(run):
+    wish = ["generate", *WRITER, "--temperature", "1.5", "--max-sentences", "2", "--seed"]
+    first, second, other = (run(*wish, seed, stdin="A text.")[1] for seed in ("1", "1", "2"))
+    assert first == second != other
+
+
+def test_completion_is_a_script_for_each_shell(run):
+    for shell in ("bash", "zsh", "fish"):
+        assert "_SONARLLM_COMPLETE" in run("completion", shell)[1]
+
+
+NAN = np.full((1, 64), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(("arguments", "stdin", "words"), [
+    (["summarise"], None, "did you mean summarize"),
+    (["summarize", "--frobnicate"], None, "--help"),
+    (["summarize", "none.txt"], None, "no such file"),
+    (["summarize"], "", "empty"),
+    (["summarize"], b"caf\xe9", "iconv"),
+    (["segment"], b"a\0b", "NUL"),
+    (["embed"], b"x" * 1_100_000, "longer than 1,000,000"),
+    (["embed", "--lang", "klingon"], "text", "unknown language"),
+    (["embed", "--lang", "jpn_Jpan", *MODEL], "text", "does not have Japanese"),
+    (["embed", "-m", "tinny"], "text", "tiny"),
+    (["embed", *MODEL, "-o", "e.csv"], "text", "unknown ending"),
+    (["embed", *MODEL, "-o", "no/such/e.npy"], "text", "no/such"),
+    (["embed", *MODEL, "--device", "warp"], "text", "--device cpu"),
+    (["embed", *MODEL, "--dtype", "float31"], "text", "float32"),
+    (["embed", *MODEL, "-b", "0"], "text", "--batch-size"),
+    (["decode", *MODEL], '{"embedding": [1, 2]}', "width 64"),
+    (["decode", *MODEL], "hello", "JSON"),
+    (["decode", "-m", "tiny-llm", "--beam", "0"], "[1]", "--beam 5"),
+    (["generate", "-m", "tiny"], "text", "can't write"),
+    (["summarize", "--sentences", "few"], "text", "--sentences 2"),
+    (["train", "none.toml"], None, "no such recipe"),
+])  # fmt: skip
+def test_mistakes_get_one_line_with_a_cure_and_exit_2(run, arguments, stdin, words):
+    code, out, err = run(*arguments, stdin=stdin)
+    assert (code, out) == (2, "") and words in err and err.count("\n") == 1 and err.startswith("sonarllm: ")
+
+
+def test_embeddings_that_are_not_finite_are_refused(run, tmp_path):
+    np.save(tmp_path / "e.npy", NAN)
+    code, _, err = run("decode", *MODEL, "e.npy")
+    assert code == 2 and "e.npy" in err
+
+
+def test_embeddings_of_another_space_are_refused(run):
+    out = run("embed", *MODEL, "-o", "e.parquet", stdin="text")
+    code, _, err = run("decode", "-m", "mini", "e.parquet")
+    assert out[0] == 0 and code == 2 and "decode with the model that embedded them" in err
+
+
+def test_a_failed_embed_leaves_the_old_file(run, tmp_path):
+    (tmp_path / "e.npy").write_bytes(b"old")
+    assert run("embed", *MODEL, "-o", "e.npy", stdin=b"good\nb\xff\n")[0] == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e.npy", "stdin"]
+    assert (tmp_path / "e.npy").read_bytes() == b"old"
+
+
+def shell(command, home):
+    return subprocess.run(
+        ["bash", "-c", command.replace("sonarllm", f"{sys.executable} -m sonarllm_cli")],
+        capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "SONARLLM_HOME": str(home)},
+    )  # fmt: skip
+
+
+def test_a_closed_pipe_is_quiet_and_a_full_disk_is_not(home):
+    done = shell("yes 'A sentence.' | head -20000 | sonarllm segment | head -1", home)
+    assert (done.stdout, done.stderr) == ("A sentence.\n", "")
+    done = shell("echo 'A text.' | sonarllm segment > /dev/full", home)
+    assert done.returncode == 1 and "No space left" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_is_one_line_and_130(home):
+    done = shell(f"timeout -s INT 3 {sys.executable} -m sonarllm_cli embed -m tiny < <(sleep 8)", home)
+    assert done.stderr.strip().splitlines() == ["sonarllm: interrupted"]
+
+
+def test_models_import_from_the_command_line(run, expected):
+    langs = ",".join(expected["config"]["langs"])
+    files = ["--encoder", str(PARITY / "m2m100_encoder"), "--decoder", str(PARITY / "text_decoder.fairseq1.pt")]
+    files += ["--tokenizer", str(PARITY / "sentencepiece.model"), "--langs", langs, "--heads", "4"]
+    assert run("models", "import", "sonar", "again", *files)[0] == 0
+    assert "again" in run("models", "list")[1]
+    assert run("models", "verify", "again")[0] == 0
+    assert run("models", "rm", "again", "--yes")[0] == 0
+    assert "again" not in run("models", "list")[1]

@@ -1,0 +1,81 @@
+"""The chain composed: prediction with cache and without, stop rules, feedback, no repetition, extraction, citation."""
+
+import pytest
+import torch
+
+from sonarllm_cli.errors import UserError
+from sonarllm_cli.flow.compose import Writing, generate, generate_stream, summarize
+from sonarllm_cli.flow.decode import Search, decode
+from sonarllm_cli.flow.embed import embed_sentences
+from sonarllm_cli.flow.predict import Reader, predict
+
+SHORT = Search(beam=2, max_tokens=8)
+
+
+def context(writer, count=9):
+    return torch.randn(count, writer.space.dim, generator=torch.Generator().manual_seed(count))
+
+
+def test_reading_with_a_cache_predicts_what_the_whole_context_does(writer):
+    document_SD, reader = context(writer), Reader(writer)
+    for cut in ((0, 4), (4, 5), (5, 6), (6, 9)):  # several at once, one, one, several after a cache
+        found = reader.read(document_SD[slice(*cut)])
+        torch.testing.assert_close(found, predict(writer, document_SD[: cut[1]]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("feedback", ["reembed", "latent"])
+def test_what_is_written_equals_the_loop_spelled_out(writer, feedback):
+    document_SD, want = context(writer, 3), []
+    for _ in range(3):
+        next_D = predict(writer, document_SD)
+        text = decode(next_D, model=writer.space, beam=2, max_tokens=8)[0][0].text
+        want.append(text)
+        again_D = embed_sentences([text], "eng_Latn", writer.space)[0]
+        document_SD = torch.cat([document_SD, (again_D if feedback == "reembed" else next_D)[None]])
+    writing = Writing(max_sentences=3, feedback=feedback, search=SHORT, stop_threshold=2)
+    assert [s.text for s in generate_stream(context(writer, 3), writer, writing)] == want
+
+
+@pytest.mark.parametrize("stop", ["predicted", "reembedded"])
+def test_the_text_ends_at_the_threshold_and_the_ending_is_not_written(writer, stop):
+    writing = Writing(max_sentences=4, stop=stop, search=SHORT, stop_threshold=2)
+    free = list(generate_stream(context(writer), writer, writing))
+    top = max(s.ending for s in free)
+    first = next(i for i, s in enumerate(free) if s.ending == top)
+    stopped = Writing(max_sentences=4, stop=stop, search=SHORT, stop_threshold=top - 1e-6)
+    assert len(list(generate_stream(context(writer), writer, stopped))) == first
+    kept = Writing(max_sentences=4, stop=stop, search=SHORT, stop_threshold=-1, min_sentences=2)
+    assert len(list(generate_stream(context(writer), writer, kept))) == 2
+
+
+def test_no_repeat_writes_no_sentence_twice(writer):
+    writing = Writing(max_sentences=6, no_repeat=True, search=Search(beam=5, max_tokens=6), stop_threshold=2)
+    texts = generate("A beginning.", model=writer, writing=writing)
+    assert len(texts) == len(set(texts)) > 1
+
+
+def test_extract_gives_distinct_sentences_of_the_article(writer):
+    article = "The first one is here. A second follows it. Then a third. And a last."
+    found = summarize(article, sentences=3, extract=True, model=writer, writing=Writing(search=SHORT))
+    assert len({s.text for s in found}) == 3
+    assert all(s.text in article for s in found)
+
+
+def test_cite_names_the_nearest_sentences_with_their_cosines(writer):
+    article = ["The first one is here.", "A second follows it.", "Then a third."]
+    found = summarize(" ".join(article), sentences=1, cite=2, model=writer, writing=Writing(search=SHORT))[0]
+    article_SD = embed_sentences(article, "eng_Latn", writer.space)
+    own_D = embed_sentences([found.text], "eng_Latn", writer.space)
+    cosine = torch.nn.functional.cosine_similarity(article_SD, own_D)
+    best = cosine.topk(2)
+    assert [i for i, _, _ in found.sources] == best.indices.tolist()
+    assert [c for _, _, c in found.sources] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+def test_empty_texts_and_impossible_wishes_are_refused(writer):
+    for wish in (lambda: generate(" \n ", model=writer), lambda: summarize("A text.", sentences=0, model=writer)):
+        with pytest.raises(UserError):
+            wish()
+    for options in ({"stop": "x"}, {"feedback": "x"}, {"max_sentences": 0}):
+        with pytest.raises(UserError):
+            Writing(**options)

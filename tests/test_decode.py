@@ -1,0 +1,112 @@
+"""Beam search is sonar-space's, token for token; sampling follows its distribution."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import PARITY
+from safetensors.torch import load_file
+
+from sonarllm_cli.errors import UserError
+from sonarllm_cli.flow.decode import Search, _draw, beam_search, decode, log_softmax
+from sonarllm_cli.flow.embed import embed
+from sonarllm_cli.flow.tokens import EOS, PAD
+
+EMBEDDINGS = load_file(PARITY / "expected.safetensors")["embeddings"]
+
+
+@pytest.mark.parametrize("beam", [1, 5])
+@pytest.mark.parametrize("lang", ["eng_Latn", "fra_Latn"])
+def test_beam_search_equals_sonar_space(space, expected, lang, beam):
+    found = decode(EMBEDDINGS, lang=lang, model=space, beam=beam, max_tokens=28)
+    for (best, *_), want in zip(found, expected["generation"][f"{lang}/beam{beam}"]):
+        assert list(best.ids) == want["tokens"]
+        assert best.text == want["text"]
+        assert best.score == pytest.approx(want["score"], abs=1e-4)
+
+
+def plain_beam_search(space, embedding_1D, prompt, beam, limit):
+    """One sentence, no cache, every candidate of every beam: what the fast search must equal."""
+    decoder = space.net.decoder
+
+    def log_probs(ids):
+        hidden = decoder(torch.tensor([ids]), embedding_1D)[0]
+        return log_softmax(decoder.logits(hidden), space.tokenizer.vocab_size)
+
+    beams = [(log_probs(prompt)[0, prompt[1]].item(), prompt)]
+    done = []
+    for length in range(3, limit + 1):
+        options = []
+        for score, ids in beams:
+            for token, gain in enumerate(log_probs(ids)[-1].tolist()):
+                if token != PAD and (length < limit or token == EOS):
+                    options.append((score + gain, [*ids, token]))
+        options = sorted(options, key=lambda o: -o[0])[: 2 * beam]
+        for score, ids in options[:beam]:
+            if ids[-1] == EOS and len(done) < beam:
+                done.append((tuple(ids[2:]), score / (length - 1)))
+        beams = [o for o in options if o[1][-1] != EOS][:beam]
+        if len(done) == beam:
+            break
+    return sorted(done, key=lambda d: -d[1])
+
+
+def test_beam_search_equals_its_plain_twin(space):
+    with torch.inference_mode():
+        prompt = space.tokenizer.prompt("ita_Latn")
+        fast = beam_search(space, EMBEDDINGS[:3], prompt, Search(beam=3, max_tokens=9))
+        for s in range(3):
+            plain = plain_beam_search(space, EMBEDDINGS[s : s + 1], prompt, 3, 9)
+            assert [ids for ids, _ in fast[s]] == [ids for ids, _ in plain]
+            assert [score for _, score in fast[s]] == pytest.approx([score for _, score in plain], abs=1e-5)
+
+
+def test_a_batch_decodes_as_its_rows_do(space):
+    together = decode(EMBEDDINGS[:5], model=space, max_tokens=12, num_return=2)
+    alone = [decode(e, model=space, max_tokens=12, num_return=2)[0] for e in EMBEDDINGS[:5]]
+    assert [[h.ids for h in hyps] for hyps in together] == [[h.ids for h in hyps] for hyps in alone]
+
+
+def test_max_tokens_counts_prompt_and_end(space):
+    assert all(len(h[0].ids) <= 4 for h in decode(EMBEDDINGS, model=space, max_tokens=6))
+    assert all(h[0].ids[-1] == EOS for h in decode(EMBEDDINGS, model=space, max_tokens=6, temperature=1.0))
+
+
+def test_sampling_repeats_with_a_seed_and_only_then(home):
+    from sonarllm_cli.flow.model import load_space
+    from sonarllm_cli.runtime import choose
+
+    def texts(seed):
+        space = load_space("tiny", choose(seed=seed))
+        return [h.ids for h in decode(EMBEDDINGS[0], model=space, temperature=2.0, num_return=4, max_tokens=9)[0]]
+
+    assert texts(1) == texts(1) != texts(2)
+
+
+def test_top_p_draws_only_from_the_smallest_set_of_that_mass():
+    log_p = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(2000, 1)
+    drawn = _draw(log_p, Search(top_p=0.7), torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) == {0, 1}
+    assert (drawn == 0).float().mean().item() == pytest.approx(0.5 / 0.8, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("bad", "word"),
+    [(np.zeros((2, 3), np.float32), "width"), (np.full((1, 64), np.nan, np.float32), "finite")],
+)
+def test_embeddings_of_another_width_or_not_finite_are_refused(space, bad, word):
+    with pytest.raises(UserError, match=word):
+        decode(bad, model=space)
+
+
+@pytest.mark.parametrize(
+    "options", [{"beam": 0}, {"temperature": 0}, {"top_p": 1.5}, {"max_tokens": 2}, {"beam": 2, "num_return": 3}]
+)
+def test_impossible_searches_are_refused(options):
+    with pytest.raises(UserError):
+        Search(**options)
+
+
+def test_embeddings_equal_sonar_space(space, expected):
+    for row, want in zip(expected["texts"], EMBEDDINGS):
+        found = embed([row["text"]], lang=row["lang"], model=space)[0]
+        np.testing.assert_allclose(found, want.numpy(), atol=1e-5)

@@ -1,0 +1,43 @@
+"""Every command has help with an example, and docs/cli.md is that help. `python tests/test_docs.py` writes it anew."""
+
+from pathlib import Path
+
+import click
+
+from sonarllm_cli.cli import sonarllm
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+
+
+def commands(group, context):
+    """(path, command) of every command under a group, itself included."""
+    yield context.command_path, group, context
+    if isinstance(group, click.Group):
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            yield from commands(command, click.Context(command, info_name=name, parent=context, terminal_width=100))
+
+
+def render() -> str:
+    """The page: each command's --help under its name."""
+    root = click.Context(sonarllm, info_name="sonarllm", terminal_width=100, max_content_width=100)
+    parts = ["# The command line\n\nWhat `--help` says of each command.\n"]
+    parts += [f"\n## {path}\n\n```text\n{command.get_help(ctx).strip()}\n```\n" for path, command, ctx in commands(sonarllm, root)]
+    return "".join(parts)
+
+
+def test_the_page_is_what_help_says():
+    assert PAGE.read_text("utf-8") == render(), "run: python tests/test_docs.py"
+
+
+def test_every_command_has_help_and_an_example():
+    root = click.Context(sonarllm, info_name="sonarllm")
+    for path, command, _ in commands(sonarllm, root):
+        assert command.help, path
+        if not isinstance(command, click.Group):
+            assert "Example" in command.help, path
+            assert f"{path}" in command.help.replace("  ", " "), path
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), "utf-8")

@@ -1,0 +1,82 @@
+"""Objectives and schedules against their formulas."""
+
+import math
+
+import pytest
+import torch
+
+from sonarllm_cli.learn import optim
+from sonarllm_cli.learn.losses import alignment, noised, plain_token_nll, token_nll
+from sonarllm_cli.learn.recipe import Optim
+from sonarllm_cli.learn.sonar_task import garble
+
+
+def test_chunked_loss_and_both_gradients_equal_the_plain_ones():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(11, 6, requires_grad=True), torch.randn(9, 6, requires_grad=True)
+    target = torch.randint(9, (11,))
+    (3 * plain_token_nll(hidden, weight, target)).backward()
+    want = hidden.grad.clone(), weight.grad.clone()
+    hidden.grad = weight.grad = None
+    loss, nll = token_nll(hidden, weight, target, chunk=4)
+    (3 * loss).backward()
+    torch.testing.assert_close((hidden.grad, weight.grad), want)
+    torch.testing.assert_close(nll.mean(), plain_token_nll(hidden, weight, target))
+
+
+def test_the_loss_of_a_hopeless_token_is_finite_and_exact():
+    hidden, weight = torch.tensor([[1.0]]), torch.tensor([[0.0], [500.0]])
+    assert token_nll(hidden, weight, torch.tensor([0]))[0].item() == 500
+
+
+def test_a_frozen_projection_gets_no_gradient():
+    hidden = torch.randn(3, 4, requires_grad=True)
+    weight = torch.randn(5, 4)
+    token_nll(hidden, weight, torch.tensor([0, 1, 2]))[0].backward()
+    assert hidden.grad is not None and weight.grad is None
+
+
+def test_noise_of_amount_zero_is_none_and_of_one_forgets_the_vector():
+    z = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)) * 2 + 5
+    torch.testing.assert_close(noised(z, torch.zeros(4000)), z)
+    drawn = noised(z, torch.ones(4000), torch.Generator().manual_seed(1))
+    assert drawn.mean().item() == pytest.approx(5, abs=0.1) and drawn.std().item() == pytest.approx(2, abs=0.1)
+    assert abs(torch.corrcoef(torch.stack([z[:, 0], drawn[:, 0]]))[0, 1].item()) < 0.05
+
+
+def test_alignment_is_the_mean_squared_difference():
+    assert alignment(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])).item() == 2.5
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "want"),
+    [
+        ("cosine", 0, 0.1),
+        ("cosine", 9, 1.0),
+        ("cosine", 10, 1.0),
+        ("cosine", 55, 0.5),
+        ("cosine", 100, 0.0),
+        ("wsd", 50, 1.0),
+        ("wsd", 80, 1.0),
+        ("wsd", 90, 0.5),
+        ("constant", 99, 1.0),
+    ],
+)
+def test_schedules_at_their_corners(schedule, step, want):
+    settings = Optim(lr=1.0, schedule=schedule, warmup=10, decay=0.2)
+    assert optim.rate(step, 100, settings) == pytest.approx(want, abs=1e-9)
+
+
+def test_muon_takes_the_matrices_and_adamw_the_rest():
+    model = torch.nn.ModuleDict({"embed": torch.nn.Embedding(3, 2), "inner": torch.nn.Linear(2, 2)})
+    muon, adamw = optim.optimizers(model, Optim(name="muon"))
+    assert [p.shape for g in muon.param_groups for p in g["params"]] == [(2, 2)]
+    assert {tuple(p.shape) for g in adamw.param_groups for p in g["params"]} == {(3, 2), (2,)}
+
+
+def test_garbling_keeps_control_tokens_and_other_texts():
+    ids = torch.arange(10, 50).repeat(2, 1)
+    out = garble(ids, torch.tensor([40, 40]), torch.tensor([True, False]), torch.Generator().manual_seed(0))
+    assert out[1].equal(ids[1]) and out[0, 0] == ids[0, 0] and out[0, -1] == ids[0, -1]
+    assert 0 < (out[0] != ids[0]).sum() < 20
+    assert math.isclose((out[0] == 1).sum().item(), 4, abs_tol=4)

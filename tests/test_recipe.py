@@ -1,0 +1,60 @@
+"""Recipes: defaults < recipe < --set; what is wrong is named with its cure."""
+
+from pathlib import Path
+
+import pytest
+
+from sonarllm_cli.errors import UserError
+from sonarllm_cli.learn.recipe import build, config_from, load, to_toml
+from sonarllm_cli.nets.sonar import SonarConfig
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
+
+
+def test_the_recipe_overrides_the_default_and_set_overrides_the_recipe(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('kind = "sonar"\n[optim]\nlr = 1\nwarmup = 7\n')
+    settings = load(str(path), ["optim.lr=3e-4", "data.root=some/where", 'vocabulary.langs=["ita_Latn"]'])
+    assert (settings.optim.lr, settings.optim.warmup, settings.optim.clip) == (3e-4, 7, 1.0)
+    assert (settings.data.root, settings.vocabulary.langs) == ("some/where", ["ita_Latn"])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_printed_settings_read_back_equal(path, tmp_path):
+    settings = load(str(path))
+    copy = tmp_path / "copy.toml"
+    copy.write_text(to_toml(settings.as_dict()), "utf-8")
+    assert load(str(copy)) == settings
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({}, "kind"),
+        ({"kind": "sonr"}, "did you mean 'sonar'"),
+        ({"kind": "sonar", "optim": {"lrr": 1}}, "did you mean optim.lr?"),
+        ({"kind": "sonar", "optim": {"lr": "fast"}}, "optim.lr must be a number"),
+        ({"kind": "sonar", "optim": {"warmup": True}}, "optim.warmup must be a whole number"),
+        ({"kind": "sonar", "optim": 3}, r"write \[optim\]"),
+        ({"kind": "sonar", "data": {"pairs": "x"}}, "data.pairs must be a list"),
+        ({"kind": "sonar", "optim": {"batch_tokens": 64}}, "use optim.batch_tokens = 128"),
+    ],
+)
+def test_errors_name_the_cure(table, words):
+    with pytest.raises(UserError, match=words):
+        build(table)
+
+
+def test_a_models_section_is_checked_too():
+    with pytest.raises(UserError, match="did you mean model.width"):
+        config_from(SonarConfig, {"widht": 3})
+
+
+@pytest.mark.parametrize("text", ["kind = ", "\xff"])
+def test_what_is_not_toml_is_refused(tmp_path, text):
+    path = tmp_path / "r.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError):
+        load(str(path))
+    with pytest.raises(UserError, match="no such recipe"):
+        load(str(tmp_path / "none.toml"))

@@ -1,0 +1,294 @@
+"""Text → sentences: the laws that hold for any text, and exact answers in many languages."""
+
+import re
+import subprocess
+import sys
+import unicodedata
+
+import punkt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sonarllm_cli.errors import UserError
+from sonarllm_cli.flow import segment as module
+from sonarllm_cli.flow.segment import Sentence, segment, segment_stream
+from sonarllm_cli.languages import FLORES, NAMES
+
+ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+# What trips a splitter, far denser than chance has it: white space of all kinds, marks, brackets, bullets, graphemes.
+PIECES = [*" \n\r\t\v\f\x1c\x1f\x85\xa0\u2028\u2029\u3000", *".!?…。！؟।;,:、，—–-()[]\"'“”«»「」と1aA한あ字"]
+PIECES += ["\r\n", "\n\n", "\n- ", "\n1. ", "\na) ", "\n---\n", "Dr. ", "z. B. ", "e.g. ", "No. 5"]
+PIECES += ["e\u0301", "\u200d", "🇩🇪", "👨\u200d👩\u200d👧", "क्ष", "각"]
+NASTY = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
+TEXTS = st.one_of(ANY, NASTY, st.lists(st.one_of(st.text(max_size=10), NASTY), max_size=8).map(" ".join))
+LANGS = st.sampled_from(["eng_Latn", "deu_Latn", "ell_Grek", "zho_Hans", "jpn_Jpan", "hin_Deva", "ukr_Cyrl"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_models_of_the_users_own():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("NLTK_DATA", raising=False)
+        yield
+
+
+def flats(text: str, lang: str = "eng_Latn", **limits) -> list[str]:
+    return [sentence.flat for sentence in segment(text, lang=lang, **limits)]
+
+
+# ---- laws ----
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS, LANGS, st.none() | st.integers(1, 30))
+def test_nothing_but_white_space_is_lost(text, lang, max_chars):
+    at, paragraph, between = 0, 0, []
+    for sentence in segment(text, lang=lang, max_chars=max_chars):
+        assert sentence.text == text[sentence.start : sentence.end] == sentence.text.strip() != ""
+        assert sentence.start >= at and sentence.flat == " ".join(sentence.text.split())
+        assert sentence.paragraph - paragraph in (0, 1)
+        between.append(text[at : sentence.start])
+        at, paragraph = sentence.end, sentence.paragraph
+    assert "".join([*between, text[at:]]).strip() == ""
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS, LANGS)
+def test_no_sentence_holds_a_paragraph_break(text, lang):
+    for sentence in segment(text, lang=lang):
+        assert all(line.strip() for line in sentence.text.splitlines())
+        assert not re.search("[\f\x1c-\x1e\u2029]", sentence.text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, LANGS, st.none() | st.integers(1, 30), st.data())
+def test_a_stream_gives_what_the_whole_text_gives(text, lang, max_chars, data):
+    places = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=10)))
+    chunks = [text[a:b] for a, b in zip([0, *places], [*places, len(text)])]
+    whole = segment(text, lang=lang, max_chars=max_chars)
+    assert list(segment_stream(chunks, lang=lang, max_chars=max_chars)) == whole
+    assert list(segment_stream(text.splitlines(keepends=True), lang=lang, max_chars=max_chars)) == whole
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, LANGS, st.integers(1, 30), st.integers(1, 12))
+def test_every_piece_fits_or_is_a_single_grapheme(text, lang, max_chars, max_bytes):
+    def fits(piece):
+        return len(piece.encode()) <= max_bytes  # as a tokenizer counts: not in characters
+
+    for limits in ({"max_chars": max_chars}, {"fits": fits}, {"max_chars": max_chars, "fits": fits}):
+        for s in segment(text, lang=lang, **limits):
+            small = len(s.flat) <= limits.get("max_chars", 99) and limits.get("fits", str)(s.flat)
+            assert small or all(module._inside_grapheme(s.text, 0, at) for at in range(1, len(s.text)))
+            begins = unicodedata.category(s.text[0])[0] == "M"
+            assert not begins or s.start == 0 or text[s.start - 1].isspace()
+
+
+@settings(max_examples=100, deadline=None)
+@given(TEXTS, st.integers(0, 6))
+def test_a_limit_that_denies_everything_still_ends(text, salt):
+    for fits in (lambda piece: False, lambda piece: (len(piece) + salt) % 3 == 0):
+        pieces = segment(text, fits=fits)
+        assert "".join("".join(piece.text.split()) for piece in pieces) == "".join(text.split())
+
+
+# ---- exact answers ----
+
+
+@pytest.mark.parametrize(
+    "lang, sentences",
+    [
+        ("en", ["Dr. Smith arrived at 5 p.m.", "He left.", "See Fig. 1, e.g. No. 5, by J. R. R. Smith.", "So it is."]),
+        ("en", ["She said “Stop.”", "(It was late.)", "Wow!!!", "Really?!", "The answer is no.", "Everyone left."]),
+        ("en", ["“Stop!” he said.", "“Why?” she asked.", "Pi is 3.14."]),
+        ("de", ["Das ist z. B. ein Satz.", "Und noch einer, z.B. dieser.", "Am 3. Oktober kam Dr. Müller.", "Gut."]),
+        ("it", ["Il sig. Rossi è arrivato alle 5.", "Poi è andato via.", "Il prof. Bianchi dorme."]),
+        ("fr", ["M. Dupont est arrivé à 17 h.", "Il est parti.", "Voir p. 12 : « C'est fini. »", "Ah !"]),
+        ("es", ["El Sr. García llegó a las 5 p.m.", "¿Cómo está Ud. hoy?", "¡Bien!", "La Dra. Ruiz no sabe."]),
+        ("el", ["Τι κάνεις;", "Είμαι καλά.", "Εσύ;"]),
+        ("uk", ["Проф. Іваненко прийшов о 5 год.", "Він жив на вул. Шевченка.", "Так! – сказав він.", "Ні."]),
+        ("ro", ["Dl. Popescu și dr. Ion au venit.", "A plecat la ora 5.", "Bine!"]),
+        ("hu", ["A 3. szám máj. 5. napján kelt el.", "Ez volt a máj.", "Jó!"]),
+        ("hi", ["यह एक वाक्य है।", "डॉ. शर्मा आए।", "क्या हाल है?", "ठीक है."]),
+        ("ar", ["وصل د. أحمد.", "ثم غادر؟", "نعم، ذهب!", "انتهى."]),
+        ("ur", ["یہ ایک جملہ ہے۔", "کیا آپ ٹھیک ہیں؟", "جی ہاں۔"]),
+        ("am", ["ሰላም ነው።", "እንዴት ነህ፧"]),
+        ("ko", ["안녕하세요.", "3.5배 큽니다!", "정말?"]),
+        ("bo", ["བཀྲ་ཤིས།", "བདེ་ལེགས། །"]),
+        ("th", ["สวัสดีครับ วันนี้อากาศดี"]),
+    ],
+)
+def test_sentences_of_a_language_with_spaces(lang, sentences):
+    assert flats(" ".join(sentences), lang) == sentences
+
+
+@pytest.mark.parametrize(
+    "lang, sentences",
+    [
+        ("zh", ["他说：“你好吗？”", "我很好……真的。", "价格是3.14元！", "好吗?", "「是。」", '"对。"', "她说，走。"]),
+        ("ja", ["「えっ！」と言った。", "彼は帰った。", "「はい。」", "倍率は１．５倍です。"]),
+        ("zh", ["“走。”，他说。", "走。"]),
+        ("en", ["Dr. Who 来了。", "再见！", "And so did Mr. Who."]),  # other scripts' full stops are known everywhere
+        ("my", ["မင်္ဂလာပါ။", "နေကောင်းလား။"]),
+    ],
+)
+def test_sentences_of_a_script_without_spaces(lang, sentences):
+    assert flats("".join(sentences), lang) == sentences
+
+
+def test_every_trained_model_is_reached():
+    names = {module._PUNKT.get(code, NAMES[code].casefold()) for code in FLORES}
+    assert set(punkt.available_languages()) - names == {"english_web"} and len(punkt.available_languages()) == 20
+
+
+def test_offsets_and_paragraphs():
+    text = "  One. Two\nlines.\r\n \t\r\nThree.\u2029Four\fFive\n\n\n\nSix"
+    assert segment(text) == [
+        Sentence("One.", 2, 6, 0),
+        Sentence("Two\nlines.", 7, 17, 0),
+        Sentence("Three.", 23, 29, 1),
+        Sentence("Four", 30, 34, 2),
+        Sentence("Five", 35, 39, 3),
+        Sentence("Six", 43, 46, 4),
+    ]
+    assert segment(text)[1].flat == "Two lines."
+    assert flats("One.\xa0Two.\u3000Three z.\tB. three.", "de") == ["One.", "Two.", "Three z. B. three."]
+    assert segment("") == segment(" \n\u2029\n") == []
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x0b", "\x85", "\u2028"])
+def test_a_line_end_of_any_kind_is_a_space_and_two_are_a_paragraph(end):
+    text = f"Hard{end}wrapped.{end}Next{end} \t{end}Apart"
+    assert [(s.flat, s.paragraph) for s in segment(text)] == [("Hard wrapped.", 0), ("Next", 0), ("Apart", 1)]
+
+
+def test_list_items_and_underlines_end_a_sentence():
+    text = "Title\n=====\nWe need\n- milk\n  and eggs\n* bread. Dark.\n1. Go there\n2) Buy\na) all\n• now\nJ. Smith"
+    items = ["Title =====", "We need", "- milk and eggs", "* bread.", "Dark.", "1. Go there", "2) Buy", "a) all"]
+    assert flats(text) == [*items, "• now J. Smith"]
+    assert flats("It costs\n-5 or\n1.5 or so (a)\n(b)\n---\nEnd") == ["It costs -5 or 1.5 or so (a) (b) ---", "End"]
+
+
+# ---- sentences that are too long ----
+
+CLAUSES = ["The first clause, which is short;", "the second (in brackets) is not:"]
+LONG = " ".join([*CLAUSES, "internationalization matters 1,000 times."])
+WORDS = ["The first", "clause,", "which is", "short;", "the second", "(in", "brackets)", "is not:"]
+WORDS += ["internationa", "lization", "matters", "1,000 times."]
+
+
+@pytest.mark.parametrize(
+    "text, limit, pieces",
+    [
+        (LONG, 200, [LONG]),
+        (LONG, 40, [*CLAUSES, "internationalization matters 1,000", "times."]),  # though more words would fit
+        (LONG, 12, WORDS),  # the comma of a number is no clause mark
+        ("one two  three\nfour", 9, ["one two", "three", "four"]),
+        ("one two  three\nfour", 10, ["one two", "three four"]),  # counted as it is embedded: with single spaces
+        ("他来了，我走了，没人知道", 9, ["他来了，我走了，", "没人知道"]),
+        ("نعم، ذهب إلى البيت", 10, ["نعم،", "ذهب إلى", "البيت"]),
+        ("e\u0301e\u0301e\u0301", 3, ["e\u0301", "e\u0301", "e\u0301"]),
+        ("👨\u200d👩\u200d👧👨\u200d👩\u200d👧", 2, ["👨\u200d👩\u200d👧", "👨\u200d👩\u200d👧"]),  # too big, but whole
+        ("🇩🇪🇫🇷🇮🇹", 5, ["🇩🇪🇫🇷", "🇮🇹"]),
+        ("க் க் க்", 5, ["க் க்", "க்"]),  # a word that ends in a virama ends all the same
+        ("ab\u200d cdef", 6, ["ab\u200d", "cdef"]),
+        ("yes — no", 5, ["yes —", "no"]),
+        ("go (now) or", 8, ["go (now)", "or"]),
+    ],
+)
+def test_a_long_sentence_is_cut_at_the_best_place(text, limit, pieces):
+    assert flats(text, max_chars=limit) == pieces
+
+
+def test_a_cut_knows_that_half_a_word_may_count_for_more_than_the_whole():
+    words = "alpha beta gamma delta epsilon zeta eta theta iota"
+
+    def fits(piece):  # as a tokenizer: a known word is one token, a part of it two
+        return sum(1 if word in words.split() else 2 for word in piece.split()) <= 4
+
+    assert flats(words, fits=fits) == ["alpha beta gamma delta", "epsilon zeta eta theta", "iota"]
+
+
+@pytest.mark.parametrize("text", ["a" * 300_000, "ab cd, " * 40_000, "字" * 300_000, ("x, " + "y" * 298 + " ") * 900])
+@pytest.mark.parametrize("limit", [300, 30_000])
+def test_a_cut_asks_little(text, limit):
+    asked = []
+
+    def fits(piece):
+        asked.append(len(piece))
+        return len(piece) <= limit
+
+    pieces = segment(text, fits=fits)
+    assert 0.99 * len(text) / limit <= len(pieces) <= 2.1 * len(text) / limit
+    assert len(asked) < 25 + 10 * len(pieces)  # where trying every length would ask 300 times a piece
+    assert max(asked[1:]) <= 2.2 * limit  # the first asks about the whole
+
+
+def test_a_sentence_that_fits_is_asked_once():
+    asked = []
+    assert len(segment("One. Two, three. Four.", fits=lambda piece: not asked.append(piece))) == len(asked) == 3
+
+
+def test_a_stream_reads_no_further_than_the_paragraph():
+    read = []
+
+    def lines():
+        for number in range(1000):
+            read.append(number)
+            yield f"Line {number}.\n" if number % 3 else "\n"
+
+    stream = segment_stream(lines())
+    assert read == [] and next(stream).text == "Line 1." and read == [0, 1, 2, 3]
+    assert len([next(stream) for _ in range(3)]) == 3 and read[-1] == 6
+
+
+# ---- languages and models ----
+
+
+def test_models_are_loaded_when_needed_and_once(monkeypatch):
+    code = """
+        import sys, sonarllm_cli.flow.segment as module
+        assert not {'punkt', 'nltk', 'torch', 'numpy'} & set(sys.modules)
+        module.segment('Eins. Zwei.', lang='de')
+        assert 'punkt.data.german' in sys.modules and 'punkt.data.english' not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", "\n".join(line.strip() for line in code.splitlines())], check=True)
+    loads = []
+    monkeypatch.setattr(punkt, "load_model", lambda name, load=punkt.load_model: loads.append(name) or load(name))
+    module._boundaries.cache_clear()
+    for lang in ("et", "Estonian", "est_Latn", "et_EE"):
+        segment("Üks. Kaks.", lang=lang)
+    assert loads == ["estonian"]
+
+
+def test_a_wrong_language_or_limit_is_said_at_once():
+    with pytest.raises(UserError, match="did you mean 'deu_Latn'"):
+        segment("Hallo.", lang="germn")
+    with pytest.raises(UserError, match="max_chars of 1 or more"):
+        segment_stream([], max_chars=0)
+
+
+@pytest.fixture
+def nltk_data(tmp_path, monkeypatch):
+    """A user's own model, in which `zqx.` is an abbreviation and `Dr.` is none."""
+    place = tmp_path / "tokenizers" / "punkt_tab" / "english"
+    place.mkdir(parents=True)
+    for name, text in {"abbrev_types.txt": "zqx", "sent_starters.txt": "he", "collocations.tab": "st\tlouis"}.items():
+        (place / name).write_text(text + "\n", encoding="utf-8")
+    (place / "ortho_context.tab").write_text("he\t46\n", encoding="utf-8")
+    monkeypatch.setenv("NLTK_DATA", str(tmp_path))
+    return place
+
+
+def test_nltk_data_of_the_users_own_is_honoured(nltk_data, monkeypatch):
+    text = "The zqx. Smith saw Dr. Brown."
+    assert flats(text) == ["The zqx. Smith saw Dr.", "Brown."]
+    assert flats("Herr Dr. Braun.", "de") == ["Herr Dr. Braun."]  # not there: the one that comes with the program
+    monkeypatch.delenv("NLTK_DATA")
+    assert flats(text) == ["The zqx.", "Smith saw Dr. Brown."]
+
+
+def test_a_broken_model_of_the_users_own_is_an_error_with_a_cure(nltk_data):
+    (nltk_data / "ortho_context.tab").unlink()
+    with pytest.raises(UserError, match="unset NLTK_DATA"):
+        segment("One. Two.")

@@ -1,0 +1,143 @@
+"""Both kinds train on a handful of sentences, resume to the same weights, and give models that run."""
+
+import json
+import lzma
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sonarllm_cli.errors import RunError, UserError
+from sonarllm_cli.flow.compose import Writing, summarize
+from sonarllm_cli.flow.decode import Search
+from sonarllm_cli.flow.embed import embed
+from sonarllm_cli.flow.model import load_space, load_writer
+from sonarllm_cli.learn.loop import Trainer
+from sonarllm_cli.learn.recipe import build
+
+WORDS = "disk file image music network player printer reader server tool".split()
+ENGLISH = [f"{a} {b} for the {c}" for a in WORDS for b in WORDS[:4] for c in WORDS[5:8]]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    with lzma.open(folder / "docs.jsonl.xz", "wt") as file:
+        for i in range(0, 120, 3):
+            print(json.dumps({"title": ENGLISH[i], "paragraphs": [[ENGLISH[i + 1] + ". It is fine."], ["Go on."]]}), file=file)
+    with lzma.open(folder / "pairs.jsonl.xz", "wt") as file:
+        for text in ENGLISH[:60]:
+            print(json.dumps({"lang": "it", "en": text, "it": text.replace("for the", "per il")}), file=file)
+    return folder
+
+
+def sonar(corpus, **optim):
+    return build(
+        {
+            "kind": "sonar",
+            "name": "tiny",
+            "model": {"width": 16, "heads": 2, "ffn": 32, "encoder_layers": 1, "decoder_layers": 1, "embedding": 24}
+            | {"tied": True, "dropout": 0.0, "max_source_tokens": 64, "max_target_tokens": 64},
+            "data": {"root": str(corpus), "documents": ["docs.jsonl.xz"], "pairs": ["pairs.jsonl.xz"], "max_tokens": 64}
+            | {"valid_documents": ["docs.jsonl.xz"], "valid_pairs": []},
+            "vocabulary": {"pieces": 290, "langs": ["eng_Latn", "ita_Latn"]},
+            "optim": {"steps": 12, "batch_tokens": 400, "warmup": 2, "lr": 3e-3} | optim,
+            "loss": {"noise_share": 0.2, "mix_share": 0.2},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    Trainer(sonar(corpus), folder / "sonar").run()
+    return folder
+
+
+def test_the_loss_falls_and_the_model_runs(trained):
+    lines = [json.loads(line) for line in (trained / "sonar/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 12 and "valid_ae_eng" not in lines[-1]  # all of it was seen in training
+    space = load_space(str(trained / "sonar/model"))
+    assert embed(["disk tool for the player"], model=space).shape == (1, 24)
+
+
+def test_more_steps_lower_the_loss(corpus, tmp_path):
+    Trainer(sonar(corpus, steps=60, name="muon"), tmp_path / "r").run()
+    lines = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
+    losses = [line["nll"] for line in lines if "nll" in line]
+    assert losses[-1] < losses[0] - 0.5
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_resumed_run_ends_in_the_same_weights(corpus, tmp_path, name):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    Trainer(sonar(corpus, name=name), whole).run()
+    trainer = Trainer(sonar(corpus, name=name), broken)
+    step = trainer.train_step
+
+    def step_and_ask_to_stop(batches, total):
+        trainer.stop = trainer.step == 6
+        return step(batches, total)
+
+    trainer.train_step = step_and_ask_to_stop
+    with pytest.raises(RunError, match="stopped at step 7 of 12"):
+        trainer.run()
+    with pytest.raises(UserError, match="--resume"):
+        Trainer(sonar(corpus, name=name), broken)
+    Trainer(sonar(corpus, name=name), broken, resume=True).run()
+    a, b = (load_file(folder / "model/model.safetensors") for folder in (whole, broken))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move(corpus, tmp_path):
+    trainer = Trainer(sonar(corpus), tmp_path / "r")
+    before = {k: v.clone() for k, v in trainer.task.model.state_dict().items()}
+    trainer.task.loss = lambda batch, generator: (torch.tensor(float("nan"), requires_grad=True), {"tokens": 1})
+    with pytest.raises(RunError, match="nan"):
+        trainer.run()
+    assert all(torch.equal(v, before[k]) for k, v in trainer.task.model.state_dict().items())
+
+
+def concept(corpus, sonar, **changes):
+    return build(
+        {
+            "kind": "sonar-llm",
+            "name": "tiny-llm",
+            "sonar": str(sonar),
+            "model": {"width": 16, "ffn": 32, "layers": 1, "heads": 2, "head_size": 8},
+            "data": {"root": str(corpus), "documents": ["docs.jsonl.xz"], "valid_documents": ["docs.jsonl.xz"]}
+            | {"max_tokens": 64},
+            "optim": {"steps": 6, "batch_tokens": 300, "documents": 8, "warmup": 2},
+        }
+        | changes
+    )
+
+
+def test_a_concept_model_trains_through_the_frozen_decoder_and_writes(corpus, trained, tmp_path):
+    before = load_file(trained / "sonar/model/model.safetensors")
+    figures = Trainer(concept(corpus, trained / "sonar/model"), tmp_path / "r").run()
+    assert figures["valid_title_nll"] < 8
+    assert all(torch.equal(v, before[k]) for k, v in load_file(trained / "sonar/model/model.safetensors").items())
+    writer = load_writer(str(tmp_path / "r/model"), space=str(trained / "sonar/model"))
+    found = summarize("disk tool. It is fine.", sentences=2, model=writer, writing=Writing(search=Search(max_tokens=9)))
+    assert len(found) == 2
+
+
+def test_micro_batches_do_not_change_the_gradient(corpus, trained, tmp_path):
+    grads = []
+    for tokens in (300, 64):
+        settings = concept(corpus, trained / "sonar/model", optim={"batch_tokens": tokens, "documents": 8})
+        trainer = Trainer(settings.__class__(**{**vars(settings), "data": settings.data}), tmp_path / str(tokens))
+        batches = trainer._epoch()[0]
+        for batch in batches:
+            trainer.task.loss(batch, torch.Generator().manual_seed(0))[0].backward()
+        grads.append((len(batches), trainer.task.model.project_in.weight.grad))
+    assert grads[0][0] < grads[1][0]
+    torch.testing.assert_close(grads[0][1], grads[1][1], atol=1e-6, rtol=1e-4)
+
+
+def test_a_concept_model_refuses_another_space(corpus, trained, tmp_path):
+    Trainer(concept(corpus, trained / "sonar/model"), tmp_path / "r").run()
+    Trainer(sonar(corpus, steps=2), tmp_path / "other").run()
+    with pytest.raises(UserError, match="was trained in the space"):
+        load_writer(str(tmp_path / "r/model"), space=str(tmp_path / "other/model"))
