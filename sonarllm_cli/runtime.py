@@ -41,9 +41,7 @@ class Runtime:
         return generator
 
 
-def choose(
-    device: str = "auto", dtype: str = "auto", threads: int | None = None, seed: int | None = None
-) -> Runtime:
+def choose(device: str = "auto", dtype: str = "auto", threads: int | None = None, seed: int | None = None) -> Runtime:
     """`auto` is the first GPU, else the CPU; float32 on a CPU, bfloat16 on a GPU that has it, else float16.
 
     Raises UserError for a device or dtype that this machine has not.

@@ -274,10 +274,13 @@ class Bomb:
         return os.mkdir, (self.mark,)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
-def test_a_pickle_that_runs_code_does_not(save, tmp_path):
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [(torch.save, "could run code"), (lambda value, path: path.write_bytes(pickle.dumps(value)), "no checkpoint")],
+)
+def test_a_pickle_that_runs_code_does_not(save, message, tmp_path):
     save({"model": state(SPACE["encoder"]), "args": Bomb(str(tmp_path / "boom"))}, tmp_path / "bomb.pt")
-    with pytest.raises(UserError, match=r"could run code|no checkpoint"):
+    with pytest.raises(UserError, match=message):
         convert.import_sonar("bad", **SPACE | {"encoder": tmp_path / "bomb.pt"})
     assert not (tmp_path / "boom").exists()
 
@@ -350,6 +353,12 @@ def test_grouped_queries_and_newer_rotary_keys(tmp_path):
     model = model_dir.read_config(made)["model"]
     assert (model["kv_heads"], model["rope_theta"], model["rope_factor"]) == (2, 500_000.0, 32.0)
     assert load_writer("grouped").net(torch.ones(1, 3, 64)).isfinite().all()
+
+
+def test_heads_that_nobody_named_are_announced(caplog):
+    made = convert.import_sonar("space", **SPACE | {"heads": None})
+    assert model_dir.read_config(made)["model"]["heads"] == 1
+    assert "taking 1 heads of 64 for 64; name others with --heads" in caplog.text
 
 
 def test_a_name_that_is_taken():

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.decode import Search, _draw, beam_search, decode, log_softmax
 from sonarllm_cli.flow.embed import embed
-from sonarllm_cli.flow.tokens import EOS, PAD
+from sonarllm_cli.tokens import EOS, PAD
 
 EMBEDDINGS = load_file(PARITY / "expected.safetensors")["embeddings"]
 

@@ -22,7 +22,10 @@ def render() -> str:
     """The page: each command's --help under its name."""
     root = click.Context(sonarllm, info_name="sonarllm", terminal_width=100, max_content_width=100)
     parts = ["# The command line\n\nWhat `--help` says of each command.\n"]
-    parts += [f"\n## {path}\n\n```text\n{command.get_help(ctx).strip()}\n```\n" for path, command, ctx in commands(sonarllm, root)]
+    parts += [
+        f"\n## {path}\n\n```text\n{command.get_help(ctx).strip()}\n```\n"
+        for path, command, ctx in commands(sonarllm, root)
+    ]
     return "".join(parts)
 
 

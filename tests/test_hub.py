@@ -117,6 +117,7 @@ def server(published):
     server.url = f"http://127.0.0.1:{server.server_port}"
     yield server
     server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -180,8 +181,8 @@ def test_a_repository_in_our_layout_is_copied(published):
 @pytest.mark.parametrize(
     "change", [{"files": []}, {"files": {}}, {"files": {"model.safetensors": "", "../x": ""}}, {"sonar": "x"}]
 )
-def test_a_config_that_lies(change, published, monkeypatch):
-    folder = published / "me" / f"lies-{len(list((published / 'me').iterdir())) if (published / 'me').is_dir() else 0}"
+def test_a_config_that_lies(change, published, home):
+    folder = published / "me" / home.name
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"kind": "sonar-llm", "files": {"model.safetensors": ""}} | change))
     with pytest.raises(UserError, match="lacks hashes of its files"):

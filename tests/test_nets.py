@@ -38,7 +38,9 @@ def test_decoding_step_by_step_equals_all_at_once():
     decoder = tiny().decoder
     ids, e_BD = torch.randint(50, (2, 70)), torch.randn(2, 16)
     caches, cross = [KVCache(4) for _ in decoder.layers], decoder.cross(e_BD)
-    steps = [decoder.step(ids[:, :3], cross, caches)] + [decoder.step(ids[:, t : t + 1], cross, caches) for t in range(3, 70)]
+    steps = [decoder.step(ids[:, :3], cross, caches)] + [
+        decoder.step(ids[:, t : t + 1], cross, caches) for t in range(3, 70)
+    ]
     torch.testing.assert_close(torch.cat(steps, 1), decoder(ids, e_BD), atol=1e-5, rtol=1e-5)
 
 
@@ -56,7 +58,9 @@ def test_a_cache_keeps_the_chosen_rows_in_order():
 def test_fused_and_plain_attention_agree(causal):
     q, k, v = torch.randn(3, 2, 2, 6, 8).unbind(0)
     mask = None if causal else (torch.rand(2, 1, 6, 6) < 0.7) | torch.eye(6, dtype=torch.bool)
-    torch.testing.assert_close(attend(q, k, v, mask=mask, causal=causal), plain_attend(q, k, v, mask=mask, causal=causal))
+    torch.testing.assert_close(
+        attend(q, k, v, mask=mask, causal=causal), plain_attend(q, k, v, mask=mask, causal=causal)
+    )
 
 
 def test_positions_begin_at_step_two_sines_first():
@@ -80,5 +84,5 @@ def test_grouped_queries_equal_repeated_keys():
 def test_impossible_shapes_name_the_cure():
     with pytest.raises(UserError, match="use 96 or 112"):
         SonarConfig(width=100, heads=8)
-    with pytest.raises(UserError, match="use model.kv_heads = 2"):
+    with pytest.raises(UserError, match=r"use model\.kv_heads = 2"):
         LlamaConfig(heads=6, kv_heads=4)

@@ -46,7 +46,7 @@ def test_errors_name_the_cure(table, words):
 
 
 def test_a_models_section_is_checked_too():
-    with pytest.raises(UserError, match="did you mean model.width"):
+    with pytest.raises(UserError, match=r"did you mean model\.width"):
         config_from(SonarConfig, {"widht": 3})
 
 

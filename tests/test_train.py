@@ -15,7 +15,7 @@ from sonarllm_cli.flow.model import load_space, load_writer
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build
 
-WORDS = "disk file image music network player printer reader server tool".split()
+WORDS = ["disk", "file", "image", "music", "network", "player", "printer", "reader", "server", "tool"]
 ENGLISH = [f"{a} {b} for the {c}" for a in WORDS for b in WORDS[:4] for c in WORDS[5:8]]
 
 
@@ -24,7 +24,10 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     with lzma.open(folder / "docs.jsonl.xz", "wt") as file:
         for i in range(0, 120, 3):
-            print(json.dumps({"title": ENGLISH[i], "paragraphs": [[ENGLISH[i + 1] + ". It is fine."], ["Go on."]]}), file=file)
+            print(
+                json.dumps({"title": ENGLISH[i], "paragraphs": [[ENGLISH[i + 1] + ". It is fine."], ["Go on."]]}),
+                file=file,
+            )
     with lzma.open(folder / "pairs.jsonl.xz", "wt") as file:
         for text in ENGLISH[:60]:
             print(json.dumps({"lang": "it", "en": text, "it": text.replace("for the", "per il")}), file=file)

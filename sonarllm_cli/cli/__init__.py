@@ -79,13 +79,15 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         code = _complain("interrupted", 130, debug=False)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush has somewhere to go
         code = 0
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = _complain(f"{error.filename or 'standard output'}: {error.strerror or error}", 1, debug)
     except MemoryError:
         code = _complain("out of memory; use a smaller --batch-size, or --dtype bfloat16", 1, debug)
+    try:
+        sys.stdout.flush()
+    except OSError:  # a closed pipe, a full disk: give the interpreter's own last flush somewhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -59,9 +59,9 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`-m`, `--device`, `--dtype`, `-b`, `--seed`, `-q`, `--debug`; the command gets them as one `compute`."""
 
     @functools.wraps(command)
-    def wrapped(model: str, device: str, dtype: str, batch_size: str, seed: int | None, quiet: bool, **rest: Any) -> Any:
-        compute = Compute(model, device, dtype, _batch(batch_size), seed, quiet)
-        return command(compute=compute, **rest)
+    def wrapped(batch_size: str, **values: Any) -> Any:
+        own = {name: values.pop(name) for name in ("model", "device", "dtype", "seed", "quiet")}
+        return command(compute=Compute(batch_size=_batch(batch_size), **own), **values)
 
     for option in (
         click.option("--seed", type=int, help="Seed of what is random."),

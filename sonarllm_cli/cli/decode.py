@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import click
 
-from .common import Compute, compute_options, file_argument, json_option, lang_option, line, output_option
-from .common import progress, search_options
+from .common import (
+    Compute,
+    compute_options,
+    file_argument,
+    json_option,
+    lang_option,
+    line,
+    output_option,
+    progress,
+    search_options,
+)
 
 
 @click.command()
@@ -35,13 +44,10 @@ def decode(
       echo "Un lettore di musica." | sonarllm embed --lang it | sonarllm decode --lang en
     """
     from ..files import open_output
-    from ..flow.decode import Search
-    from ..flow.decode import decode_stream
+    from ..flow.decode import Search, decode_stream
     from ..flow.vectors import read_embeddings
 
-    search = Search(
-        beam=beam, temperature=temperature, top_p=top_p, num_return=num_return, max_tokens=max_tokens
-    )
+    search = Search(beam=beam, temperature=temperature, top_p=top_p, num_return=num_return, max_tokens=max_tokens)
     batches = read_embeddings(file)
     with open_output(output) as out:
         found = decode_stream(batches, lang, compute.model, compute.runtime, search, compute.batch_size)

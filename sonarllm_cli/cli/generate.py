@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import click
 
-from .common import Compute, compute_options, file_argument, json_option, lang_option, line, output_option
-from .common import search_options
+from .common import (
+    Compute,
+    compute_options,
+    file_argument,
+    json_option,
+    lang_option,
+    line,
+    output_option,
+    search_options,
+)
 
 
 @click.command()

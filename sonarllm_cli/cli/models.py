@@ -218,7 +218,7 @@ def import_sonar_llm(name: str, **options: Any) -> None:
 def _langs(text: str | None) -> list[str] | None:
     from pathlib import Path
 
-    from ..flow.files import read_text
+    from ..files import read_text
 
     if text is None:
         return None

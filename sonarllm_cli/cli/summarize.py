@@ -5,8 +5,16 @@ from __future__ import annotations
 import click
 
 from ..errors import UserError
-from .common import Compute, compute_options, file_argument, json_option, lang_option, line, output_option
-from .common import search_options
+from .common import (
+    Compute,
+    compute_options,
+    file_argument,
+    json_option,
+    lang_option,
+    line,
+    output_option,
+    search_options,
+)
 
 
 @click.command()
@@ -61,7 +69,10 @@ def summarize(
     )
     with open_output(output) as out:
         for s in found:
-            sources = [{"sentence": i + 1, "text": t, "cosine": round(c, 4)} for i, t, c in s.sources]
-            print(line({"text": s.text, "score": round(s.score, 6), "sources": sources}) if as_json else s.text, file=out)
-            for source in sources if cite and not as_json else []:
-                print("  {cosine:.3f}  [{sentence}] {text}".format(**source), file=out)
+            if as_json:
+                sources = [{"sentence": i + 1, "text": text, "cosine": round(c, 4)} for i, text, c in s.sources]
+                print(line({"text": s.text, "score": round(s.score, 6), "sources": sources}), file=out)
+                continue
+            print(s.text, file=out)
+            for i, text, cosine in s.sources if cite else []:
+                print(f"  {cosine:.3f}  [{i + 1}] {text}", file=out)

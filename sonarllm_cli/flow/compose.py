@@ -1,6 +1,6 @@
 """The chain composed: a beginning → its continuation, an article → its summary. No tensor code of its own.
 
-    for sentence in generate_stream(["Once upon a time."], writer, Writing()): print(sentence.text)
+for sentence in generate_stream(["Once upon a time."], writer, Writing()): print(sentence.text)
 """
 
 from __future__ import annotations

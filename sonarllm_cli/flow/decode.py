@@ -20,8 +20,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..nets.layers import KVCache
 from ..runtime import Runtime, shrinking
+from ..tokens import EOS, PAD
 from .model import DEFAULT, Space, load_space
-from .tokens import EOS, PAD
 from .vectors import EmbeddingBatch
 
 
@@ -53,7 +53,7 @@ class Search:
         if self.max_tokens < 4:
             raise UserError(f"max-tokens {self.max_tokens} leaves no room for a word", "use 4 or more")
         if self.temperature is not None and not self.temperature > 0:
-            raise UserError(f"temperature {self.temperature} is not above 0", "use 0.6, or leave it out for beam search")
+            raise UserError(f"temperature {self.temperature} is not above 0", "use 0.6, or none for beam search")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top-p {self.top_p} is not in (0, 1]", "use 0.9")
         if not self.samples and self.num_return > self.beam:
@@ -221,10 +221,8 @@ def sample(
     done = [False] * rows
     for length in range(len(prompt) + 1, limit + 1):
         log_RV[:, PAD] = -torch.inf
-        if length == limit:
-            next_R = torch.full((rows,), EOS, device=log_RV.device)
-        else:
-            next_R = _draw(log_RV, search, generator)
+        last = length == limit  # that place is for </s>
+        next_R = torch.full((rows,), EOS, device=log_RV.device) if last else _draw(log_RV, search, generator)
         gain = log_RV.gather(1, next_R[:, None])[:, 0].tolist()
         for row, token in enumerate(next_R.tolist()):
             if not done[row]:

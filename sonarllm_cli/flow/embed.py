@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..runtime import Runtime, by_length, shrinking
+from ..tokens import EOS
 from .model import DEFAULT, Space, load_space
 from .segment import segment
-from .tokens import EOS
 
 ON_LONG = ("truncate", "split", "error")
 CHUNK = 4096  # texts held at once; batches are sorted by length within a chunk

@@ -1,7 +1,7 @@
 """Models ready to run: a space (tokenizer, encoder, decoder) and a concept model in it.
 
-    space = load_space("mini-sonar", runtime)
-    writer = load_writer("mini", runtime)      # with its space
+space = load_space("mini-sonar", runtime)
+writer = load_writer("mini", runtime)      # with its space
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ..errors import UserError
 from ..nets.sonar import Sonar, SonarConfig
 from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
 from ..runtime import Runtime, choose
+from ..tokens import Tokenizer
 from ..weights import model_dir, registry
-from .tokens import Tokenizer
 
 DEFAULT = "mini"  # the embedded concept model; its space is embedded too
 

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 import numpy as np
 
 from sonarllm_cli.errors import RunError, UserError
-from sonarllm_cli.flow.files import (
+from sonarllm_cli.files import (
     PathName,
     atomic_file,
     check_target,

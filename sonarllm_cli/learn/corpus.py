@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..flow.files import numbered_lines, open_bytes, parse_json
+from ..files import numbered_lines, open_bytes, parse_json
 from ..flow.segment import segment
-from ..flow.tokens import EOS, Tokenizer
 from ..languages import resolve
 from ..runtime import log
+from ..tokens import EOS, Tokenizer
 from .recipe import Data
 
 
@@ -69,7 +69,9 @@ def document_sentences(row: dict[str, Any], lang: str) -> tuple[str, list[str]]:
     elif "text" in row:
         blocks = [row["text"]]
     else:
-        raise UserError(f"a document has no text (it has {', '.join(row)})", 'give rows {"text": …} or {"paragraphs": …}')
+        raise UserError(
+            f"a document has no text (it has {', '.join(row)})", 'give rows {"text": …} or {"paragraphs": …}'
+        )
     return row.get("title", ""), [s for block in blocks for s in block_sentences(block, lang)]
 
 
@@ -117,9 +119,7 @@ def sentences(docs: Sequence[tuple[str, list[str]]]) -> list[str]:
     return list(dict.fromkeys(s for title, body in docs for s in [title, *body] if s))
 
 
-def tokenise(
-    mono: Sequence[str], pairs: Sequence[tuple[str, str, str]], tokenizer: Tokenizer, data: Data
-) -> Pairs:
+def tokenise(mono: Sequence[str], pairs: Sequence[tuple[str, str, str]], tokenizer: Tokenizer, data: Data) -> Pairs:
     """Sentences and pairs → ids. One longer than `data.max_tokens`, control tokens included, is left out (a pair with
     its other side) and counted."""
     paired = {a for a, _, _ in pairs}

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RunError, UserError
-from ..flow.files import atomic_file, atomic_write
+from ..files import atomic_file, atomic_write
 from ..runtime import log
 from . import optim
 from .recipe import Settings, load, to_toml
@@ -29,7 +29,8 @@ from .recipe import Settings, load, to_toml
 class Task(Protocol):
     """What a kind of model brings to the loop."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module: ...
 
     def epoch(self, number: int) -> list[Any]: ...
     def steps(self, epoch: list[Any]) -> Iterator[list[Any]]: ...
@@ -113,7 +114,7 @@ class Trainer:
         """Optimisation steps of the whole run."""
         return self.settings.optim.steps or max(1, math.ceil(per_epoch * self.settings.optim.epochs))
 
-    def train_step(self, batches: list[Any], total: int) -> dict[str, float]:
+    def train_step(self, batches: list[Any], total: int) -> dict[str, Any]:
         """One optimisation step over its micro-batches; → what to log."""
         generator = torch.Generator().manual_seed(self.settings.run.seed * 1_000_003 + self.step)
         rate = optim.rate(self.step, total, self.settings.optim)
@@ -207,7 +208,8 @@ class Trainer:
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:
-            raise UserError(f"{path} can't be read: {error}", "delete it; --resume then takes the one before") from error
+            cure = "delete it; --resume then takes the one before"
+            raise UserError(f"{path} can't be read: {error}", cure) from error
         self.task.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
@@ -262,5 +264,3 @@ def train(recipe: str, output: str, *, overrides: list[str] | None = None, resum
     """Run a recipe into the folder `output`; → the final validation's figures."""
     settings = load(recipe, overrides or [])
     return Trainer(settings, Path(output), resume=resume).run()
-
-

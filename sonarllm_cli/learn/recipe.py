@@ -1,6 +1,6 @@
 """Recipes: TOML → validated settings. Defaults < recipe < `--set`; an unknown key is an error with the nearest name.
 
-    settings = load("recipes/mini/sonar.toml", ["optim.lr=1e-3"])
+settings = load("recipes/mini/sonar.toml", ["optim.lr=1e-3"])
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..flow.embed import encode
 from ..flow.model import ENDING, MARKER, load_space
-from ..flow.tokens import EOS
 from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
 from ..runtime import by_length, choose, log
+from ..tokens import EOS
 from ..weights import model_dir
 from . import corpus
 from .losses import token_nll
@@ -90,9 +90,7 @@ class SonarLLMTask:
         self.table.embed(self)
         known_ND = self.table.embeddings_ND[2:]
         self.std_D = known_ND.std(0)
-        self.config: SonarLLMConfig = config_from(
-            SonarLLMConfig, {"embedding": self.space.dim, **settings.model}
-        )
+        self.config: SonarLLMConfig = config_from(SonarLLMConfig, {"embedding": self.space.dim, **settings.model})
         if self.config.embedding != self.space.dim:
             raise UserError(
                 f"model.embedding is {self.config.embedding}, {self.space.name} has width {self.space.dim}",

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..flow.model import load_space
-from ..flow.tokens import UNK, Tokenizer
 from ..nets.sonar import Sonar, SonarConfig
 from ..runtime import choose, log
+from ..tokens import UNK, Tokenizer
 from ..weights import model_dir
 from . import corpus
-from .losses import noised, alignment, token_nll
+from .losses import alignment, noised, token_nll
 from .recipe import Settings, config_from
 
 
@@ -203,5 +203,3 @@ def garble(ids: Tensor, length_B: Tensor, which_B: Tensor, generator: torch.Gene
         pick = torch.randint(len(words), (int(swap_BT.sum()),), generator=generator)
         out[swap_BT] = words[pick]
     return out
-
-

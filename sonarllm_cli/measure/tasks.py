@@ -10,6 +10,7 @@ import hashlib
 import platform
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ Result = tuple[dict[str, float], list[Sample]]
 MOST_WORDS = 30  # of a sentence to auto-encode
 
 
+@dataclass(frozen=True)
+class Wish:
+    """How a task is run: where, less which texts, on how many of each language, by which search and draw."""
+
+    runtime: Runtime
+    seen: list[str]
+    limit: int
+    beam: int
+    seed: int
+
+
 def evaluate(
     task: str,
     model: str,
@@ -46,7 +58,8 @@ def evaluate(
     if task not in TASKS:
         raise UserError(f"no task {task!r}", f"use one of {', '.join(TASKS)}")
     settings = {"task": task, "model": model, "limit": limit, "beam": beam, "seed": seed, "unseen only": bool(seen)}
-    figures, samples = TASKS[task](model, list(data), list(seen), limit, beam, seed, runtime)
+    wish = Wish(runtime, list(seen), limit, beam, seed)
+    figures, samples = TASKS[task](model, list(data), wish)
     return {
         "figures": {name: round(value, 2) for name, value in figures.items()},
         "settings": settings,
@@ -56,14 +69,14 @@ def evaluate(
     }
 
 
-def autoencode(model: str, data: list[str], seen: list[str], limit: int, beam: int, seed: int, runtime: Runtime) -> Result:
+def autoencode(model: str, data: list[str], run: Wish) -> Result:
     """Embed and decode in the same language: BLEU and exact match, by language, of sentences up to 30 words."""
-    space = load_space(model, runtime)
+    space = load_space(model, run.runtime)
     figures: dict[str, float] = {}
     samples: list[Sample] = []
-    for lang, texts in sorted(_by_language(data, seen).items()):
-        texts = _draw([t for t in texts if len(t.split()) <= MOST_WORDS], limit, seed)
-        found = _decoded(embed_sentences(texts, lang, space), lang, space, beam)
+    for lang, texts in sorted(_by_language(data, run.seen).items()):
+        texts = _draw([t for t in texts if len(t.split()) <= MOST_WORDS], run.limit, run.seed)
+        found = _decoded(embed_sentences(texts, lang, space), lang, space, run.beam)
         figures |= {
             f"{lang} BLEU": metrics.bleu(found, texts),
             f"{lang} exact": metrics.exact(found, texts),
@@ -73,15 +86,15 @@ def autoencode(model: str, data: list[str], seen: list[str], limit: int, beam: i
     return figures, samples
 
 
-def translate(model: str, data: list[str], seen: list[str], limit: int, beam: int, seed: int, runtime: Runtime) -> Result:
+def translate(model: str, data: list[str], run: Wish) -> Result:
     """Embed in one language, decode in English: chrF and BLEU by language."""
-    space = load_space(model, runtime)
+    space = load_space(model, run.runtime)
     figures: dict[str, float] = {}
     samples: list[Sample] = []
-    for lang, pairs in sorted(_pairs(data, seen).items()):
-        pairs = _draw(pairs, limit, seed)
+    for lang, pairs in sorted(_pairs(data, run.seen).items()):
+        pairs = _draw(pairs, run.limit, run.seed)
         english = [a for a, _ in pairs]
-        found = _decoded(embed_sentences([b for _, b in pairs], lang, space), "eng_Latn", space, beam)
+        found = _decoded(embed_sentences([b for _, b in pairs], lang, space), "eng_Latn", space, run.beam)
         figures |= {
             f"{lang} chrF": metrics.chrf(found, english),
             f"{lang} BLEU": metrics.bleu(found, english),
@@ -91,12 +104,12 @@ def translate(model: str, data: list[str], seen: list[str], limit: int, beam: in
     return figures, samples
 
 
-def xsim(model: str, data: list[str], seen: list[str], limit: int, beam: int, seed: int, runtime: Runtime) -> Result:
+def xsim(model: str, data: list[str], run: Wish) -> Result:
     """How often a text's translation is not its nearest neighbour, both ways, by language."""
-    space = load_space(model, runtime)
+    space = load_space(model, run.runtime)
     figures: dict[str, float] = {}
-    for lang, pairs in sorted(_pairs(data, seen).items()):
-        pairs = [p for p in dict.fromkeys(_draw(pairs, limit, seed))]
+    for lang, pairs in sorted(_pairs(data, run.seen).items()):
+        pairs = [p for p in dict.fromkeys(_draw(pairs, run.limit, run.seed))]
         a_ND = embed_sentences([a for a, _ in pairs], "eng_Latn", space)
         b_ND = embed_sentences([b for _, b in pairs], lang, space)
         figures |= {
@@ -107,11 +120,12 @@ def xsim(model: str, data: list[str], seen: list[str], limit: int, beam: int, se
     return figures, []
 
 
-def summaries(model: str, data: list[str], seen: list[str], limit: int, beam: int, seed: int, runtime: Runtime) -> Result:
+def summaries(model: str, data: list[str], run: Wish) -> Result:
     """Body → title in one sentence: ROUGE-L and METEOR, beside the body's first sentence (Lead-1)."""
-    writer: Writer = load_writer(model, runtime)
-    rows = _draw([(t, b) for t, b in corpus.documents(Data(), data) if t and b and t not in set(seen)], limit, seed)
-    writing = Writing(no_repeat=True, search=Search(beam=beam))
+    seen = set(run.seen)
+    writer: Writer = load_writer(model, run.runtime)
+    rows = _draw([(t, b) for t, b in corpus.documents(Data(), data) if t and b and t not in seen], run.limit, run.seed)
+    writing = Writing(no_repeat=True, search=Search(beam=run.beam))
     found = [
         summarize("\n\n".join(body), sentences=1, lang=writer.lang, model=writer, writing=writing)[0].text
         for _, body in rows
@@ -140,7 +154,8 @@ def seen_texts(data: Sequence[str]) -> list[str]:
 
 def _by_language(data: list[str], seen: list[str]) -> dict[str, list[str]]:
     """Distinct sentences of documents and pairs by language, less those seen."""
-    known, out = set(seen), {}
+    known = set(seen)
+    out: dict[str, list[str]] = {}
     documents, pairs = _split(data)
     out["eng_Latn"] = corpus.sentences(corpus.documents(Data(), documents))
     for a, b, lang in corpus.translations(Data(), pairs):
@@ -151,7 +166,8 @@ def _by_language(data: list[str], seen: list[str]) -> dict[str, list[str]]:
 
 def _pairs(data: list[str], seen: list[str]) -> dict[str, list[tuple[str, str]]]:
     """(English, other) by the other language, neither seen."""
-    known, out = set(seen), {}
+    known = set(seen)
+    out: dict[str, list[tuple[str, str]]] = {}
     for a, b, lang in corpus.translations(Data(), _split(data)[1]):
         if a not in known and b not in known:
             out.setdefault(lang, []).append((a, b))

@@ -81,9 +81,7 @@ class LlamaLayer(nn.Module):
         self.gate_up_proj = nn.Linear(config.width, 2 * config.ffn, bias=False)
         self.down_proj = nn.Linear(config.ffn, config.width, bias=False)
 
-    def forward(
-        self, x_BSM: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
+    def forward(self, x_BSM: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None) -> Tensor:
         B, S, _ = x_BSM.shape
         qkv = self.qkv_proj(self.attn_norm(x_BSM)).view(B, S, -1, self.head_size).transpose(1, 2)
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 1)

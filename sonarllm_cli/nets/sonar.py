@@ -182,7 +182,7 @@ class SonarDecoder(nn.Module):
 
     def cross(self, embedding_BD: Tensor) -> list[Tensor]:
         """What each layer adds for a text, once for all its steps and beams: embedding_BD → L × cross_BM."""
-        return [layer.cross(embedding_BD) for layer in self.layers]
+        return [layer.cross(embedding_BD) for layer in self.layers]  # type: ignore[operator]
 
     def step(self, ids_BT: Tensor, cross_LBM: list[Tensor], caches: list[KVCache] | None) -> Tensor:
         """New tokens after those in `caches`: ids_BT, L × cross_BM → hidden_BTM. Only one token at a time once
@@ -213,14 +213,14 @@ class Sonar(nn.Module):
     def init_(self) -> Sonar:
         """Scale down what each residual branch adds at the start, by 1/√(2L) (Radford et al. 2019, GPT-2), and let
         the vector through cross-attention at full strength: it is all the decoder is told."""
-        for layers in (self.encoder.layers, self.decoder.layers):
-            for layer in layers:
-                for branch in (layer.self_attn.out_proj, layer.ffn.output_proj):
-                    branch.weight.mul_((2 * len(layers)) ** -0.5)
-                    branch.bias.zero_()
-        for layer in self.decoder.layers:
-            for weight in (layer.cross_v_proj.weight, layer.cross_out_proj.weight):
-                nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+        for name, parameter in self.named_parameters():
+            depth = len(self.encoder.layers if name.startswith("encoder") else self.decoder.layers)
+            if name.endswith(("self_attn.out_proj.weight", "ffn.output_proj.weight")):
+                parameter.mul_((2 * depth) ** -0.5)
+            elif name.endswith(("self_attn.out_proj.bias", "ffn.output_proj.bias")):
+                parameter.zero_()
+            elif ".cross_" in name and parameter.ndim == 2:
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
         return self
 
 

@@ -21,16 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..flow.tokens import Tokenizer
 from ..languages import FLORES
 from ..nets.sonar import Sonar, SonarConfig
 from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
-from ..runtime import ALIASES
+from ..runtime import ALIASES, log
+from ..tokens import Tokenizer
 from . import model_dir, registry
 from .layouts import CONTROL_ROWS, FROZEN_DECODER, SONAR_DECODERS, SONAR_ENCODERS, SONAR_LLMS, Layout
 from .sources import PathName, Source, read_json, read_source
 
 LIMITS = (514, 512)  # tokens the published encoder and decoder were trained with
+LARGE = 1024  # the published width, whose heads are known to have 64 dimensions
 # How far a frozen decoder may be from the space's, as stored: the rounding of each dtype.
 _ROUNDING = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2, "int8": 5e-2}
 
@@ -112,9 +113,9 @@ def match(source: Source, layouts: Sequence[Layout], what: str) -> Found:
 
 
 def fill(net: nn.Module, parts: Mapping[str, Found]) -> Callable[[str], Tensor]:
-    """Check that the sources (each under its prefix) give every weight of `net` in its shape, and nothing else.
+    """Check that the sources (each under its prefix) give every weight of `net` in its shape; → what reads one.
 
-    → the function that reads one.
+    Nothing can be left over: `match` knows every name, and the layers of `net` are those that were counted.
     """
     place: dict[str, tuple[Found, str]] = {}
     for name, parameter in net.named_parameters():
@@ -127,10 +128,6 @@ def fill(net: nn.Module, parts: Mapping[str, Found]) -> Callable[[str], Tensor]:
                 "is the file whole, and do its config and its weights belong together?",
             )
         place[name] = found, own
-    for prefix, found in parts.items():
-        for own in found.parts:
-            if prefix + own not in place:
-                raise UserError(f"{found.source.path}: unexpected weight {own!r}", "is the file whole and unchanged?")
     return lambda name: place[name][0].tensor(place[name][1])
 
 
@@ -234,9 +231,14 @@ def _sonar_shape(encoder: Found, decoder: Found, heads: int | None, max_tokens: 
     known -= {0}
     if len(known) > 1 and not heads:
         raise UserError(f"encoder and decoder differ in heads: {known}", "name a pair of the same space, or --heads")
+    heads = heads or (known.pop() if known else 0)
+    if not heads:
+        heads = max(1, width // 64)
+        if width != LARGE:
+            log.warning("taking %d heads of %d for %d; name others with --heads", heads, width // heads, width)
     return SonarConfig(
         width=width,
-        heads=heads or (known.pop() if known else max(1, width // 64)),
+        heads=heads,
         ffn=pairs["feed-forward width"][0],
         encoder_layers=encoder.layers(),
         decoder_layers=decoder.layers(),

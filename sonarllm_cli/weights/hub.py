@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, UserError, nearest
-from ..flow.files import atomic_folder
+from ..files import atomic_folder
 from ..runtime import log
 from . import convert, model_dir, registry
 from .sources import read_json

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..flow.files import atomic_folder
+from ..files import atomic_folder
 
 FORMAT = 1
 AGAIN = "fetch or import the model again"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from .errors import UserError
 
 PAD, UNK, BOS, EOS = range(4)
 TAGS = ("<MINED_DATA>", "<MMT_BT_DATA>", "<SMT_BT_DATA>")
@@ -46,7 +46,7 @@ class Tokenizer:
     def lang_id(self, lang: str) -> int:
         """The id of a language this model has; UserError, with what it has, for another."""
         if lang not in self._lang_id:
-            from ..languages import resolve
+            from .languages import resolve
 
             return self._lang_id[resolve(lang, self.langs)]
         return self._lang_id[lang]

@@ -3,7 +3,7 @@
 In: UTF-8 text or JSON Lines, plain or compressed (.gz .xz .bz2), from a path or from standard input ("-").
 Out: `TextLine`s that know their line number; and files that take their name only once they are whole.
 
-    python -c "from sonarllm_cli.flow.files import read_lines; print(*read_lines('README.md'), sep='\\n')"
+    python -c "from sonarllm_cli.files import read_lines; print(*read_lines('README.md'), sep='\\n')"
 """
 
 from __future__ import annotations
