@@ -166,7 +166,7 @@ def test_a_closed_pipe_is_quiet_and_a_full_disk_is_not(home):
 
 
 def test_ctrl_c_is_one_line_and_130(home):
-    done = shell(f"timeout -s INT 4 '{sys.executable}' -m sonarllm_cli embed -m tiny --lang en < <(sleep 9)", home)
+    done = shell(f"timeout -s INT 3 '{sys.executable}' -m sonarllm_cli embed -m tiny --lang en < <(sleep 5)", home)
     assert done.stderr.strip().splitlines() == ["sonarllm: interrupted"]
 
 

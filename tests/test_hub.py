@@ -189,9 +189,10 @@ def test_a_config_that_lies(change, published, home):
         hub.pull(f"hf:me/{folder.name}")
 
 
-def test_any_concept_model_in_a_space_that_is_here():
+def test_any_concept_model_in_a_space_that_is_here(server):
     with pytest.raises(UserError, match="sonar-200 is not on this machine; fetch it"):
         hub.pull(f"hf:{LLM}")
+    assert not [path for path in server.asked if "pytorch_model.bin" in path]  # nothing large in vain
     hub.pull("sonar-200", save_as="space")
     assert hub.pull(f"hf:{LLM}", sonar="space", save_as="mine").name == "mine"
 
@@ -212,6 +213,15 @@ def test_what_can_not_be_pulled(name, message, server, monkeypatch):
     monkeypatch.setattr(server, "gated", {"some/gated"})
     with pytest.raises(UserError, match=message):
         hub.pull(name)
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [("---\ntags: x\nlicense: 'mit'\n---\n", "mit"), ("---\ntags: x\n---\nlicense: mit\n", ""), ("license: mit", "")],
+)
+def test_the_licence_is_the_cards(card, licence, tmp_path):
+    (tmp_path / "README.md").write_text(card)
+    assert hub._licence(tmp_path) == licence
 
 
 def test_a_hub_out_of_reach(monkeypatch):

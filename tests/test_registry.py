@@ -143,6 +143,13 @@ def test_saved_weights_are_safetensors(weights):
             torch.testing.assert_close(values.float() * scales, parameter.data, atol=rounding, rtol=rounding)
 
 
+def test_tensors_are_aligned(tmp_path):
+    shapes = {"a": (3, 3), "b": (5,)}
+    model_dir.write_weights(tmp_path / "odd", shapes, "int8", lambda name: torch.ones(shapes[name]))
+    starts = {name: entry["data_offsets"][0] for name, entry in registry.read_header(tmp_path / "odd").items()}
+    assert starts == {"a.scale": 0, "b": 6, "a": 16}
+
+
 def test_remove():
     folder = make("mine")
     assert registry.remove("mine") == folder
@@ -207,6 +214,8 @@ def test_list_and_show_as_json():
     rows = [json.loads(line) for line in run("list", "--all", "--json").splitlines()]
     assert [row["name"] for row in rows][:3] == ["built-in", "mine", "sonar-200"]
     assert len({tuple(row) for row in rows}) == 1  # the same keys, in the same order
+    make("sonar-200")
+    assert run("list", "--all", "--json").count('"name": "sonar-200"') == 1
     assert json.loads(run("show", "mine", "--json"))["config"]["model"]["width"] == 8
 
 

@@ -162,6 +162,11 @@ def test_a_line_end_of_any_kind_is_a_space_and_two_are_a_paragraph(end):
     assert [(s.flat, s.paragraph) for s in segment(text)] == [("Hard wrapped.", 0), ("Next", 0), ("Apart", 1)]
 
 
+def test_a_line_end_cut_in_two_is_one_line_end():
+    stream = segment_stream(["One\r", "", "\nTwo", "\r", "\rThree\r"])
+    assert [(s.flat, s.start, s.paragraph) for s in stream] == [("One Two", 0, 0), ("Three", 10, 1)]
+
+
 def test_list_items_and_underlines_end_a_sentence():
     text = "Title\n=====\nWe need\n- milk\n  and eggs\n* bread. Dark.\n1. Go there\n2) Buy\na) all\n• now\nJ. Smith"
     items = ["Title =====", "We need", "- milk and eggs", "* bread.", "Dark.", "1. Go there", "2) Buy", "a) all"]

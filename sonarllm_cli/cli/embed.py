@@ -40,6 +40,7 @@ def embed(
     from ..languages import resolve
     from ..runtime import log
 
+    resolve(lang)  # a typo is told before anything is loaded
     texts = read_lines(file, text_field=text_field)
     space = load_space(compute.model, compute.runtime)
     langs = space.tokenizer.langs
