@@ -729,3 +729,12 @@ def test_reading_texts_imports_no_heavy_library():
     code = "import sys, sonarllm_cli.flow.vectors as v; print({'torch', 'pyarrow', 'safetensors'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_json_lines_name_their_space_and_mix_none(tmp_path):
+    with EmbeddingWriter(str(tmp_path / "a.jsonl"), dim=1, fingerprint="abc") as writer:
+        writer.write(np.ones((2, 1), np.float32), ["x", "y"], [None, None])
+    assert [b.fingerprint for b in read_embeddings(tmp_path / "a.jsonl")] == ["abc"]
+    (tmp_path / "b.jsonl").write_text('{"embedding": [1], "space": "abc"}\n{"embedding": [1], "space": "abd"}\n')
+    with pytest.raises(UserError, match="line 2 is of another space"):
+        list(read_embeddings(tmp_path / "b.jsonl"))

@@ -30,7 +30,9 @@ def test_the_margin_punishes_a_hub():
     assert metrics.xsim(source, target, k=6) < 100
 
 
-@pytest.mark.parametrize(("text", "want"), [("a b c d e", 0), ("a a a a a", 50), ("a b c d " * 3, 5 / 9 * 100), ("a", 0)])
+@pytest.mark.parametrize(
+    ("text", "want"), [("a b c d e", 0), ("a a a a a", 50), ("a b c d " * 3, 5 / 9 * 100), ("a", 0)]
+)
 def test_repetition_is_the_share_of_four_grams_seen_before(text, want):
     assert metrics.repetition([text]) == pytest.approx(want)
 

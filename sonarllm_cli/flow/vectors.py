@@ -51,7 +51,7 @@ GROUP_ROWS = 2048  # a Parquet row group: 8 MiB of float32 at width 1024
 MAX_LINE_CHARS = 16_000_000  # of JSON Lines: an embedding takes about 12 characters a number
 
 Strings = list[str | None]
-Block = tuple[np.ndarray, Strings, Strings]  # (N, D) numbers, N texts, N languages
+Block = tuple[np.ndarray, Strings, Strings, str]  # (N, D) numbers, N texts, N languages, the space's fingerprint
 
 
 class EmbeddingRow(NamedTuple):
@@ -185,12 +185,13 @@ class _ParquetSink(_Sink):
 class _JsonSink(_Sink):
     """One object a line; numbers are the shortest decimals that read back to the same float32."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, space: Space) -> None:
         self.stream = stream
+        self.named = {"space": space.fingerprint} if space.fingerprint else {}
 
     def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None:
         for numbers, text, lang in zip(_decimals(block_ND), texts, langs):
-            start = json.dumps({"text": text, "lang": lang}, ensure_ascii=False)[:-1]
+            start = json.dumps({"text": text, "lang": lang, **self.named}, ensure_ascii=False)[:-1]
             self.stream.write(f'{start}, "embedding": [{", ".join(numbers)}]}}\n')
         self.stream.flush()
 
@@ -275,7 +276,7 @@ def _binary_sink(make: Callable[[BinaryIO, Space], _Sink]) -> Callable[[str, Spa
 @contextmanager
 def _json_sink(path: str, space: Space) -> Iterator[_Sink]:
     with open_output(path) as stream:
-        yield _JsonSink(stream)
+        yield _JsonSink(stream, space)
 
 
 _SINKS: dict[str, Callable[[str, Space], AbstractContextManager[_Sink]]] = {
@@ -303,11 +304,11 @@ def read_embeddings(path: PathName, *, batch: int = 256) -> Iterator[EmbeddingBa
             with open_bytes(path) as stream:
                 if not stream.read(1):
                     raise UserError(f"{display_name(path)} is empty", "write it again")
-        fingerprint, blocks = _SOURCES[ending](path, batch)
-    return _batches(path, fingerprint, blocks)
+        blocks = _SOURCES[ending](path, batch)
+    return _batches(path, blocks)
 
 
-def _batches(path: PathName, fingerprint: str, blocks: Iterator[Block]) -> Iterator[EmbeddingBatch]:
+def _batches(path: PathName, blocks: Iterator[Block]) -> Iterator[EmbeddingBatch]:
     """`blocks` as finite float32, with the rows counted."""
     first = 0
     while True:
@@ -319,7 +320,7 @@ def _batches(path: PathName, fingerprint: str, blocks: Iterator[Block]) -> Itera
         bad = ~np.isfinite(embeddings_ND).all(axis=1)
         if bad.any():
             raise _not_finite(f"{display_name(path)}, row {first + int(bad.argmax())} (from 0)")
-        yield EmbeddingBatch(embeddings_ND, block[1], first, fingerprint, block[2])
+        yield EmbeddingBatch(embeddings_ND, block[1], first, block[3], block[2])
         first += len(embeddings_ND)
     if not first:
         raise UserError(f"{display_name(path)} holds no embeddings", "write it again")
@@ -351,11 +352,11 @@ def _shape(path: PathName, shape: tuple[int, ...] | list[int], kind: str) -> tup
     return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
 
 
-def _npy_source(path: PathName, batch: int) -> tuple[str, Iterator[Block]]:
+def _npy_source(path: PathName, batch: int) -> Iterator[Block]:
     return _npy_blocks(path, np.memmap(path, np.uint8, mode="r"), batch)
 
 
-def _npy_blocks(path: PathName, data_U: np.ndarray, batch: int) -> tuple[str, Iterator[Block]]:
+def _npy_blocks(path: PathName, data_U: np.ndarray, batch: int) -> Iterator[Block]:
     """The rows of the bytes of a .npy file. Pickled objects are refused by their dtype, before anything is read."""
     header = io.BytesIO(data_U[:65536].tobytes())
     version = np.lib.format.read_magic(header)
@@ -372,10 +373,10 @@ def _npy_blocks(path: PathName, data_U: np.ndarray, batch: int) -> tuple[str, It
         )
     array_ND = data_U[start:].view(dtype).reshape((count, width), order="F" if by_column else "C")
     slices = (array_ND[i : i + batch] for i in range(0, count, batch))
-    return "", ((part_ND, [None] * len(part_ND), [None] * len(part_ND)) for part_ND in slices)
+    return ((part_ND, [None] * len(part_ND), [None] * len(part_ND), "") for part_ND in slices)
 
 
-def _safetensors_source(path: PathName, batch: int) -> tuple[str, Iterator[Block]]:
+def _safetensors_source(path: PathName, batch: int) -> Iterator[Block]:
     from safetensors import safe_open
 
     file = safe_open(path, framework="numpy")
@@ -394,12 +395,12 @@ def _safetensors_source(path: PathName, batch: int) -> tuple[str, Iterator[Block
     def blocks() -> Iterator[Block]:
         for i in range(0, count, batch):
             embeddings_ND = part[i : min(i + batch, count)] if rank == 2 else file.get_tensor(KEY)[None]
-            yield embeddings_ND, texts[i : i + batch], [None] * len(embeddings_ND)
+            yield embeddings_ND, texts[i : i + batch], [None] * len(embeddings_ND), metadata.get("fingerprint", "")
 
-    return metadata.get("fingerprint", ""), blocks()
+    return blocks()
 
 
-def _parquet_source(path: PathName, batch: int) -> tuple[str, Iterator[Block]]:
+def _parquet_source(path: PathName, batch: int) -> Iterator[Block]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -413,10 +414,10 @@ def _parquet_source(path: PathName, batch: int) -> tuple[str, Iterator[Block]]:
     ):
         raise UserError(f'{display_name(path)}: the column "embedding" is {kind}, not lists of numbers', "cast it")
     fingerprint = (schema.metadata or {}).get(b"fingerprint", b"").decode("utf-8")
-    return fingerprint, _parquet_blocks(path, file, batch)
+    return _parquet_blocks(path, file, batch, fingerprint)
 
 
-def _parquet_blocks(path: PathName, file: Any, batch: int) -> Iterator[Block]:
+def _parquet_blocks(path: PathName, file: Any, batch: int, fingerprint: str) -> Iterator[Block]:
     import pyarrow.compute as pc
 
     names = [name for name in COLUMNS if name in file.schema_arrow.names]
@@ -438,7 +439,7 @@ def _parquet_blocks(path: PathName, file: Any, batch: int) -> Iterator[Block]:
                 raise UserError(f'{display_name(path)}: the column "{name}" is not strings', "cast it")
         nothing: Strings = [None] * len(lists)
         block_ND = values.to_numpy(zero_copy_only=False).reshape(len(lists), width)
-        yield block_ND, texts.get("text", nothing), texts.get("lang", nothing)
+        yield block_ND, texts.get("text", nothing), texts.get("lang", nothing), fingerprint
         first += len(lists)
 
 
@@ -446,32 +447,43 @@ def _other_width(where: str, width: int, expected: int) -> UserError:
     return UserError(f"{where}: {width} numbers, where the first row has {expected}", "embed all texts with one model")
 
 
-def _json_source(path: PathName, batch: int) -> tuple[str, Iterator[Block]]:
+def _json_source(path: PathName, batch: int) -> Iterator[Block]:
     source, head = open_bytes(path), b""
     if path == "-":
         with source as stream:
             head = stream.read(1)
             if head == NPY_MAGIC[:1]:  # no UTF-8 text begins so
                 return _npy_blocks(path, np.frombuffer(head + stream.read(), np.uint8), batch)
-    return "", _json_blocks(source, path, batch, head)
+    return _json_blocks(source, path, batch, head)
 
 
 def _json_blocks(source: AbstractContextManager[BinaryIO], path: PathName, batch: int, head: bytes) -> Iterator[Block]:
     held: list[EmbeddingRow] = []
-    width = 0
+    width, space = 0, ""
     with source as stream:
         for number, line in numbered_lines(stream, path, max_chars=MAX_LINE_CHARS, head=head):
             where = f"{display_name(path)}, line {number}"
-            row = _json_row(parse_json(line, where, parse_int=float), where)
-            width = width or len(row.embedding)
+            value = parse_json(line, where, parse_int=float)
+            row, own = _json_row(value, where), _json_space(value, where)
+            width, space = width or len(row.embedding), space or own
             if len(row.embedding) != width:
                 raise _other_width(where, len(row.embedding), width)
+            if own and own != space:
+                raise UserError(f"{where} is of another space than those before", "embed all texts with one model")
             held.append(row)
             if len(held) == batch:
-                yield _stack(held)
+                yield _stack(held, space)
                 held = []
     if held:
-        yield _stack(held)
+        yield _stack(held, space)
+
+
+def _json_space(value: Any, where: str) -> str:
+    """The fingerprint that a line's object names, or ""."""
+    space = value.get("space", "") if isinstance(value, dict) else ""
+    if not isinstance(space, str):
+        raise UserError(f'{where}: "space" is not a string', "write it again")
+    return space
 
 
 def _json_row(value: Any, where: str) -> EmbeddingRow:
@@ -492,11 +504,11 @@ def _json_row(value: Any, where: str) -> EmbeddingRow:
     return EmbeddingRow(embedding_D, text, lang)
 
 
-def _stack(rows: list[EmbeddingRow]) -> Block:
-    return np.stack([row.embedding for row in rows]), [row.text for row in rows], [row.lang for row in rows]
+def _stack(rows: list[EmbeddingRow], space: str) -> Block:
+    return np.stack([row.embedding for row in rows]), [row.text for row in rows], [row.lang for row in rows], space
 
 
-_SOURCES: dict[str, Callable[[PathName, int], tuple[str, Iterator[Block]]]] = {
+_SOURCES: dict[str, Callable[[PathName, int], Iterator[Block]]] = {
     ".npy": _npy_source,
     ".safetensors": _safetensors_source,
     ".parquet": _parquet_source,

@@ -1,0 +1,35 @@
+"""The README's examples run, as they stand."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+USE = README.split("## Use")[1].split("## Models")[0]
+SHELL, PYTHON = (re.findall(rf"```{kind}\n(.*?)```", USE, re.DOTALL)[0] for kind in ("sh", "python"))
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with what the examples name."""
+    shutil.copy(ROOT / "examples" / "article.txt", tmp_path)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", SHELL.strip().splitlines(), ids=lambda c: c.split("#")[0].strip()[:50])
+def test_a_command_of_the_readme_runs(command, place):
+    function = f'sonarllm() {{ "{sys.executable}" -m sonarllm_cli "$@"; }}; set -o pipefail; '
+    done = subprocess.run(["bash", "-c", function + command], cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout or "-o" in command
+
+
+def test_the_python_of_the_readme_runs(place):
+    done = subprocess.run([sys.executable, "-c", PYTHON], cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
