@@ -17,7 +17,6 @@ _VERBS = {
     "decode": "sonarllm_cli.flow.decode",
     "generate": "sonarllm_cli.flow.compose",
     "summarize": "sonarllm_cli.flow.compose",
-    "load": "sonarllm_cli.weights.registry",
 }
 __all__ = ["__version__", *_VERBS]
 

@@ -7,7 +7,6 @@ torch.float32
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,10 +101,3 @@ def set_up_logging(quiet: bool = False) -> None:
     log.handlers[:] = [handler]
     log.setLevel(logging.ERROR if quiet else logging.INFO)
     log.propagate = False
-
-
-def home() -> str:
-    """The folder that holds models: `SONARLLM_HOME`, else the user's cache directory."""
-    import platformdirs
-
-    return os.environ.get("SONARLLM_HOME") or platformdirs.user_cache_dir("sonarllm")

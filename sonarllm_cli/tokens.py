@@ -7,7 +7,7 @@ Source: NLLB tokenizer as in sonar-space (`NllbTokenizer`); Costa-jussà et al. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from .errors import UserError
@@ -70,3 +70,9 @@ class Tokenizer:
     def text(self, ids: Iterable[int]) -> str:
         """Ids → text; control tokens, languages and tags vanish."""
         return self.pieces.DecodeIds([i - 1 for i in ids if EOS < i < self._first_lang or i == UNK])
+
+
+def fitting(tokenizer: Tokenizer, limit: int) -> Callable[[str], bool]:
+    """Whether a text is at most `limit` source tokens long."""
+    room = limit - 2  # the language token and </s>
+    return lambda text: len(text.encode()) <= room or len(tokenizer.content([text])[0]) <= room

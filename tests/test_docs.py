@@ -20,7 +20,8 @@ def commands(group, context):
 
 def render() -> str:
     """The page: each command's --help under its name."""
-    root = click.Context(sonarllm, info_name="sonarllm", terminal_width=100, max_content_width=100)
+    wide = {"terminal_width": 100, "max_content_width": 100}
+    root = click.Context(sonarllm, info_name="sonarllm", **wide, **sonarllm.context_settings)
     parts = ["# The command line\n\nWhat `--help` says of each command.\n"]
     parts += [
         f"\n## {path}\n\n```text\n{command.get_help(ctx).strip()}\n```\n"
@@ -34,7 +35,7 @@ def test_the_page_is_what_help_says():
 
 
 def test_every_command_has_help_and_an_example():
-    root = click.Context(sonarllm, info_name="sonarllm")
+    root = click.Context(sonarllm, info_name="sonarllm", **sonarllm.context_settings)
     for path, command, _ in commands(sonarllm, root):
         assert command.help, path
         if not isinstance(command, click.Group):

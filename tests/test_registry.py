@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.nets.sonar import Sonar, SonarConfig
-from sonarllm_cli.weights import model_dir, registry
+from sonarllm_cli.weights import model_dir, registry, tensors
 
 PARITY = Path(__file__).parent / "parity"
 TINY = SonarConfig(width=8, heads=2, ffn=8, encoder_layers=1, decoder_layers=1, vocab_size=9, embedding=8)
@@ -30,7 +30,7 @@ def home(tmp_path, monkeypatch):
 
 def make(name, folder=None, weights="float32", **facts):
     folder = folder or registry.target(name)
-    model_dir.save(folder, kind="sonar", model=Sonar(TINY), weights=weights, **facts)
+    tensors.save(folder, kind="sonar", model=Sonar(TINY), weights=weights, **facts)
     return folder
 
 
@@ -116,23 +116,23 @@ def test_tampered_weights_are_not_loaded(at):
     data[at] ^= 1
     path.write_bytes(data)
     with pytest.raises(UserError, match="is not what was saved"):
-        model_dir.load_weights(Sonar(TINY), path.parent, torch.device("cpu"), torch.float32)
+        tensors.load_weights(Sonar(TINY), path.parent, torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -4])
 def test_truncated_weights_are_not_loaded(keep, monkeypatch):
-    monkeypatch.setattr(model_dir, "CHECK_BYTES", -1)  # as if they were too large to be hashed
+    monkeypatch.setattr(tensors, "CHECK_BYTES", -1)  # as if they were too large to be hashed
     path = make("mine") / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match="damaged or cut short"):
-        model_dir.load_weights(Sonar(TINY), path.parent, torch.device("cpu"), torch.float32)
+        tensors.load_weights(Sonar(TINY), path.parent, torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("weights", ["float32", "float16", "bfloat16", "int8"])
 def test_saved_weights_are_safetensors(weights):
     model = Sonar(TINY)
     folder = registry.target("mine")
-    model_dir.save(folder, kind="sonar", model=model, weights=weights)
+    tensors.save(folder, kind="sonar", model=model, weights=weights)
     with safe_open(folder / "model.safetensors", "pt") as file:
         for name, parameter in model.named_parameters():
             values, scales = file.get_tensor(name), 1.0
@@ -145,7 +145,7 @@ def test_saved_weights_are_safetensors(weights):
 
 def test_tensors_are_aligned(tmp_path):
     shapes = {"a": (3, 3), "b": (5,)}
-    model_dir.write_weights(tmp_path / "odd", shapes, "int8", lambda name: torch.ones(shapes[name]))
+    tensors.write_weights(tmp_path / "odd", shapes, "int8", lambda name: torch.ones(shapes[name]))
     starts = {name: entry["data_offsets"][0] for name, entry in registry.read_header(tmp_path / "odd").items()}
     assert starts == {"a.scale": 0, "b": 6, "a": 16}
 

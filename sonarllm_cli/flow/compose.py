@@ -97,6 +97,8 @@ def continuation(
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     beginning = sentences_of(text, lang, writer)
     context_SD = embed_sentences(beginning, lang, writer.space)
+    if writer.begin:
+        context_SD = torch.cat([embed_sentences([writer.begin], writer.lang, writer.space), context_SD])
     return generate_stream(context_SD, writer, writing or Writing(), beginning)
 
 

@@ -8,7 +8,7 @@ Legend: N texts, B texts of a batch, T tokens, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..runtime import Runtime, by_length, shrinking
-from ..tokens import EOS
+from ..tokens import EOS, fitting
 from .model import DEFAULT, Space, load_space
 from .segment import segment
 
@@ -108,10 +108,9 @@ def _within_limit(chunk: list[Line], space: Space, on_long: str) -> tuple[list[L
     return kept, ids, cuts
 
 
-def fits(space: Space):
+def fits(space: Space) -> Callable[[str], bool]:
     """Whether a text is within the encoder's limit; for `segment`."""
-    room = space.net.config.max_source_tokens - 2
-    return lambda text: len(text) < room or len(space.tokenizer.content([text])[0]) <= room
+    return fitting(space.tokenizer, space.net.config.max_source_tokens)
 
 
 @torch.inference_mode()

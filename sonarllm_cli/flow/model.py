@@ -7,16 +7,15 @@ writer = load_writer("mini", runtime)      # with its space
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from ..errors import UserError
 from ..nets.sonar import Sonar, SonarConfig
-from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
+from ..nets.sonar_llm import ENDING, SonarLLM, SonarLLMConfig
 from ..runtime import Runtime, choose
 from ..tokens import Tokenizer
-from ..weights import model_dir, registry
+from ..weights import model_dir, registry, tensors
 
 DEFAULT = "mini"  # the embedded concept model; its space is embedded too
 
@@ -46,6 +45,7 @@ class Writer:
     space: Space
     marker: str
     ending: str
+    begin: str  # a sentence put before every text, or ""
     lang: str
 
 
@@ -55,19 +55,18 @@ def load_space(name: str = DEFAULT, runtime: Runtime | None = None) -> Space:
     folder = registry.find(name)
     config = model_dir.read_config(folder)
     if config["kind"] == "sonar-llm":
-        return load_space(_space_of(folder, config), runtime)
+        return load_space(model_dir.space_of(folder, config), runtime)
     if config["kind"] != "sonar":
         raise UserError(f"{name} is a {config['kind']} model, not a space", "name a sonar model: sonarllm models list")
     shape = model_dir.net_config(SonarConfig, folder, config)
     with torch.device("meta"):
         net = Sonar(shape)
-    model_dir.load_weights(net, folder, runtime.device, runtime.dtype)
-    path = folder / "tokenizer.model"
-    if not path.is_file():
-        raise UserError(f"{folder} has no tokenizer.model", model_dir.AGAIN)
-    tokenizer = Tokenizer(path, config.get("langs", []))
+    tensors.load_weights(net, folder, runtime.device, runtime.dtype)
+    tokenizer = model_dir.load_tokenizer(folder, config)
     if tokenizer.vocab_size > shape.vocab_size:
-        raise UserError(f"{path} has {tokenizer.vocab_size} ids, the model {shape.vocab_size}", model_dir.AGAIN)
+        raise UserError(
+            f"{folder}'s tokenizer has {tokenizer.vocab_size} ids, the model {shape.vocab_size}", model_dir.AGAIN
+        )
     return Space(folder.name, config.get("fingerprint", ""), tokenizer, net, runtime)
 
 
@@ -79,7 +78,7 @@ def load_writer(name: str = DEFAULT, runtime: Runtime | None = None, space: str 
     if config["kind"] != "sonar-llm":
         cure = "name a sonar-llm model: sonarllm models list"
         raise UserError(f"{name} is a {config['kind']} model: it can't write texts", cure)
-    home = load_space(space or _space_of(folder, config), runtime)
+    home = load_space(space or model_dir.space_of(folder, config), runtime)
     want = config.get("sonar", {}).get("fingerprint", "")
     if want != home.fingerprint:
         raise UserError(
@@ -89,20 +88,13 @@ def load_writer(name: str = DEFAULT, runtime: Runtime | None = None, space: str 
         )
     with torch.device("meta"):
         net = SonarLLM(model_dir.net_config(SonarLLMConfig, folder, config))
-    model_dir.load_weights(net, folder, runtime.device, runtime.dtype)
+    tensors.load_weights(net, folder, runtime.device, runtime.dtype)
     return Writer(
-        folder.name, net, home, config.get("marker", ""), config.get("ending", ENDING), config.get("lang", "eng_Latn")
+        folder.name,
+        net,
+        home,
+        marker=config.get("marker", ""),
+        ending=config.get("ending", ENDING),
+        begin=config.get("begin", ""),
+        lang=config.get("lang", "eng_Latn"),
     )
-
-
-ENDING = "End of sequence."  # the last sentence of every document; source: the published SONAR-LLM scripts
-MARKER = "Summary:"  # between a text and its summary, in documents of ours
-
-
-def _space_of(folder: Path, config: dict) -> str:
-    """Where a concept model's space is: beside it, or in the registry by name."""
-    name = config.get("sonar", {}).get("name", "")
-    if not name:
-        raise UserError(f"{folder / 'config.json'} names no space", "import the model again, with --sonar NAME")
-    beside = folder.parent / name
-    return str(beside) if (beside / "config.json").is_file() else name

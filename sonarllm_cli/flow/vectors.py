@@ -21,7 +21,7 @@ import math
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
@@ -40,7 +40,6 @@ from sonarllm_cli.files import (
     parse_json,
     read_errors,
     text_ending,
-    write_errors,
 )
 
 KEY = "embeddings"  # the tensor's name in .safetensors
@@ -178,8 +177,7 @@ class _ParquetSink(_Sink):
         self.writer.close()
 
     def abort(self) -> None:
-        with suppress(Exception):  # it wants to write a footer, and the disk may be full
-            self.writer.close()
+        self.writer.close()  # now, not when the stream is gone
 
 
 class _JsonSink(_Sink):
@@ -259,8 +257,7 @@ class EmbeddingWriter:
                 f"embedding {self.count + int(bad.argmax())} (from 0) is NaN or too large for {self.space.dtype.name}",
                 "compute and write it in float32",
             )
-        with write_errors("standard output" if self.path == "-" else self.path):
-            self.sink.write(block_ND, list(texts), list(langs))
+        self.sink.write(block_ND, list(texts), list(langs))
         self.count += len(block_ND)
 
 
@@ -331,9 +328,9 @@ def _parsing(path: PathName) -> Iterator[None]:
     """Turn whatever a parser says about damaged bytes into a UserError: their own errors are of many kinds."""
     try:
         yield
+    except (UserError, OSError):  # for `read_errors`
+        raise
     except Exception as error:
-        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None):
-            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         message = f"{display_name(path)} is damaged, or not what its ending says: {reason}"
         raise UserError(message, "write it again") from error
@@ -495,7 +492,7 @@ def _json_row(value: Any, where: str) -> EmbeddingRow:
         text, lang, value = value.get("text"), value.get("lang"), value["embedding"]
     if not isinstance(text, str | None) or not isinstance(lang, str | None):
         raise UserError(f'{where}: "text" or "lang" is not a string', "write it again")
-    if not isinstance(value, list) or not value or set(map(type, value)) != {float}:  # integers are parsed as floats
+    if not isinstance(value, list) or set(map(type, value)) != {float}:  # integers are parsed as floats
         raise UserError(f"{where}: the embedding is not a list of numbers", "give one embedding a line")
     with np.errstate(over="ignore"):
         embedding_D = np.array(value, dtype=np.float32)

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..flow.embed import encode
-from ..flow.model import ENDING, MARKER, load_space
-from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
+from ..flow.model import load_space
+from ..nets.sonar_llm import ENDING, MARKER, SonarLLM, SonarLLMConfig
 from ..runtime import by_length, choose, log
 from ..tokens import EOS
-from ..weights import model_dir
+from ..weights import tensors
 from . import corpus
 from .losses import token_nll
 from .recipe import Data, Settings, config_from
@@ -224,7 +224,7 @@ class SonarLLMTask:
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
         """The finished model folder, which names its space."""
         data = self.settings.data
-        model_dir.save(
+        tensors.save(
             folder,
             kind="sonar-llm",
             model=model,

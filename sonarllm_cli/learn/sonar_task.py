@@ -20,7 +20,7 @@ from ..flow.model import load_space
 from ..nets.sonar import Sonar, SonarConfig
 from ..runtime import choose, log
 from ..tokens import UNK, Tokenizer
-from ..weights import model_dir
+from ..weights import tensors
 from . import corpus
 from .losses import alignment, noised, token_nll
 from .recipe import Settings, config_from
@@ -140,7 +140,7 @@ class SonarTask:
 
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
         """The finished model folder."""
-        model_dir.save(
+        tensors.save(
             folder,
             kind="sonar",
             model=model,

@@ -68,16 +68,23 @@ def rotate(x_BHSK: Tensor, cos_SK: Tensor, sin_SK: Tensor) -> Tensor:
     return x_BHSK * cos_SK + torch.cat([-b, a], -1) * sin_SK
 
 
+class RMSNorm(nn.RMSNorm):
+    """PyTorch's, in the dtype of its input, so that the fused kernel also serves under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class LlamaLayer(nn.Module):
     """x_BSM, (cos_SK, sin_SK), mask, cache → x_BSM"""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_size = config.heads, config.kv_heads or config.heads, config.head_size
-        self.attn_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attn_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.qkv_proj = nn.Linear(config.width, (self.heads + 2 * self.kv_heads) * self.head_size, bias=False)
         self.out_proj = nn.Linear(self.heads * self.head_size, config.width, bias=False)
-        self.ffn_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.ffn_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.gate_up_proj = nn.Linear(config.width, 2 * config.ffn, bias=False)
         self.down_proj = nn.Linear(config.ffn, config.width, bias=False)
 
@@ -103,7 +110,7 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList(LlamaLayer(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.norm = RMSNorm(config.width, eps=config.norm_eps)
 
     def caches(self, capacity: int = 64) -> list[KVCache]:
         """Empty caches, one a layer."""

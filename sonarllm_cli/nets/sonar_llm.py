@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from .layers import KVCache
 from .llama import Llama, LlamaConfig
 
+ENDING = "End of sequence."  # the last sentence of every document; source: the published scripts
+BEGINNING = "Begin of text."  # the first, in the published generation script, where a config says so
+MARKER = "Summary:"  # between a text and its summary, in documents of ours
+
 
 @dataclass(frozen=True, kw_only=True)
 class SonarLLMConfig(LlamaConfig):

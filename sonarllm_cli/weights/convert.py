@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..languages import FLORES
 from ..nets.sonar import Sonar, SonarConfig
-from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
+from ..nets.sonar_llm import BEGINNING, ENDING, SonarLLM, SonarLLMConfig
 from ..runtime import ALIASES, log
 from ..tokens import Tokenizer
-from . import model_dir, registry
+from . import model_dir, registry, tensors
 from .layouts import CONTROL_ROWS, FROZEN_DECODER, SONAR_DECODERS, SONAR_ENCODERS, SONAR_LLMS, Layout
 from .sources import PathName, Source, read_json, read_source
 
@@ -135,10 +135,10 @@ def _weights(dtype: str | None, *sources: Found) -> str:
     """How to store: as asked, else as the sources are, if they agree on a dtype we have."""
     if dtype is None:
         have = {tensor.dtype for found in sources for parts in found.parts.values() for tensor in parts.values()}
-        return next((name for name, value in model_dir.STORED.items() if have == {value}), "float32")
+        return next((name for name, value in tensors.STORED.items() if have == {value}), "float32")
     dtype = ALIASES.get(dtype, dtype)
-    if dtype not in model_dir.STORED:
-        raise UserError(f"unknown dtype {dtype!r}", f"use one of {', '.join(model_dir.STORED)}")
+    if dtype not in tensors.STORED:
+        raise UserError(f"unknown dtype {dtype!r}", f"use one of {', '.join(tensors.STORED)}")
     return dtype
 
 
@@ -184,7 +184,7 @@ def import_sonar(
         )
     with torch.device("meta"):
         net = Sonar(shape)
-    model_dir.save(
+    tensors.save(
         folder,
         kind="sonar",
         model=net,
@@ -294,7 +294,7 @@ def import_sonar_llm(
     _check_decoder(read, space, sonar)
     with torch.device("meta"):
         net = SonarLLM(shape)
-    model_dir.save(
+    tensors.save(
         folder,
         kind="sonar-llm",
         model=net,
@@ -306,9 +306,9 @@ def import_sonar_llm(
             "fingerprint": home.get("fingerprint", ""),
         },
         marker="",
-        ending="End of sequence.",
+        ending=ENDING,
         lang=lang,
-        begin="Begin of text." if settings.get("add_begin") is True else "",
+        begin=BEGINNING if settings.get("add_begin") is True else "",
         licence=licence,
         source=source,
     )
@@ -356,7 +356,7 @@ def _check_decoder(read: Source, space: Path, sonar: str) -> None:
     theirs = next((tensor for have, tensor in read.tensors.items() if have.removeprefix("module.") == key), None)
     if theirs is None:
         return
-    ours, theirs = model_dir.read_tensor(space, f"decoder.{name}").float(), theirs.float()
+    ours, theirs = tensors.read_tensor(space, f"decoder.{name}").float(), theirs.float()
     stored = model_dir.read_config(space).get("weights", "float32")
     same = ours.shape == theirs.shape and (ours - theirs).norm() <= _ROUNDING[stored] * theirs.norm()
     if not same:

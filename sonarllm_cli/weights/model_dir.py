@@ -1,36 +1,20 @@
 """A model folder: `config.json` + `model.safetensors` + `tokenizer.model` (SONAR) + `README.md` (the model card).
 
-Weights are float32, float16, bfloat16, or int8 with one float16 scale a row (`NAME` int8, `NAME.scale`). They are read
-memory-mapped, tensor by tensor, straight into the model, so that loading holds one copy.
+What it says of itself, without a tensor: its config, its hashes, its tokenizer. Weights are in tensors.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import struct
-from collections.abc import Callable, Mapping
-from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from typing import Any
 
 from ..errors import UserError
-from ..files import atomic_folder
+from ..tokens import Tokenizer
 
 FORMAT = 1
 AGAIN = "fetch or import the model again"
-CHECK_BYTES = 100 << 20  # weights up to this size are hashed at every load; larger ones by `models verify`
-STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
-_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int8: "I8"}  # safetensors' words
-N = TypeVar("N", bound=nn.Module)
-
-
-# ---------------------------------------------------------------------------------------------- reading
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -59,59 +43,21 @@ def net_config(cls: type, folder: Path, config: dict[str, Any]) -> Any:
         raise UserError(f"{folder / 'config.json'} does not describe a {kind} model: {error}", AGAIN) from None
 
 
-def load_weights(model: N, folder: Path, device: torch.device, dtype: torch.dtype) -> N:
-    """Fill a model built on the meta device from `model.safetensors`, each tensor read once, straight into place.
-
-    Every parameter must be there in its shape, and nothing else. UserError for damaged, altered or foreign weights.
-    """
-    path = folder / "model.safetensors"
-    try:
-        if path.stat().st_size <= CHECK_BYTES:
-            check_files(folder, read_config(folder))
-        with safe_open(path, framework="pt") as file:
-            stored = set(file.keys())
-            for name, parameter in list(model.named_parameters()):
-                tensor = _tensor(file, name, stored)
-                if tensor is None or tensor.shape != parameter.shape:
-                    found = "no" if tensor is None else f"{tuple(tensor.shape)}"
-                    raise UserError(f"{path}: {name} should be {tuple(parameter.shape)}, there is {found}", AGAIN)
-                assign(model, name, tensor.to(device=device, dtype=dtype))
-    except FileNotFoundError:
-        raise UserError(f"{folder} has no model.safetensors", AGAIN) from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short: {error}", AGAIN) from None
-    extra = stored - {n for name, _ in model.named_parameters() for n in (name, f"{name}.scale")}
-    if extra:
-        raise UserError(f"{path} holds {sorted(extra)[0]}, which the model has not", AGAIN)
-    return model.eval().requires_grad_(False)
+def load_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
+    """A space's tokenizer, with the languages that its `config.json` lists."""
+    path = folder / "tokenizer.model"
+    if not path.is_file():
+        raise UserError(f"{folder} has no tokenizer.model", AGAIN)
+    return Tokenizer(path, config.get("langs", []))
 
 
-def read_tensor(folder: Path, name: str) -> Tensor:
-    """One weight of a model folder, on the CPU."""
-    path = folder / "model.safetensors"
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensor = _tensor(file, name, set(file.keys()))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short: {error}", AGAIN) from None
-    if tensor is None:
-        raise UserError(f"{path} has no {name}", AGAIN)
-    return tensor
-
-
-def _tensor(file: Any, name: str, stored: set[str]) -> Tensor | None:
-    if name not in stored:
-        return None
-    tensor = file.get_tensor(name)
-    if tensor.dtype == torch.int8:
-        return tensor.float() * file.get_tensor(f"{name}.scale").float()[:, None]
-    return tensor
-
-
-def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put `tensor` in place of the parameter `name` (a module that two owners share changes for both)."""
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+def space_of(folder: Path, config: dict[str, Any]) -> str:
+    """Where a concept model's space is: a folder beside its own, or a name for the registry."""
+    name = config.get("sonar", {}).get("name", "")
+    if not name:
+        raise UserError(f"{folder / 'config.json'} names no space", "import the model again, with --sonar NAME")
+    beside = folder.parent / name
+    return str(beside) if (beside / "config.json").is_file() else name
 
 
 def check_files(folder: Path, config: dict[str, Any]) -> None:
@@ -134,90 +80,3 @@ def _digest(file: Any) -> str:
     while block := file.read(1 << 20):
         sha.update(block)
     return sha.hexdigest()
-
-
-# ---------------------------------------------------------------------------------------------- writing
-
-
-def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix → int8 rows and their float16 scales, each row's largest entry at ±127: weight_NM → int8_NM, scale_N."""
-    scale_N = (weight.abs().amax(1) / 127).clamp_min(1e-7).half()
-    return (weight / scale_N.float()[:, None]).round().clamp(-127, 127).to(torch.int8), scale_N
-
-
-def stored_as(name: str, shape: tuple[int, ...], weights: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """What a parameter becomes on disk as `weights` ("float32", "float16", "bfloat16", "int8"): name → dtype, shape.
-    In int8 only matrices are; the rest is float16."""
-    if weights == "int8" and len(shape) == 2:
-        return {name: (torch.int8, shape), f"{name}.scale": (torch.float16, shape[:1])}
-    return {name: (torch.float16 if weights == "int8" else STORED[weights], shape)}
-
-
-def write_weights(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], weights: str, tensor: Callable[[str], Tensor]
-) -> None:
-    """A safetensors file of the parameters in `shapes`, whose values `tensor(name)` gives, one at a time."""
-    parts = {part: spec for name, shape in shapes.items() for part, spec in stored_as(name, shape, weights).items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for part, (dtype, shape) in sorted(parts.items(), key=lambda item: (-item[1][0].itemsize, item[0])):  # aligned
-        start, end = end, end + prod(shape) * dtype.itemsize
-        header[part] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name, shape in shapes.items():
-            value = tensor(name).detach()
-            if value.shape != shape:
-                raise ValueError(f"{name} is {tuple(value.shape)}, not {shape}")
-            stored = stored_as(name, shape, weights)
-            values = quantised(value.float().cpu()) if len(stored) == 2 else (value,)
-            for (part, (dtype, _)), data in zip(stored.items(), values, strict=True):
-                file.seek(8 + len(text) + header[part]["data_offsets"][0])
-                file.write(data.to("cpu", dtype).contiguous().flatten().view(torch.uint8).numpy().data)
-
-
-def save(
-    folder: Path,
-    *,
-    kind: str,
-    model: nn.Module,
-    weights: str = "float32",
-    tokenizer: bytes | None = None,
-    card: str = "",
-    tensor: Callable[[str], Tensor] | None = None,
-    **facts: Any,
-) -> dict[str, Any]:
-    """Write a model folder, whole or not at all. `facts` go into `config.json` as they are. → that config.
-
-    `tensor(name)` gives the values of a model that has none yet (built on the meta device), one at a time.
-    A SONAR model's `fingerprint` is the hash of its weights and tokenizer: the name of its space.
-    """
-    with atomic_folder(folder, marker="config.json") as scratch:
-        own = dict(model.named_parameters())  # each once, however many modules share it
-        shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
-        write_weights(scratch / "model.safetensors", shapes, weights, tensor or own.__getitem__)
-        names = ["model.safetensors"]
-        if tokenizer is not None:
-            (scratch / "tokenizer.model").write_bytes(tokenizer)
-            names.append("tokenizer.model")
-        files = {name: digest(scratch / name) for name in names}
-        config = {
-            "format": FORMAT,
-            "kind": kind,
-            "model": dataclasses.asdict(model.config),  # type: ignore[call-overload]
-            "weights": weights,
-            "files": files,
-            **_fingerprint(kind, files),
-            **facts,
-        }
-        (scratch / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        (scratch / "README.md").write_text(card or f"# {Path(folder).name}\n", "utf-8")
-    return config
-
-
-def _fingerprint(kind: str, files: Mapping[str, str]) -> dict[str, str]:
-    if kind != "sonar":
-        return {}
-    return {"fingerprint": hashlib.sha256("".join(files[name] for name in sorted(files)).encode()).hexdigest()[:16]}

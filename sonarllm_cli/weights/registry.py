@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
-from ..runtime import home
+from ..tokens import Tokenizer
 from . import model_dir
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "mini"  # one folder a model
@@ -73,8 +73,22 @@ def _folders(name: str) -> list[Path]:
 
 
 def models_home() -> Path:
-    """The folder that holds the registry's models, one folder each."""
-    return Path(home()) / "models"
+    """The folder that holds the registry's models, one folder each: under `SONARLLM_HOME`, else the user's cache."""
+    import platformdirs
+
+    return Path(os.environ.get("SONARLLM_HOME") or platformdirs.user_cache_dir("sonarllm")) / "models"
+
+
+def space_tokenizer(name: str) -> tuple[Tokenizer, int]:
+    """The tokenizer of a space, or of a concept model's, and the tokens its encoder takes; no weights are read."""
+    folder = find(name)
+    config = model_dir.read_config(folder)
+    if config["kind"] == "sonar-llm":
+        return space_tokenizer(model_dir.space_of(folder, config))
+    limit = config.get("model", {}).get("max_source_tokens")
+    if config["kind"] != "sonar" or not isinstance(limit, int):
+        raise UserError(f"{name} is a {config['kind']} model, not a space", "name a sonar model: sonarllm models list")
+    return model_dir.load_tokenizer(folder, config), limit
 
 
 def names() -> list[str]:
