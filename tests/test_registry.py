@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.nets.sonar import Sonar, SonarConfig
-from sonarllm_cli.weights import model_dir, registry, tensors
+from sonarllm_cli.weights import registry, tensors
 
 PARITY = Path(__file__).parent / "parity"
 TINY = SonarConfig(width=8, heads=2, ffn=8, encoder_layers=1, decoder_layers=1, vocab_size=9, embedding=8)
