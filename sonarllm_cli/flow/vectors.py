@@ -21,7 +21,7 @@ import math
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
@@ -177,7 +177,8 @@ class _ParquetSink(_Sink):
         self.writer.close()
 
     def abort(self) -> None:
-        self.writer.close()  # now, not when the stream is gone
+        with suppress(Exception):  # it wants to write a footer, and the disk may be full
+            self.writer.close()
 
 
 class _JsonSink(_Sink):
@@ -328,9 +329,9 @@ def _parsing(path: PathName) -> Iterator[None]:
     """Turn whatever a parser says about damaged bytes into a UserError: their own errors are of many kinds."""
     try:
         yield
-    except (UserError, OSError):  # for `read_errors`
-        raise
     except Exception as error:
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         message = f"{display_name(path)} is damaged, or not what its ending says: {reason}"
         raise UserError(message, "write it again") from error
