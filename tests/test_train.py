@@ -144,3 +144,20 @@ def test_a_concept_model_refuses_another_space(corpus, trained, tmp_path):
     Trainer(sonar(corpus, steps=2), tmp_path / "other").run()
     with pytest.raises(UserError, match="was trained in the space"):
         load_writer(str(tmp_path / "r/model"), space=str(tmp_path / "other/model"))
+
+
+def test_a_run_embeds_its_sentences_once_and_again_for_another_encoder(corpus, trained, tmp_path, monkeypatch):
+    from sonarllm_cli.learn import sonar_llm_task
+
+    def embedded(space):
+        calls = []
+        real = sonar_llm_task.encode
+        monkeypatch.setattr(sonar_llm_task, "encode", lambda *a: calls.append(a) or real(*a))
+        trainer = Trainer(concept(corpus, space), tmp_path / "r")
+        monkeypatch.setattr(sonar_llm_task, "encode", real)
+        return len(calls), trainer.task.table.embeddings_ND
+
+    Trainer(sonar(corpus, steps=1), tmp_path / "other").run()
+    first, again, other = (embedded(s / "model") for s in (trained / "sonar", trained / "sonar", tmp_path / "other"))
+    assert (first[0], again[0], other[0]) == (1, 0, 1)
+    assert torch.equal(first[1], again[1]) and not torch.equal(first[1], other[1])

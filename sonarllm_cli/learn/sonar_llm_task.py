@@ -10,6 +10,7 @@ Source: Dragunov et al. 2025 (arXiv 2508.05305), 3; Llama body as in nets/llama.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..files import atomic_file
 from ..flow.embed import encode
-from ..flow.model import load_space
+from ..flow.model import Space, load_space
 from ..nets.sonar_llm import ENDING, MARKER, SonarLLM, SonarLLMConfig
 from ..runtime import by_length, choose, log
 from ..tokens import EOS
@@ -32,6 +36,7 @@ from .losses import token_nll
 from .recipe import Data, Settings, config_from
 
 ROOM = 4096  # padded tokens that the frozen decoder reads at once
+POSITIONS = 512  # padded sentences that the body reads at once
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,21 @@ class Sentences:
         self.labels = np.array([len(w) + 1 for w in words])
         self.embeddings_ND = torch.empty(0)
 
-    def embed(self, task: SonarLLMTask) -> None:
-        chunks = [encode([i[1:] for i in self.ids[at : at + 4096]], task.space) for at in range(0, len(self.ids), 4096)]
+    def embed(self, space: Space, path: Path) -> None:
+        """Embed every row, or take the embeddings from `path`, where a run of the same texts and encoder left them."""
+        key = hashlib.sha256(str(self.ids).encode())
+        for _, parameter in space.net.encoder.named_parameters():
+            key.update(parameter.detach().contiguous().view(torch.uint8).numpy().data)
+        if path.is_file():
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("key") == key.hexdigest():
+                    self.embeddings_ND = file.get_tensor("embeddings")
+                    return
+        log.info("embedding %d sentences", len(self.ids))
+        chunks = [encode([i[1:] for i in self.ids[at : at + 4096]], space) for at in range(0, len(self.ids), 4096)]
         self.embeddings_ND = torch.cat(chunks)
+        with atomic_file(path) as scratch:
+            save_file({"embeddings": self.embeddings_ND}, scratch, metadata={"key": key.hexdigest()})
 
 
 class SonarLLMTask:
@@ -86,8 +103,8 @@ class SonarLLMTask:
         self.valid = self._documents(valid)
         if not self.train:
             raise UserError("no document has two sentences", "check data.root, data.documents, data.max_tokens")
-        log.info("%d documents, %d distinct sentences; embedding them", len(self.train), len(self.table.ids))
-        self.table.embed(self)
+        log.info("%d documents, %d distinct sentences", len(self.train), len(self.table.ids))
+        self.table.embed(self.space, folder / "embeddings.safetensors")
         known_ND = self.table.embeddings_ND[2:]
         self.std_D = known_ND.std(0)
         self.config: SonarLLMConfig = config_from(SonarLLMConfig, {"embedding": self.space.dim, **settings.model})
@@ -161,7 +178,16 @@ class SonarLLMTask:
     def _predict(
         self, documents: list[Document], generator: torch.Generator | None = None
     ) -> tuple[Tensor, np.ndarray]:
-        """Documents → the predicted embeddings of all their target sentences and those sentences' rows."""
+        """Documents → the predicted embeddings of all their target sentences and those sentences' rows. Documents of
+        like length go through the body together, so that little is padding."""
+        parts, rows = [], []
+        for group in by_length([len(d.rows) for d in documents], len(documents), POSITIONS):
+            predicted_ND, row_N = self._predict_group([documents[i] for i in group], generator)
+            parts.append(predicted_ND)
+            rows.append(row_N)
+        return torch.cat(parts), np.concatenate(rows)
+
+    def _predict_group(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
         S = max(len(d.rows) for d in documents) - 1
         rows_BS = np.zeros((len(documents), S), np.int64)
         target: list[tuple[int, int]] = []
