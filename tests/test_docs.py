@@ -1,12 +1,18 @@
 """Every command has help with an example, and docs/cli.md is that help. `python tests/test_docs.py` writes it anew."""
 
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import click
+import pytest
 
 from sonarllm_cli.cli import sonarllm
 
-PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "cli.md"
 
 
 def commands(group, context):
@@ -41,6 +47,24 @@ def test_every_command_has_help_and_an_example():
         if not isinstance(command, click.Group):
             assert "Example" in command.help, path
             assert f"{path}" in command.help.replace("  ", " "), path
+
+
+def examples():
+    """The example commands of every --help, but for those that need a network, hours, or a registry (tested there)."""
+    root = click.Context(sonarllm, info_name="sonarllm", **sonarllm.context_settings)
+    for path, command, _ in commands(sonarllm, root):
+        text = (command.help or "").partition("Example")[2]
+        if "models" not in path and "completion" not in path:
+            yield from re.findall(r"^ *((?:sonarllm|echo) .*)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", list(examples()))
+def test_an_example_runs(command, tmp_path):
+    for folder in ("examples", "recipes"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    function = f'sonarllm() {{ "{sys.executable}" -m sonarllm_cli "$@"; }}; set -o pipefail; '
+    done = subprocess.run(["bash", "-c", function + command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 if __name__ == "__main__":

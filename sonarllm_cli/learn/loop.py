@@ -200,7 +200,11 @@ class Trainer:
             "seconds": self.seconds,
         }
         with atomic_file(self.folder / f"checkpoint-{self.step}.pt") as scratch:
-            torch.save(state, scratch)
+            try:
+                torch.save(state, scratch)
+            except RuntimeError as error:  # how torch reports a full disk
+                cure = "free some space, then continue with --resume from the checkpoint before"
+                raise RunError(f"can't write the checkpoint of step {self.step}: {error}", cure) from error
         for old in sorted(self.folder.glob("checkpoint-*.pt"), key=_step_of)[: -self.settings.run.keep]:
             old.unlink()
 
