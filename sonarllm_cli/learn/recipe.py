@@ -107,7 +107,8 @@ class Settings:
 
     kind: str
     name: str = ""
-    about: str = ""  # one line for the model card
+    about: str = ""  # for the model card
+    licence: str = ""
     sonar: str = ""  # sonar-llm: the model whose space it lives in
     model: dict[str, Any] = field(default_factory=dict)  # fields of the kind's config
     data: Data = field(default_factory=Data)

@@ -32,6 +32,7 @@ from ..runtime import by_length, choose, log
 from ..tokens import EOS
 from ..weights import tensors
 from . import corpus
+from .card import card
 from .losses import token_nll
 from .recipe import Data, Settings, config_from
 
@@ -254,6 +255,8 @@ class SonarLLMTask:
             folder,
             kind="sonar-llm",
             model=model,
+            card=card(self.settings, "sonar-llm", facts),
+            licence=self.settings.licence,
             weights=self.settings.run.weights,
             sonar={"name": self.space.name, "fingerprint": self.space.fingerprint},
             ending=ENDING,

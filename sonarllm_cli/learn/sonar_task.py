@@ -22,6 +22,7 @@ from ..runtime import choose, log
 from ..tokens import UNK, Tokenizer
 from ..weights import tensors
 from . import corpus
+from .card import card
 from .losses import alignment, noised, token_nll
 from .recipe import Settings, config_from
 
@@ -144,6 +145,8 @@ class SonarTask:
             folder,
             kind="sonar",
             model=model,
+            card=card(self.settings, "sonar", facts),
+            licence=self.settings.licence,
             weights=self.settings.run.weights,
             tokenizer=self.tokenizer.model_bytes,
             langs=self.tokenizer.langs,
