@@ -211,17 +211,17 @@ def test_the_examples_in_the_help_run(home, monkeypatch):
 
 def test_list_and_show_as_json():
     make("mine", licence="MIT")
-    rows = [json.loads(line) for line in run("list", "--all", "--json").splitlines()]
+    rows = [json.loads(line) for line in run("list", "--json").splitlines()]
     assert [row["name"] for row in rows][:3] == ["built-in", "mine", "sonar-200"]
     assert len({tuple(row) for row in rows}) == 1  # the same keys, in the same order
     make("sonar-200")
-    assert run("list", "--all", "--json").count('"name": "sonar-200"') == 1
+    assert run("list", "--json").count('"name": "sonar-200"') == 1
     assert json.loads(run("show", "mine", "--json"))["config"]["model"]["width"] == 8
 
 
 def test_list_is_aligned():
     make("mine")
-    lines = run("list").splitlines()
+    lines = run("list", "--here").splitlines()
     assert lines[0].split()[:2] == ["name", "kind"]
     assert len({line.index(word) for line, word in zip(lines, ("kind", "sonar", "sonar"))}) == 1
 

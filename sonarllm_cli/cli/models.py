@@ -27,20 +27,20 @@ def models() -> None:
 
 
 @models.command("list")
-@click.option("--all", "everything", is_flag=True, help="Also published models that are not here.")
+@click.option("--here", is_flag=True, help="Not the published models that could be fetched.")
 @json_option
 @debug_option
-def list_(everything: bool, as_json: bool) -> None:
-    """List the models on this machine.
+def list_(here: bool, as_json: bool) -> None:
+    """List models: those in the package, those in the cache, and published ones that can be fetched.
 
     \b
     Example:
-      sonarllm models list --all
+      sonarllm models list
     """
     from ..weights import registry
 
     rows: list[dict[str, Any]] = [vars(entry) for entry in registry.list_models()]
-    if everything:
+    if not here:
         rows += registry.not_here()
     if as_json:
         for row in rows:
