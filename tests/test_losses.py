@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from sonarllm_cli.learn import optim
-from sonarllm_cli.learn.losses import alignment, noised, plain_token_nll, token_nll
+from sonarllm_cli.learn.losses import alignment, noised, plain_token_nll, sentence_nll, token_nll
 from sonarllm_cli.learn.recipe import Optim
 from sonarllm_cli.learn.sonar_task import garble
+from sonarllm_cli.nets.sonar import Sonar, SonarConfig
 
 
 def test_chunked_loss_and_both_gradients_equal_the_plain_ones():
@@ -80,3 +81,28 @@ def test_garbling_keeps_control_tokens_and_other_texts():
     assert out[1].equal(ids[1]) and out[0, 0] == ids[0, 0] and out[0, -1] == ids[0, -1]
     assert 0 < (out[0] != ids[0]).sum() < 20
     assert math.isclose((out[0] == 1).sum().item(), 4, abs_tol=4)
+
+
+def test_a_sentence_is_scored_from_its_first_word_to_one_end():
+    """Against the logits of each sentence alone, spelled out."""
+    torch.manual_seed(0)
+    shape = {
+        "width": 8,
+        "heads": 2,
+        "ffn": 8,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "vocab_size": 20,
+        "embedding": 6,
+    }
+    decoder = Sonar(SonarConfig(**shape)).eval().decoder
+    sentences, e_BD = [[3, 9, 5, 6, 3], [3, 9, 7, 8, 4, 3]], torch.randn(2, 6)
+    ids_BT = torch.tensor([[*sentences[0], 3], sentences[1]])
+    total, nll_N, row_N = sentence_nll(decoder, ids_BT, torch.tensor([5, 6]), e_BD, torch.tensor([1.0, 10.0]))
+    want = []
+    for ids, e_D in zip(sentences, e_BD):
+        log_p = decoder.logits(decoder(torch.tensor([ids[:-1]]), e_D[None]))[0].log_softmax(-1)
+        want.append([-log_p[t, ids[t + 1]].item() for t in range(1, len(ids) - 1)])
+    assert row_N.tolist() == [0] * 3 + [1] * 4
+    assert nll_N.tolist() == pytest.approx(want[0] + want[1], abs=1e-5)
+    assert total.item() == pytest.approx(sum(want[0]) + 10 * sum(want[1]), rel=1e-5)

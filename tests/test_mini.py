@@ -37,7 +37,13 @@ def test_short_sentences_come_back_word_for_word(space, lang):
 
 
 def test_the_same_sentence_is_the_nearest_in_every_language(space):
-    english = ["This package contains the documentation.", "music player", "web server", "image viewer", "game for kids"]
+    english = [
+        "This package contains the documentation.",
+        "music player",
+        "web server",
+        "image viewer",
+        "game for kids",
+    ]
     italian = [
         "Questo pacchetto contiene la documentazione.",
         "riproduttore musicale",

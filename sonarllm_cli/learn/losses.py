@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..nets.sonar import SonarDecoder
+
 CHUNK = 1024  # labelled tokens whose logits exist at once; memory is CHUNK × V
 
 
@@ -70,6 +72,23 @@ def token_nll(
 def plain_token_nll(hidden_NM: Tensor, weight_VM: Tensor, target_N: Tensor) -> Tensor:
     """The plain twin of `token_nll`: all logits at once. → mean nll (float32)."""
     return F.cross_entropy((hidden_NM @ weight_VM.T).float(), target_N)
+
+
+def sentence_nll(
+    decoder: SonarDecoder, ids_BT: Tensor, length_B: Tensor, embedding_BD: Tensor, scale_B: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token cross-entropy of whole sentences decoded from embeddings, by teacher forcing: words and one `</s>`; the
+    language token is given, not scored.
+
+    ids_BT (`</s> __lang__ w₁ … w_n </s>`, then padding), length_B (n + 3), embedding_BD, scale_B →
+    Σ scale · nll (differentiable), nll_N, row_N (the text of each labelled token).
+    """
+    hidden_BTM = decoder(ids_BT[:, :-1], embedding_BD)
+    place_T = torch.arange(ids_BT.shape[1] - 1, device=ids_BT.device)
+    label_BT = (place_T >= 1) & (place_T < (length_B - 1)[:, None])
+    row_N = torch.arange(len(ids_BT), device=ids_BT.device)[:, None].expand_as(label_BT)[label_BT]
+    total, nll_N = token_nll(hidden_BTM[label_BT], decoder.embed.weight, ids_BT[:, 1:][label_BT], scale_B[row_N])
+    return total, nll_N, row_N
 
 
 def alignment(a_BD: Tensor, b_BD: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from ..tokens import EOS
 from ..weights import tensors
 from . import corpus
 from .card import card
-from .losses import token_nll
+from .losses import sentence_nll
 from .recipe import Data, Settings, config_from
 
 ROOM = 4096  # padded tokens that the frozen decoder reads at once
@@ -215,15 +215,10 @@ class SonarLLMTask:
             ids_BT = torch.full((len(group), int(length_B.max())), EOS)
             for b, i in enumerate(group):
                 ids_BT[b, : len(ids[i])] = torch.tensor(ids[i])
-            hidden_BTM = decoder(ids_BT[:, :-1], predicted_ND[torch.tensor(group)])
-            place_T = torch.arange(ids_BT.shape[1] - 1)
-            label_BT = (place_T >= 1) & (place_T < (length_B - 1)[:, None])
-            target_L = ids_BT[:, 1:][label_BT]
-            scale_L = torch.full((len(target_L),), scale)
-            value, nll_L = token_nll(hidden_BTM[label_BT], decoder.embed.weight, target_L, scale_L)
+            scale_B = torch.full((len(group),), scale)
+            value, nll_L, row_L = sentence_nll(decoder, ids_BT, length_B, predicted_ND[torch.tensor(group)], scale_B)
             total = total + value
-            of_L = torch.tensor(group)[:, None].expand_as(label_BT)[label_BT]
-            nll_N.index_add_(0, of_L, nll_L)
+            nll_N.index_add_(0, torch.tensor(group)[row_L], nll_L)
         return total, nll_N
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ from ..tokens import UNK, Tokenizer
 from ..weights import tensors
 from . import corpus
 from .card import card
-from .losses import alignment, noised, token_nll
+from .losses import alignment, noised, sentence_nll
 from .recipe import Settings, config_from
 
 
@@ -100,7 +100,8 @@ class SonarTask:
             amount_B = amount_B * (torch.rand(B, generator=generator) < weights.noise_share)
             from_BD = noised(from_BD, amount_B, generator)
         weight_B = torch.where(translate_B, weights.mt, torch.where(denoise_B, weights.dae, weights.ae))
-        value, nll_N, row_N = decode_loss(self.model, ids, length_B, from_BD, weight_B)
+        scale_B = weight_B / (length_B - 2).sum()
+        value, nll_N, row_N = sentence_nll(self.model.decoder, ids, length_B, from_BD, scale_B)
         plain_N = ((blend_B1[:, 0] == 0) & ~denoise_B)[row_N]
         facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "spread": z_BD.detach().float().std(0).mean().item()}
         if plain_N.any() and not weights.noise_share:
@@ -128,7 +129,7 @@ class SonarTask:
             z_BD = self.model.encoder(ids[:, 1:], length_B - 1)
             paired_B = partner_B != torch.arange(len(ids))
             for name, from_BD in (("ae", z_BD), ("mt", z_BD[partner_B])):
-                _, nll_N, row_N = decode_loss(self.model, ids, length_B, from_BD, torch.ones(len(ids)))
+                _, nll_N, row_N = sentence_nll(self.model.decoder, ids, length_B, from_BD, torch.ones(len(ids)))
                 for i, lang in enumerate(self.tokenizer.langs):
                     here_B = ids[:, 1] == self.tokenizer.lang_id(lang)
                     if name == "mt":
@@ -171,24 +172,6 @@ def batches(pairs: corpus.Pairs, batch_tokens: int, rng: np.random.Generator) ->
             count += rows[j]
         out.append(order[part[begin:]])
     return [out[i] for i in rng.permutation(len(out))]
-
-
-def decode_loss(
-    model: Sonar, ids: Tensor, length_B: Tensor, from_BD: Tensor, weight_B: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Token cross-entropy of target ids decoded from embeddings: words and one `</s>`, after the language token.
-
-    ids_BT (`</s> __lang__ w₁ … </s>`), length_B, from_BD, weight_B → Σ weight·nll / N, nll_N, row_N.
-    """
-    hidden_BTM = model.decoder(ids[:, :-1], from_BD)
-    place_T = torch.arange(ids.shape[1] - 1)
-    label_BT = (place_T >= 1) & (place_T < (length_B - 1)[:, None])
-    row_N = torch.arange(len(ids))[:, None].expand_as(label_BT)[label_BT]
-    target_N = ids[:, 1:][label_BT]
-    value, nll_N = token_nll(
-        hidden_BTM[label_BT], model.decoder.embed.weight, target_N, weight_B[row_N] / max(1, len(target_N))
-    )
-    return value, nll_N, row_N
 
 
 def garble(ids: Tensor, length_B: Tensor, which_B: Tensor, generator: torch.Generator) -> Tensor:
