@@ -174,7 +174,11 @@ class SonarLLMTask:
         predicted_ND, row_N = self._predict(batch.documents, generator)
         total, nll_N = self._decode(predicted_ND, row_N, 1 / batch.step_tokens)
         nll, labels = nll_N.sum().item(), int(self.table.labels[row_N].sum())
-        return total, {"tokens": labels, "nll": nll / labels, "bpb": nll / math.log(2) / self.table.bytes[row_N].sum()}
+        return total, {
+            "tokens": labels,
+            "nll": nll / labels,
+            "bpb": nll / math.log(2) / int(self.table.bytes[row_N].sum()),
+        }
 
     def _predict(
         self, documents: list[Document], generator: torch.Generator | None = None
@@ -237,8 +241,8 @@ class SonarLLMTask:
                     predicted_ND, row_N = predicted_ND[torch.from_numpy(keep)], row_N[keep]
                 _, nll_N = self._decode(predicted_ND, row_N, 0.0)
                 nll += nll_N.sum().item()
-                tokens += self.table.labels[row_N].sum()
-                size += self.table.bytes[row_N].sum()
+                tokens += int(self.table.labels[row_N].sum())
+                size += int(self.table.bytes[row_N].sum())
             if tokens:
                 out |= {f"valid_{name}_nll": nll / tokens, f"valid_{name}_bpb": nll / math.log(2) / size}
         return out
