@@ -1,10 +1,12 @@
 """Recipes: defaults < recipe < --set; what is wrong is named with its cure."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from sonarllm_cli.errors import UserError
+from sonarllm_cli.learn.kinds import trainable_parameters
 from sonarllm_cli.learn.recipe import build, config_from, load, to_toml
 from sonarllm_cli.nets.sonar import SonarConfig
 
@@ -58,3 +60,10 @@ def test_what_is_not_toml_is_refused(tmp_path, text):
         load(str(path))
     with pytest.raises(UserError, match="no such recipe"):
         load(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize("size", ["39m", "100m", "300m", "600m", "900m", "1.3b"])
+def test_a_recipe_has_the_parameters_that_it_says(size):
+    path = next(p for p in RECIPES if p.stem == size)
+    said = float(re.search(r": ([\d.,]+) M trainable", path.read_text("utf-8")).group(1).replace(",", ""))
+    assert trainable_parameters(load(str(path))) / 1e6 == pytest.approx(said, abs=0.06 if said < 1000 else 0.6)

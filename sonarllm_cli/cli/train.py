@@ -37,6 +37,9 @@ def train(
 
     settings = recipes.load(recipe, overrides)
     if print_config:
+        from ..learn.kinds import trainable_parameters
+
+        click.echo(f"# {trainable_parameters(settings):,} trainable parameters")
         click.echo(recipes.to_toml(settings.as_dict()), nl=False)
         return
     if threads is not None and threads < 1:

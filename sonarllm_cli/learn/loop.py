@@ -14,40 +14,16 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ..errors import RunError, UserError
 from ..files import atomic_file, atomic_write
 from ..runtime import log
 from . import optim
+from .kinds import make_task
 from .recipe import Settings, load, to_toml
-
-
-class Task(Protocol):
-    """What a kind of model brings to the loop."""
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    def epoch(self, number: int) -> list[Any]: ...
-    def steps(self, epoch: list[Any]) -> Iterator[list[Any]]: ...
-    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]: ...
-    def validate(self) -> dict[str, float]: ...
-    def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None: ...
-
-
-def make_task(settings: Settings, folder: Path) -> Task:
-    """The task of the recipe's kind; its data is read here."""
-    if settings.kind == "sonar":
-        from .sonar_task import SonarTask
-
-        return SonarTask(settings, folder)
-    from .sonar_llm_task import SonarLLMTask
-
-    return SonarLLMTask(settings, folder)
 
 
 class Trainer:

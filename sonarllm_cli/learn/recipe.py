@@ -98,7 +98,7 @@ class Run:
     keep: int = 2
     init: str = ""  # start from this model's weights
     train_only: list[str] = field(default_factory=list)  # parameter prefixes; the rest is frozen
-    weights: str = "float16"  # of the final folder: float32, float16 or int8
+    weights: str = "float16"  # of the final folder: float32, float16, bfloat16 or int8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class Settings:
         _one_of("optim.name", self.optim.name, ("adamw", "muon"))
         _one_of("optim.schedule", self.optim.schedule, ("cosine", "wsd", "constant"))
         _one_of("run.dtype", self.run.dtype, ("float32", "bfloat16"))
-        _one_of("run.weights", self.run.weights, ("float32", "float16", "int8"))
+        _one_of("run.weights", self.run.weights, ("float32", "float16", "bfloat16", "int8"))
         if self.optim.batch_tokens < self.data.max_tokens:
             raise UserError(
                 f"optim.batch_tokens {self.optim.batch_tokens} is less than data.max_tokens {self.data.max_tokens}",

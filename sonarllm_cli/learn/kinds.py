@@ -1,0 +1,64 @@
+"""Kinds of model a recipe can train: each is a task (data, model, loss) for the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..nets.sonar import Sonar, SonarConfig
+from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
+from ..tokens import TAGS
+from ..weights import model_dir, registry
+from .recipe import Settings, config_from
+
+
+class Task(Protocol):
+    """What a kind of model brings to the loop."""
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    def epoch(self, number: int) -> list[Any]: ...
+    def steps(self, epoch: list[Any]) -> Iterator[list[Any]]: ...
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]: ...
+    def validate(self) -> dict[str, float]: ...
+    def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None: ...
+
+
+def make_task(settings: Settings, folder: Path) -> Task:
+    """The task of the recipe's kind; its data is read here."""
+    if settings.kind == "sonar":
+        from .sonar_task import SonarTask
+
+        return SonarTask(settings, folder)
+    from .sonar_llm_task import SonarLLMTask
+
+    return SonarLLMTask(settings, folder)
+
+
+def trainable_parameters(settings: Settings) -> int:
+    """Parameters that the recipe trains, counted on a model without memory. The width of a space that is not on this
+    machine is taken to be the published one's."""
+    with torch.device("meta"):
+        if settings.kind == "sonar":
+            vocabulary = settings.vocabulary
+            ids = 1 + vocabulary.pieces + len(vocabulary.langs) + len(TAGS)
+            model: nn.Module = Sonar(config_from(SonarConfig, {"vocab_size": ids, **settings.model}))
+        else:
+            width = {"embedding": _space_width(settings.sonar)}
+            model = SonarLLM(config_from(SonarLLMConfig, {**width, **settings.model}))
+    only = tuple(settings.run.train_only) or ("",)
+    return sum(p.numel() for name, p in model.named_parameters() if name.startswith(only))
+
+
+def _space_width(name: str) -> int:
+    default = SonarConfig.embedding
+    try:
+        return int(model_dir.read_config(registry.find(name))["model"]["embedding"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return default
