@@ -2,6 +2,8 @@
 
 import json
 import lzma
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from sonarllm_cli.flow.decode import Search
 from sonarllm_cli.flow.embed import embed
 from sonarllm_cli.flow.model import load_space, load_writer
 from sonarllm_cli.learn.loop import Trainer
-from sonarllm_cli.learn.recipe import build
+from sonarllm_cli.learn.recipe import build, to_toml
 
 WORDS = ["disk", "file", "image", "music", "network", "player", "printer", "reader", "server", "tool"]
 ENGLISH = [f"{a} {b} for the {c}" for a in WORDS for b in WORDS[:4] for c in WORDS[5:8]]
@@ -161,3 +163,17 @@ def test_a_run_embeds_its_sentences_once_and_again_for_another_encoder(corpus, t
     first, again, other = (embedded(s / "model") for s in (trained / "sonar", trained / "sonar", tmp_path / "other"))
     assert (first[0], again[0], other[0]) == (1, 0, 1)
     assert torch.equal(first[1], again[1]) and not torch.equal(first[1], other[1])
+
+
+def test_two_processes_end_where_one_does(corpus, trained, tmp_path):
+    settings = concept(corpus, trained / "sonar/model", optim={"steps": 5, "batch_tokens": 64, "documents": 8})
+    (tmp_path / "r.toml").write_text(to_toml(settings.as_dict()))
+    for count in (1, 2):
+        command = [sys.executable, "-m", "sonarllm_cli", "train", "r.toml", "-o", f"run{count}", "--threads", "1"]
+        done = subprocess.run([*command, "--nproc", str(count)], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    lines = [(tmp_path / f"run{count}/metrics.jsonl").read_text().splitlines() for count in (1, 2)]
+    assert len(lines[0]) == len(lines[1])
+    one, two = (load_file(tmp_path / f"run{count}/model/model.safetensors") for count in (1, 2))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-3, rtol=1e-2)  # stored as float16

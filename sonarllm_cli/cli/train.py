@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import click
 
-from ..errors import UserError
+from ..errors import RunError, UserError
 from .common import quiet_options
 
 
@@ -16,7 +18,8 @@ from .common import quiet_options
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: --set optim.lr=3e-4.")
 @click.option("--resume", is_flag=True, help="Continue the run in that folder.")
 @click.option("--print-config", is_flag=True, help="Show every setting as it stands, and train nothing.")
-@click.option("--threads", type=int, help="Threads on a CPU.")
+@click.option("--threads", type=int, help="Threads of each process on a CPU.")
+@click.option("--nproc", type=click.IntRange(1), default=1, help="Processes on this machine that share the work.")
 @quiet_options
 def train(
     recipe: str,
@@ -25,6 +28,7 @@ def train(
     resume: bool,
     print_config: bool,
     threads: int | None,
+    nproc: int,
     quiet: bool,
 ) -> None:
     """Train a model from a recipe (TOML): metrics.jsonl, checkpoints and the final model/ in one folder.
@@ -44,11 +48,34 @@ def train(
         return
     if threads is not None and threads < 1:
         raise UserError(f"--threads {threads} is not a number of threads", "use 1 or more")
+    if nproc > 1 and "RANK" not in os.environ:
+        arguments = [recipe, *(x for o in overrides for x in ("--set", o))]
+        for name, value in (("-o", output), ("--threads", threads), ("--resume", resume), ("-q", quiet)):
+            if value:
+                arguments += [name] if value is True else [name, str(value)]
+        _spawn(nproc, arguments)
+        return
     from ..learn.loop import Trainer
     from ..runtime import choose, set_up_logging
 
-    set_up_logging(quiet)
+    first = os.environ.get("RANK", "0") == "0"
+    set_up_logging(quiet or not first)
     choose("cpu", threads=threads)
     folder = Path(output or f"runs/{settings.name or Path(recipe).stem}")
     Trainer(settings, folder, resume=resume).run()
-    click.echo(folder / "model")
+    if first:
+        click.echo(folder / "model")
+
+
+def _spawn(nproc: int, arguments: list[str]) -> None:
+    """This command again, in `nproc` processes under torchrun, which gives each RANK and WORLD_SIZE."""
+    import subprocess
+
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
+    process = subprocess.Popen([*launch, "-m", "sonarllm_cli", "train", *arguments])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        code = process.wait()  # Ctrl-C reached them too: they save
+    if code:
+        raise RunError(f"a training process ended with {code}", "see its message above")

@@ -22,6 +22,7 @@ from ..errors import RunError, UserError
 from ..files import atomic_file, atomic_write
 from ..runtime import log
 from . import optim
+from .distributed import Ranks
 from .kinds import make_task
 from .recipe import Settings, load, to_toml
 
@@ -31,12 +32,17 @@ class Trainer:
 
     def __init__(self, settings: Settings, folder: Path, *, resume: bool = False) -> None:
         self.settings, self.folder = settings, folder
+        self.ranks = Ranks()
         begun = sorted(folder.glob("checkpoint-*.pt"), key=_step_of)
         if begun and not resume:
             raise UserError(f"{folder} already holds a run", "continue it with --resume, or choose another -o")
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(settings.run.seed)
+        if not self.ranks.first:
+            self.ranks.wait()  # the first reads the data before the others, and leaves what it made for them
         self.task = make_task(settings, folder)
+        if self.ranks.first:
+            self.ranks.wait()
         self._freeze()
         self.optimizers = optim.optimizers(self.task.model, settings.optim)
         self.step = self.epoch = self.tokens = 0
@@ -45,7 +51,8 @@ class Trainer:
         self.stop = False
         if begun:
             self._load(begun[-1])
-        atomic_write(folder / "settings.toml", to_toml(settings.as_dict()))
+        if self.ranks.first:
+            atomic_write(folder / "settings.toml", to_toml(settings.as_dict()))
 
     # ------------------------------------------------------------------------------------------ the run
 
@@ -73,6 +80,8 @@ class Trainer:
                 self.seconds = before + time.monotonic() - began
                 self.tokens += facts["tokens"]
                 window.add(facts)
+                if not self.ranks.first:
+                    continue
                 if self.step % run.log_every == 0:
                     self._log(window.mean(), total)
                     window = Window()
@@ -81,32 +90,41 @@ class Trainer:
                 if time.monotonic() - saved > 60 * run.save_minutes:
                     self._save()
                     saved = time.monotonic()
-        self._save()
+        if self.ranks.first:
+            self._save()
+        self.ranks.leave()
         if self.stop:
             raise RunError(f"stopped at step {self.step} of {total}", "continue with --resume")
-        return self.finish(total)
+        return self.finish(total) if self.ranks.first else {}
 
     def total_steps(self, per_epoch: int) -> int:
         """Optimisation steps of the whole run."""
         return self.settings.optim.steps or max(1, math.ceil(per_epoch * self.settings.optim.epochs))
 
     def train_step(self, batches: list[Any], total: int) -> dict[str, Any]:
-        """One optimisation step over its micro-batches; → what to log."""
-        generator = torch.Generator().manual_seed(self.settings.run.seed * 1_000_003 + self.step)
+        """One optimisation step over its micro-batches, of which this process does its share; → what to log."""
         rate = optim.rate(self.step, total, self.settings.optim)
         window = Window()
         self.task.model.train()
-        for batch in batches:
+        value = 0.0
+        for place, batch in self.ranks.share(batches):
+            seed = (self.settings.run.seed * 1_000_003 + self.step) * 1_009 + place
             with self._autocast():
-                loss, facts = self.task.loss(batch, generator)
-            if not math.isfinite(loss.item()):
-                raise RunError(
-                    f"the loss of step {self.step} is {loss.item()}; nothing was changed by it",
-                    "lower optim.lr, then continue with --resume from the last checkpoint",
-                )
+                loss, facts = self.task.loss(batch, torch.Generator().manual_seed(seed))
+            value += loss.item()
             loss.backward()
             window.add(facts)
+        everyone = self.ranks.gather((value, self.stop, window))
+        total_loss = sum(v for v, _, _ in everyone)
+        if not math.isfinite(total_loss):
+            raise RunError(
+                f"the loss of step {self.step} is {total_loss}; nothing was changed by it",
+                "lower optim.lr, then continue with --resume from the last checkpoint",
+            )
+        self.stop = any(stop for _, stop, _ in everyone)
+        window = Window.merged([w for _, _, w in everyone])
         trainable = [p for p in self.task.model.parameters() if p.requires_grad]
+        self.ranks.sum_gradients(trainable)
         norm = torch.nn.utils.clip_grad_norm_(trainable, self.settings.optim.clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -212,6 +230,16 @@ class Window:
             if name != "tokens":
                 self.sum[name] = self.sum.get(name, 0.0) + value * facts["tokens"]
                 self.weight[name] = self.weight.get(name, 0.0) + facts["tokens"]
+
+    @classmethod
+    def merged(cls, windows: list[Window]) -> Window:
+        out = cls()
+        for window in windows:
+            out.tokens += window.tokens
+            for name in window.sum:
+                out.sum[name] = out.sum.get(name, 0.0) + window.sum[name]
+                out.weight[name] = out.weight.get(name, 0.0) + window.weight[name]
+        return out
 
     def mean(self) -> dict[str, Any]:
         return {"tokens": self.tokens} | {name: self.sum[name] / max(1.0, self.weight[name]) for name in self.sum}
