@@ -36,7 +36,7 @@ def embed(
     from ..files import read_lines
     from ..flow.embed import Line, embed_stream
     from ..flow.model import load_space
-    from ..flow.vectors import EmbeddingWriter
+    from ..flow.vectors_out import EmbeddingWriter
     from ..languages import resolve
     from ..runtime import log
 

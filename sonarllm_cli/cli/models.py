@@ -135,7 +135,7 @@ def rm(name: str) -> None:
 @dtype_option
 @debug_option
 def pull(name: str, save_as: str, sonar: str, dtype: str | None) -> None:
-    """Fetch a published model: one of `models list --all`, or hf:ORG/REPO[@REVISION].
+    """Fetch a published model: one of `models list`, or hf:ORG/REPO[@REVISION].
 
     A SONAR-LLM brings its space with it. The licence is shown first. HF_HOME, HF_TOKEN, HF_ENDPOINT and
     HF_HUB_OFFLINE are honoured.

@@ -51,7 +51,7 @@ def pull(
     if entry is None:
         close = nearest(name, list(registry.catalogue()))
         hint = f"did you mean {close}? " if close else ""
-        raise UserError(f"the catalogue has no {name!r}", f"{hint}see sonarllm models list --all, or give hf:org/repo")
+        raise UserError(f"the catalogue has no {name!r}", f"{hint}see sonarllm models list, or give hf:org/repo")
     folder = registry.target(save_as or name)
     if folder.exists():
         say(f"{folder.name} is here already: {folder}")
