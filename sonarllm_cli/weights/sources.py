@@ -12,7 +12,6 @@ import json
 import os
 import pickle
 import re
-import shlex
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,11 +26,6 @@ from ..errors import UserError
 from . import model_dir
 
 PathName = str | os.PathLike[str]
-_CONVERT = (
-    "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], 'cpu', weights_only=False); "
-    "d = d.get('model') or d.get('state_dict') or d.get('model_state_dict') or d; "
-    "s.save_file({k: v.clone() for k, v in d.items()}, 'model.safetensors')"
-)
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 
@@ -110,7 +104,7 @@ def _read_pickle(path: Path) -> Any:
             if isinstance(error, pickle.UnpicklingError) and re.search("global|class|function", reason, re.IGNORECASE):
                 raise UserError(
                     f"{path} holds more than tensors and could run code when it is read",
-                    f'if you trust it, convert it: python -c "{_CONVERT}" {shlex.quote(str(path))}',
+                    "get it as .safetensors, or as a .pt of tensors alone",
                 ) from None
             raise UserError(
                 f"{path} is damaged, cut short or no checkpoint: {reason.splitlines()[0][:200]}", "fetch it again"
