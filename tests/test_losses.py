@@ -83,8 +83,9 @@ def test_garbling_keeps_control_tokens_and_other_texts():
     assert math.isclose((out[0] == 1).sum().item(), 4, abs_tol=4)
 
 
-def test_a_sentence_is_scored_from_its_first_word_to_one_end():
-    """Against the logits of each sentence alone, spelled out."""
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_sentence_is_scored_from_its_first_word_to_one_end(reference):
+    """Against the logits of each sentence alone, spelled out; the reference scores the language and a second end too."""
     torch.manual_seed(0)
     shape = {
         "width": 8,
@@ -98,11 +99,14 @@ def test_a_sentence_is_scored_from_its_first_word_to_one_end():
     decoder = Sonar(SonarConfig(**shape)).eval().decoder
     sentences, e_BD = [[3, 9, 5, 6, 3], [3, 9, 7, 8, 4, 3]], torch.randn(2, 6)
     ids_BT = torch.tensor([[*sentences[0], 3], sentences[1]])
-    total, nll_N, row_N = sentence_nll(decoder, ids_BT, torch.tensor([5, 6]), e_BD, torch.tensor([1.0, 10.0]))
+    length_B, scale_B = torch.tensor([5, 6]), torch.tensor([1.0, 10.0])
+    total, nll_N, row_N = sentence_nll(decoder, ids_BT, length_B, e_BD, scale_B, reference=reference)
     want = []
     for ids, e_D in zip(sentences, e_BD):
-        log_p = decoder.logits(decoder(torch.tensor([ids[:-1]]), e_D[None]))[0].log_softmax(-1)
-        want.append([-log_p[t, ids[t + 1]].item() for t in range(1, len(ids) - 1)])
-    assert row_N.tolist() == [0] * 3 + [1] * 4
+        given, labels = (ids, [*ids[1:], 3]) if reference else (ids[:-1], [None, *ids[2:]])
+        log_p = decoder.logits(decoder(torch.tensor([given]), e_D[None]))[0].log_softmax(-1)
+        want.append([-log_p[t, label].item() for t, label in enumerate(labels) if label is not None])
+    assert row_N.tolist() == [0] * len(want[0]) + [1] * len(want[1])
+    assert [len(w) for w in want] == ([5, 6] if reference else [3, 4])
     assert nll_N.tolist() == pytest.approx(want[0] + want[1], abs=1e-5)
     assert total.item() == pytest.approx(sum(want[0]) + 10 * sum(want[1]), rel=1e-5)

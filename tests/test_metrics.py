@@ -48,7 +48,8 @@ def test_perfect_texts_score_100_and_foreign_ones_little():
 def data(tmp_path):
     rows = [{"id": str(i), "lang": "it", "en": f"tool number {i}", "it": f"strumento numero {i}"} for i in range(6)]
     docs = [{"title": f"tool {i}", "paragraphs": [[f"It is tool {i}. It works."]]} for i in range(3)]
-    for name, lines in (("pairs", rows), ("docs", docs)):
+    longer = [{"text": f"It is tool {i}. It works. It is fast. It is free."} for i in range(2)]
+    for name, lines in (("pairs", rows), ("docs", docs), ("longer", longer)):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return tmp_path
 
@@ -60,6 +61,8 @@ def data(tmp_path):
         ("translate", "pairs", "ita_Latn texts", 4),
         ("xsim", "pairs", "ita_Latn texts", 4),
         ("summarize", "docs", "texts", 3),
+        ("nextsentence", "docs", "sentences", 6),
+        ("generate", "longer", "texts", 2),
     ],
 )
 def test_a_task_scores_what_was_not_seen_and_says_how(home, data, task, file, figure, count):

@@ -7,7 +7,7 @@ import click
 from ..errors import UserError
 from .common import Compute, compute_options, json_option, line, output_option
 
-TASKS = ("autoencode", "translate", "xsim", "summarize")
+TASKS = ("autoencode", "translate", "xsim", "summarize", "nextsentence", "generate")
 
 
 @click.command()
@@ -29,7 +29,10 @@ def evaluate(
     output: str | None,
     compute: Compute,
 ) -> None:
-    """Score a model: autoencode, translate, xsim (pairs or documents) or summarize (documents with titles).
+    """Score a model.
+
+    autoencode, translate and xsim take pairs (autoencode also documents); summarize takes documents with titles,
+    nextsentence and generate documents.
 
     \b
     Example:

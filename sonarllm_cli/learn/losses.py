@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..nets.sonar import SonarDecoder
+from ..tokens import EOS
 
 CHUNK = 1024  # labelled tokens whose logits exist at once; memory is CHUNK × V
 
@@ -75,17 +76,28 @@ def plain_token_nll(hidden_NM: Tensor, weight_VM: Tensor, target_N: Tensor) -> T
 
 
 def sentence_nll(
-    decoder: SonarDecoder, ids_BT: Tensor, length_B: Tensor, embedding_BD: Tensor, scale_B: Tensor
+    decoder: SonarDecoder,
+    ids_BT: Tensor,
+    length_B: Tensor,
+    embedding_BD: Tensor,
+    scale_B: Tensor,
+    *,
+    reference: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Token cross-entropy of whole sentences decoded from embeddings, by teacher forcing: words and one `</s>`; the
-    language token is given, not scored.
+    """Token cross-entropy of whole sentences decoded from embeddings, by teacher forcing.
 
+    Scored are the words and one `</s>`; with `reference`, as in the published scripts, also the language token before
+    and a second `</s>` after them, which are all but free.
     ids_BT (`</s> __lang__ w₁ … w_n </s>`, then padding), length_B (n + 3), embedding_BD, scale_B →
     Σ scale · nll (differentiable), nll_N, row_N (the text of each labelled token).
     """
+    if reference:
+        ids_BT = torch.cat([ids_BT, torch.full_like(ids_BT[:, :1], EOS)], 1)
+        ids_BT = ids_BT.scatter(1, length_B[:, None], EOS)
+    first, end_B = (0, length_B) if reference else (1, length_B - 1)
     hidden_BTM = decoder(ids_BT[:, :-1], embedding_BD)
     place_T = torch.arange(ids_BT.shape[1] - 1, device=ids_BT.device)
-    label_BT = (place_T >= 1) & (place_T < (length_B - 1)[:, None])
+    label_BT = (place_T >= first) & (place_T < end_B[:, None])
     row_N = torch.arange(len(ids_BT), device=ids_BT.device)[:, None].expand_as(label_BT)[label_BT]
     total, nll_N = token_nll(hidden_BTM[label_BT], decoder.embed.weight, ids_BT[:, 1:][label_BT], scale_B[row_N])
     return total, nll_N, row_N

@@ -7,6 +7,7 @@ for `autoencode`. With `seen` texts, figures are on those that are not among the
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 import random
 from collections.abc import Callable, Sequence
@@ -18,13 +19,16 @@ import torch
 
 from .. import __version__
 from ..errors import UserError
-from ..flow.compose import Writing, summarize
+from ..flow.compose import Writing, continuation, summarize
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import embed_sentences
 from ..flow.model import Space, Writer, load_space, load_writer
 from ..learn import corpus
+from ..learn.losses import sentence_nll
 from ..learn.recipe import Data
+from ..nets.sonar_llm import ENDING
 from ..runtime import Runtime
+from ..tokens import EOS
 from . import metrics
 
 Sample = dict[str, Any]
@@ -139,11 +143,77 @@ def summaries(model: str, data: list[str], run: Wish) -> Result:
     return figures, samples
 
 
+@torch.inference_mode()
+def nextsentence(model: str, data: list[str], run: Wish) -> Result:
+    """Cross-entropy of each next sentence's tokens, given the text before it: clean and reference readings in nats a
+    token, and bits a byte, the only figure that compares across tokenizers."""
+    writer = load_writer(model, run.runtime)
+    space, decoder = writer.space, writer.space.net.decoder
+    nll = {"clean": 0.0, "reference": 0.0}
+    count = {"clean": 0, "reference": 0}
+    size = sentences = 0
+    for texts in _texts(data, run):
+        context_SD = embed_sentences(texts, writer.lang, space)
+        predicted_SD = writer.net(context_SD[None, :-1])[0]
+        ids = [space.tokenizer.target(t, writer.lang) for t in texts[1:]]
+        length_B = torch.tensor([len(i) for i in ids], device=predicted_SD.device)
+        ids_BT = torch.full((len(ids), int(length_B.max())), EOS, device=predicted_SD.device)
+        for row, i in enumerate(ids):
+            ids_BT[row, : len(i)] = torch.tensor(i)
+        for name in nll:
+            one_B = torch.ones(len(ids), device=predicted_SD.device)
+            total, nll_N, _ = sentence_nll(
+                decoder, ids_BT, length_B, predicted_SD, one_B, reference=name == "reference"
+            )
+            nll[name] += total.item()
+            count[name] += len(nll_N)
+        size += sum(len(t.encode()) for t in texts[1:])
+        sentences += len(ids)
+    figures = {f"{name} nats a token": nll[name] / count[name] for name in nll}
+    return figures | {"bits a byte": nll["clean"] / math.log(2) / size, "sentences": sentences}, []
+
+
+def generated(model: str, data: list[str], run: Wish) -> Result:
+    """A text continued from its first two sentences: repetition-4 beside the text's own, and ROUGE-L and METEOR of the
+    first sentence written against the true one."""
+    writer = load_writer(model, run.runtime)
+    rows = [texts for texts in _texts(data, run) if len(texts) > 3]
+    if not rows:
+        raise UserError("no text of three sentences in the data", "give longer documents")
+    found, samples = [], []
+    for texts in rows:
+        length = len(texts) - 3  # after the two given, before the ending
+        writing = Writing(max_sentences=length, search=Search(beam=run.beam))
+        found.append(
+            [s.text for s in continuation(" ".join(texts[:2]), lang=writer.lang, model=writer, writing=writing)]
+        )
+        samples.append({"text": " ".join(texts[:2]), "found": " ".join(found[-1]), "wanted": " ".join(texts[2:-1])})
+    first, wanted = [f[0] if f else "" for f in found], [texts[2] for texts in rows]
+    return {
+        "repetition-4": metrics.repetition([" ".join(f) for f in found]),
+        "repetition-4 of the texts": metrics.repetition([" ".join(texts[2:-1]) for texts in rows]),
+        "first sentence ROUGE-L": metrics.rouge_l(first, wanted),
+        f"first sentence {metrics.meteor_name()}": metrics.meteor(first, wanted),
+        "sentences written": sum(map(len, found)) / len(found),
+        "texts": len(rows),
+    }, samples[:10]
+
+
+def _texts(data: list[str], run: Wish) -> list[list[str]]:
+    """Documents as at most 32 sentences, the ending last; UserError where none has two."""
+    rows = [[*body[:31], ENDING] for _, body in corpus.documents(Data(), data) if body]
+    if not rows:
+        raise UserError("no documents in the data", 'give JSON Lines such as {"text": "…"}')
+    return _draw(rows, run.limit, run.seed)
+
+
 TASKS: dict[str, Callable[..., Result]] = {
     "autoencode": autoencode,
     "translate": translate,
     "xsim": xsim,
     "summarize": summaries,
+    "nextsentence": nextsentence,
+    "generate": generated,
 }
 
 
