@@ -85,7 +85,7 @@ def test_garbling_keeps_control_tokens_and_other_texts():
 
 @pytest.mark.parametrize("reference", [False, True])
 def test_a_sentence_is_scored_from_its_first_word_to_one_end(reference):
-    """Against the logits of each sentence alone, spelled out; the reference scores the language and a second end too."""
+    """Against the logits of each sentence alone, spelled out; the reference scores the language and a second end."""
     torch.manual_seed(0)
     shape = {
         "width": 8,
