@@ -21,7 +21,7 @@ from .common import (
 @file_argument
 @lang_option
 @click.option("--out-lang", default="", help="Language to write in; the model's own if not given.")
-@click.option("--sentences", default="auto", metavar="N|auto", show_default=True, help="Sentences of the summary.")
+@click.option("--sentences", default="auto", metavar="N|auto", show_default=True, help="Sentences at most; auto is 3.")
 @click.option("--extract", is_flag=True, help="Choose the article's own sentences nearest to the predicted ones.")
 @click.option("--cite", is_flag=True, help="Show beside each the article's nearest sentences and their cosines.")
 @search_options

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from ..runtime import Runtime
+from ..runtime import Runtime, log
 from .decode import Search, decode_batch
 from .embed import embed_sentences, fits
 from .model import DEFAULT, Writer, load_writer
@@ -116,8 +116,9 @@ def generate_stream(
     if writing.no_repeat:
         many = max(search.num_return, search.beam if not search.samples else 4)
         search = Search(**{**vars(search), "num_return": many})
-    next_1D = reader.read(context_SD)[None]
+    unread_SD = context_SD
     for count in range(writing.max_sentences):
+        next_1D = reader.read(unread_SD)[None]
         hypotheses = decode_batch(next_1D, lang, space, search, generator=generator)[0]
         if writing.no_repeat:
             hypotheses = [h for h in hypotheses if h.text not in seen]
@@ -132,7 +133,7 @@ def generate_stream(
         fed_1D = again_1D if writing.feedback == "reembed" else next_1D
         yield Written(best.text, best.score, ending, next_1D[0], fed_1D[0])
         seen.add(best.text)
-        next_1D = reader.read(fed_1D)[None]
+        unread_SD = fed_1D
 
 
 def summarize(
@@ -146,7 +147,8 @@ def summarize(
     cite: int = 0,
     writing: Writing | None = None,
 ) -> list[Cited]:
-    """A summary of `text`: `sentences` of them, or as many as the model ends after (at most 3).
+    """A summary of `text` in at most `sentences` sentences, by default 3; the model may end it sooner, which is logged
+    where a number was asked for.
 
     `extract` gives the article's own sentences nearest to the predicted embeddings; `cite` names that many of the
     article's sentences beside each. Raises UserError for a text without sentences or a model that can't write.
@@ -159,9 +161,11 @@ def summarize(
     context_SD = article_SD
     if writer.marker:
         context_SD = torch.cat([article_SD, embed_sentences([writer.marker], writer.lang, writer.space)])
-    limits = {"max_sentences": sentences or AUTO, "min_sentences": sentences or 1}
+    limits = {"max_sentences": sentences or AUTO, "min_sentences": 1}
     writing = Writing(**{**vars(writing or Writing(no_repeat=True)), **limits})
-    written = list(generate_stream(context_SD, writer, writing))
+    written = list(generate_stream(context_SD, writer, writing, used=[writer.ending]))
+    if sentences and len(written) < sentences:
+        log.info("%s ended its summary after %d of %d sentences", writer.name, len(written), sentences)
     if extract:
         return _extracted(article, article_SD, written)
     return [Cited(w.text, w.score, _nearest(article, article_SD, w.embedding_D, cite)) for w in written]
