@@ -49,6 +49,7 @@ def data(tmp_path):
     rows = [{"id": str(i), "lang": "it", "en": f"tool number {i}", "it": f"strumento numero {i}"} for i in range(6)]
     docs = [{"title": f"tool {i}", "paragraphs": [[f"It is tool {i}. It works."]]} for i in range(3)]
     longer = [{"text": f"It is tool {i}. It works. It is fast. It is free."} for i in range(2)]
+    longer.append({"text": "It is good. " + "library, printer, " * 40 + "end. It is fine."})  # ends after its first
     for name, lines in (("pairs", rows), ("docs", docs), ("longer", longer)):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return tmp_path

@@ -30,7 +30,7 @@ EXAMPLES = """\b
 Examples:
   sonarllm summarize article.txt
   sonarllm segment article.txt | sonarllm embed -o article.npy
-  echo "Un lettore di musica." | sonarllm embed --lang it | sonarllm decode --lang en
+  echo "Questo pacchetto contiene la documentazione." | sonarllm embed --lang it | sonarllm decode --lang en
 """
 
 

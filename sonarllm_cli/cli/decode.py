@@ -41,7 +41,7 @@ def decode(
 
     \b
     Example (translates):
-      echo "Un lettore di musica." | sonarllm embed --lang it | sonarllm decode --lang en
+      echo "Questo pacchetto contiene la documentazione." | sonarllm embed --lang it | sonarllm decode --lang en
     """
     from ..files import open_output
     from ..flow.decode import Search, decode_stream

@@ -87,7 +87,7 @@ def sentence_nll(
     """Token cross-entropy of whole sentences decoded from embeddings, by teacher forcing.
 
     Scored are the words and one `</s>`; with `reference`, as in the published scripts, also the language token before
-    and a second `</s>` after them, which are all but free.
+    and a second `</s>` after them, all but free where the decoder was trained on them.
     ids_BT (`</s> __lang__ w₁ … w_n </s>`, then padding), length_B (n + 3), embedding_BD, scale_B →
     Σ scale · nll (differentiable), nll_N, row_N (the text of each labelled token).
     """

@@ -7,6 +7,7 @@ for `autoencode`. With `seen` texts, figures are on those that are not among the
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import platform
 import random
@@ -28,7 +29,7 @@ from ..learn.losses import sentence_nll
 from ..learn.recipe import Data
 from ..nets.sonar_llm import ENDING
 from ..runtime import Runtime
-from ..tokens import EOS
+from ..tokens import EOS, fitting
 from . import metrics
 
 Sample = dict[str, Any]
@@ -152,7 +153,7 @@ def nextsentence(model: str, data: list[str], run: Wish) -> Result:
     nll = {"clean": 0.0, "reference": 0.0}
     count = {"clean": 0, "reference": 0}
     size = sentences = 0
-    for texts in _texts(data, run):
+    for texts in _texts(data, run, space):
         context_SD = embed_sentences(texts, writer.lang, space)
         predicted_SD = writer.net(context_SD[None, :-1])[0]
         ids = [space.tokenizer.target(t, writer.lang) for t in texts[1:]]
@@ -177,12 +178,12 @@ def generated(model: str, data: list[str], run: Wish) -> Result:
     """A text continued from its first two sentences: repetition-4 beside the text's own, and ROUGE-L and METEOR of the
     first sentence written against the true one."""
     writer = load_writer(model, run.runtime)
-    rows = [texts for texts in _texts(data, run) if len(texts) > 3]
+    rows = [texts for texts in _texts(data, run, writer.space) if len(texts) > 3]
     if not rows:
         raise UserError("no text of three sentences in the data", "give longer documents")
     found, samples = [], []
     for texts in rows:
-        length = len(texts) - 3  # after the two given, before the ending
+        length = len(texts) - 3  # after the two given, before the last, which mostly is the ending
         writing = Writing(max_sentences=length, search=Search(beam=run.beam))
         found.append(
             [s.text for s in continuation(" ".join(texts[:2]), lang=writer.lang, model=writer, writing=writing)]
@@ -199,9 +200,17 @@ def generated(model: str, data: list[str], run: Wish) -> Result:
     }, samples[:10]
 
 
-def _texts(data: list[str], run: Wish) -> list[list[str]]:
-    """Documents as at most 32 sentences, the ending last; UserError where none has two."""
-    rows = [[*body[:31], ENDING] for _, body in corpus.documents(Data(), data) if body]
+def _texts(data: list[str], run: Wish, space: Space) -> list[list[str]]:
+    """Documents as at most 32 sentences, the ending last. As in training, one ends before a sentence over the limit of
+    encoder or decoder. UserError where none is left."""
+    config = space.net.config
+    fit = fitting(space.tokenizer, min(config.max_source_tokens, config.max_target_tokens - 2))
+    rows: list[list[str]] = []
+    for _, body in corpus.documents(Data(), data):
+        short = list(itertools.takewhile(fit, body))
+        if short:
+            rows.append([*short[:31], *([ENDING] if len(short) == len(body) else [])])
+    rows = [row for row in rows if len(row) > 1]
     if not rows:
         raise UserError("no documents in the data", 'give JSON Lines such as {"text": "…"}')
     return _draw(rows, run.limit, run.seed)
