@@ -6,7 +6,6 @@ Documents are JSON Lines, `{"title": …, "paragraphs": [[block, …], …]}` or
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -204,9 +203,3 @@ def train_tokenizer(texts: Sequence[str], pieces: int) -> bytes:
         short = str(error).splitlines()[-1]
         raise UserError(f"can't train {pieces} pieces: {short}", "use fewer vocabulary.pieces or more text") from error
     return model.getvalue()
-
-
-def describe(data: Data) -> str:
-    """File names and sizes of the training data, for the log and the model card."""
-    names = [*data.documents, *data.pairs]
-    return json.dumps({n: (Path(data.root) / n).stat().st_size for n in names if (Path(data.root) / n).exists()})

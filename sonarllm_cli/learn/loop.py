@@ -24,7 +24,7 @@ from ..runtime import log
 from . import optim
 from .distributed import Ranks
 from .kinds import make_task
-from .recipe import Settings, load, to_toml
+from .recipe import Settings, to_toml
 
 
 class Trainer:
@@ -266,9 +266,3 @@ def _graceful(trainer: Trainer) -> Iterator[None]:
 
 def _step_of(path: Path) -> int:
     return int(path.stem.split("-")[1])
-
-
-def train(recipe: str, output: str, *, overrides: list[str] | None = None, resume: bool = False) -> dict[str, Any]:
-    """Run a recipe into the folder `output`; → the final validation's figures."""
-    settings = load(recipe, overrides or [])
-    return Trainer(settings, Path(output), resume=resume).run()
