@@ -34,8 +34,29 @@ def test_padding_changes_no_embedding(pooling):
     torch.testing.assert_close(encoder(ids, length)[:1], encoder(ids[:1, :3], length[:1]))
 
 
-def test_decoding_step_by_step_equals_all_at_once():
-    decoder = tiny().decoder
+def test_cross_attention_to_slots_is_multi_head_attention():
+    attention = tiny(slots=4).decoder.layers[0].cross_attn
+    x_BTM, memory_BSM = torch.randn(3, 5, 16), torch.randn(3, 4, 16)
+    plain = torch.nn.MultiheadAttention(16, 2, batch_first=True)
+    with torch.no_grad():
+        plain.in_proj_weight.copy_(torch.cat([attention.q_proj.weight, attention.kv_proj.weight]))
+        plain.in_proj_bias.copy_(torch.cat([attention.q_proj.bias, attention.kv_proj.bias]))
+        plain.out_proj.load_state_dict(attention.out_proj.state_dict())
+    found = attention(x_BTM, attention.keys(memory_BSM))
+    torch.testing.assert_close(found, plain(x_BTM, memory_BSM, memory_BSM)[0], atol=1e-6, rtol=1e-5)
+
+
+def test_a_slot_is_read_of_its_own_part_of_the_vector():
+    decoder = tiny(slots=4, pooling="attention").decoder
+    e_BD = torch.zeros(2, 16)
+    e_BD[1, 4:8] = 1.0  # the second of four slots
+    changed_S = (decoder.slots(e_BD)[0] != decoder.slots(e_BD)[1]).any(-1)
+    assert changed_S.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_decoding_step_by_step_equals_all_at_once(slots):
+    decoder = tiny(slots=slots).decoder
     ids, e_BD = torch.randint(50, (2, 70)), torch.randn(2, 16)
     caches, cross = [KVCache(4) for _ in decoder.layers], decoder.cross(e_BD)
     steps = [decoder.step(ids[:, :3], cross, caches)] + [

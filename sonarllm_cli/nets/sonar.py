@@ -36,6 +36,7 @@ class SonarConfig:
     max_source_tokens: int = 514
     max_target_tokens: int = 512
     pooling: str = "mean"
+    slots: int = 1  # parts of the vector that the decoder attends to, one learned query of `attention` pooling each (ours)
     norm_embedding: bool = False  # ours: embeddings have mean 0 and variance 1, so that training can't shrink the space
     tied: bool = False  # one token table for encoder and decoder (ours); published checkpoints carry two
     dropout: float = 0.1
@@ -47,6 +48,8 @@ class SonarConfig:
             raise UserError(f"model.width {self.width} is not divisible by 2 × model.heads {self.heads}", f"use {near}")
         if self.pooling not in POOLINGS:
             raise UserError(f"model.pooling {self.pooling!r} is unknown", f"use one of {', '.join(POOLINGS)}")
+        if self.slots < 1 or self.embedding % self.slots:
+            raise UserError(f"model.embedding {self.embedding} has no {self.slots} equal parts", "set model.slots = 1")
         for name in ("ffn", "encoder_layers", "decoder_layers", "vocab_size", "embedding", "max_source_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}", "use a positive number")
@@ -87,46 +90,84 @@ class EncoderLayer(nn.Module):
         return x_BTM + _drop(self.ffn(self.ffn_layer_norm(x_BTM)), drop)
 
 
+class CrossAttention(nn.Module):
+    """Attention of every position to the `slots` parts of the vector: x_BTM, kv_B2HSK → x_BTM."""
+
+    def __init__(self, config: SonarConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.q_proj = nn.Linear(config.width, config.width)
+        self.kv_proj = nn.Linear(config.width, 2 * config.width)
+        self.out_proj = nn.Linear(config.width, config.width)
+
+    def keys(self, memory_BSM: Tensor) -> Tensor:
+        """Keys and values of a text's slots, once for all its steps and beams: memory_BSM → kv_B2HSK."""
+        B, S, M = memory_BSM.shape
+        return self.kv_proj(memory_BSM).view(B, S, 2, self.heads, M // self.heads).permute(0, 2, 3, 1, 4)
+
+    def forward(self, x_BTM: Tensor, kv_B2HSK: Tensor) -> Tensor:
+        B, T, M = x_BTM.shape
+        q_BHTK = self.q_proj(x_BTM).view(B, T, self.heads, M // self.heads).transpose(1, 2)
+        mixed_BHTK = attend(q_BHTK, kv_B2HSK[:, 0], kv_B2HSK[:, 1])
+        return self.out_proj(mixed_BHTK.transpose(1, 2).reshape(B, T, M))
+
+
 class DecoderLayer(nn.Module):
-    """Pre-norm causal self-attention, the collapsed cross-attention, feed-forward: x_BTM, cross_BM → x_BTM."""
+    """Pre-norm causal self-attention, cross-attention, feed-forward: x_BTM, cross → x_BTM.
+
+    `cross` is what `DecoderLayer.cross` made of the vector: cross_BM where it is one slot, else kv_B2HSK.
+    """
 
     def __init__(self, config: SonarConfig) -> None:
         super().__init__()
         self.self_attn_layer_norm = nn.LayerNorm(config.width)
         self.self_attn = SelfAttention(config.width, config.heads)
-        self.cross_v_proj = nn.Linear(config.embedding, config.width)
-        self.cross_out_proj = nn.Linear(config.width, config.width)
+        if config.slots == 1:
+            self.cross_v_proj = nn.Linear(config.embedding, config.width)
+            self.cross_out_proj = nn.Linear(config.width, config.width)
+        else:
+            self.cross_attn_layer_norm = nn.LayerNorm(config.width)
+            self.cross_attn = CrossAttention(config)
         self.ffn_layer_norm = nn.LayerNorm(config.width)
         self.ffn = FeedForward(config.width, config.ffn)
-        self.dropout = config.dropout
+        self.slots, self.dropout = config.slots, config.dropout
 
-    def cross(self, embedding_BD: Tensor) -> Tensor:
-        """What cross-attention to the one vector adds, at every position: embedding_BD → cross_BM."""
-        return self.cross_out_proj(self.cross_v_proj(embedding_BD))
+    def cross(self, memory: Tensor) -> Tensor:
+        """What the layer needs of the vector, once a text. One slot: embedding_BD → cross_BM, which cross-attention
+        to the one vector adds at every position; else memory_BSM → kv_B2HSK."""
+        if self.slots == 1:
+            return self.cross_out_proj(self.cross_v_proj(memory))
+        return self.cross_attn.keys(memory)
 
-    def forward(self, x_BTM: Tensor, cross_BM: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x_BTM: Tensor, cross: Tensor, cache: KVCache | None = None) -> Tensor:
         drop = self.dropout if self.training else 0.0
         x_BTM = x_BTM + _drop(self.self_attn(self.self_attn_layer_norm(x_BTM), causal=True, cache=cache), drop)
-        x_BTM = x_BTM + _drop(cross_BM[:, None], drop)
+        if self.slots == 1:
+            x_BTM = x_BTM + _drop(cross[:, None], drop)
+        else:
+            x_BTM = x_BTM + _drop(self.cross_attn(self.cross_attn_layer_norm(x_BTM), cross), drop)
         return x_BTM + _drop(self.ffn(self.ffn_layer_norm(x_BTM)), drop)
 
 
 class AttentionPool(nn.Module):
-    """One learned query a head attends to all tokens (Lee et al. 2019, Set Transformer, PMA): x_BTM → pooled_BM."""
+    """A learned query a slot attends to all tokens and writes its part of the vector: x_BTM → embedding_BD.
+
+    Source: Lee et al. 2019, Set Transformer, pooling by multi-head attention.
+    """
 
     def __init__(self, config: SonarConfig) -> None:
         super().__init__()
-        self.heads = config.heads
-        self.query = nn.Parameter(torch.randn(config.heads, config.width // config.heads) * 0.02)
-        self.kv_proj = nn.Linear(config.width, 2 * config.width)
-        self.out_proj = nn.Linear(config.width, config.width)
+        self.slots, self.key = config.slots, config.width // config.heads
+        self.query = nn.Parameter(torch.randn(config.slots, self.key))
+        self.k_proj = nn.Linear(config.width, config.slots * self.key)
+        self.v_proj = nn.Linear(config.width, config.embedding)
 
     def forward(self, x_BTM: Tensor, mask_B11T: Tensor | None) -> Tensor:
-        B, T, M = x_BTM.shape
-        k, v = self.kv_proj(x_BTM).view(B, T, 2, self.heads, M // self.heads).permute(2, 0, 3, 1, 4)
-        q = self.query[None, :, None].expand(B, -1, -1, -1).to(k.dtype)
-        mixed_BH1K = attend(q, k, v, mask=mask_B11T)
-        return self.out_proj(mixed_BH1K.reshape(B, M))
+        B, T, _ = x_BTM.shape
+        k_BSTK = self.k_proj(x_BTM).view(B, T, self.slots, self.key).transpose(1, 2)
+        v_BSTK = self.v_proj(x_BTM).view(B, T, self.slots, -1).transpose(1, 2)
+        q_BS1K = self.query[None, :, None].expand(B, -1, -1, -1).to(k_BSTK.dtype)
+        return attend(q_BS1K, k_BSTK, v_BSTK, mask=mask_B11T).reshape(B, -1)
 
 
 class SonarEncoder(nn.Module):
@@ -139,7 +180,7 @@ class SonarEncoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.layer_norm = nn.LayerNorm(config.width)
         self.pool_attn = AttentionPool(config) if config.pooling == "attention" else None
-        same = config.embedding == config.width
+        same = config.embedding == config.width or self.pool_attn is not None
         self.out_proj = nn.Identity() if same else nn.Linear(config.width, config.embedding)
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
@@ -153,7 +194,8 @@ class SonarEncoder(nn.Module):
         return F.layer_norm(embedding_BD, embedding_BD.shape[-1:]) if self.config.norm_embedding else embedding_BD
 
     def pool(self, x_BTM: Tensor, real_BT: Tensor, mask_B11T: Tensor | None) -> Tensor:
-        """All tokens of a text, its language token and `</s>` included, to one vector: → pooled_BM."""
+        """All tokens of a text, its language token and `</s>` included, to one vector: → pooled_BM, or embedding_BD
+        where attention pools."""
         if self.pool_attn is not None:
             return self.pool_attn(x_BTM, mask_B11T)
         if self.config.pooling == "last":
@@ -162,6 +204,20 @@ class SonarEncoder(nn.Module):
             return x_BTM.masked_fill(~real_BT[..., None], -torch.inf).amax(1)
         total_BM = (x_BTM * real_BT[..., None]).sum(1, dtype=torch.float32)
         return (total_BM / (real_BT.sum(1, keepdim=True) + 1e-7)).to(x_BTM.dtype)
+
+
+class SlotProjection(nn.Module):
+    """Each slot's part of the vector by its own linear map to the width of the decoder: embedding_BD → memory_BSM."""
+
+    def __init__(self, config: SonarConfig) -> None:
+        super().__init__()
+        part = config.embedding // config.slots
+        self.weight = nn.Parameter(torch.randn(config.slots, part, config.width) * part**-0.5)
+        self.bias = nn.Parameter(torch.randn(config.slots, config.width))  # which slot it is
+
+    def forward(self, embedding_BD: Tensor) -> Tensor:
+        part_BSP = embedding_BD.view(len(embedding_BD), self.weight.shape[0], -1)
+        return torch.einsum("bsp,spm->bsm", part_BSP, self.weight) + self.bias
 
 
 class SonarDecoder(nn.Module):
@@ -174,6 +230,7 @@ class SonarDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed = Embed(config)
+        self.slots = SlotProjection(config) if config.slots > 1 else None
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.layer_norm = nn.LayerNorm(config.width)
 
@@ -181,16 +238,18 @@ class SonarDecoder(nn.Module):
         return self.step(ids_BT, self.cross(embedding_BD), None)
 
     def cross(self, embedding_BD: Tensor) -> list[Tensor]:
-        """What each layer adds for a text, once for all its steps and beams: embedding_BD → L × cross_BM."""
-        return [layer.cross(embedding_BD) for layer in self.layers]  # type: ignore[operator]
+        """What each layer needs of the vector, once for all steps and beams of a text: embedding_BD → L × cross
+        (see `DecoderLayer`)."""
+        memory = embedding_BD if self.slots is None else self.slots(embedding_BD)
+        return [layer.cross(memory) for layer in self.layers]  # type: ignore[operator]
 
-    def step(self, ids_BT: Tensor, cross_LBM: list[Tensor], caches: list[KVCache] | None) -> Tensor:
-        """New tokens after those in `caches`: ids_BT, L × cross_BM → hidden_BTM. Only one token at a time once
+    def step(self, ids_BT: Tensor, cross_L: list[Tensor], caches: list[KVCache] | None) -> Tensor:
+        """New tokens after those in `caches`: ids_BT, L × cross → hidden_BTM. Only one token at a time once
         the caches hold some."""
         first = caches[0].length if caches else 0
         x_BTM = _drop(self.embed(ids_BT, first), self.config.dropout if self.training else 0.0)
         for i, layer in enumerate(self.layers):
-            x_BTM = layer(x_BTM, cross_LBM[i], caches[i] if caches else None)
+            x_BTM = layer(x_BTM, cross_L[i], caches[i] if caches else None)
         return self.layer_norm(x_BTM)
 
     def logits(self, hidden_M: Tensor) -> Tensor:
