@@ -1,5 +1,8 @@
 """The chain composed: prediction with cache and without, stop rules, feedback, no repetition, extraction, citation."""
 
+import dataclasses
+import logging
+
 import pytest
 import torch
 
@@ -8,6 +11,7 @@ from sonarllm_cli.flow.compose import Writing, generate, generate_stream, summar
 from sonarllm_cli.flow.decode import Search, decode
 from sonarllm_cli.flow.embed import embed_sentences
 from sonarllm_cli.flow.predict import Reader, predict
+from sonarllm_cli.flow.reconstruct import reconstruction
 
 SHORT = Search(beam=2, max_tokens=8)
 
@@ -79,3 +83,25 @@ def test_empty_texts_and_impossible_wishes_are_refused(writer):
     for options in ({"stop": "x"}, {"feedback": "x"}, {"max_sentences": 0}):
         with pytest.raises(UserError):
             Writing(**options)
+
+
+def test_reconstruction_is_the_mean_cost_of_each_token_after_those_before_it(space):
+    texts, total, count = ["A first sentence.", "And another one, longer."], 0.0, 0
+    embedding_SD = embed_sentences(texts, "eng_Latn", space)
+    for text, embedding_D in zip(texts, embedding_SD):
+        ids = space.tokenizer.target(text, "eng_Latn")
+        for place in range(2, len(ids)):
+            hidden = space.net.decoder(torch.tensor([ids[:place]]), embedding_D[None])[0, -1]
+            total -= space.net.decoder.logits(hidden).log_softmax(-1)[ids[place]].item()
+            count += 1
+    assert reconstruction(texts, embedding_SD, "eng_Latn", space) == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("extract, share, own", [(None, 0.9, True), (None, 1.1, False), (False, 0.9, False)])
+def test_unfamiliar_text_is_summarised_in_its_own_sentences(writer, caplog, extract, share, own):
+    article = ["The first one is here.", "A second follows it.", "Then a third."]
+    nats = reconstruction(article, embed_sentences(article, "eng_Latn", writer.space), "eng_Latn", writer.space)
+    familiar = dataclasses.replace(writer, familiar=nats * share)
+    with caplog.at_level(logging.INFO, "sonarllm"):
+        found = summarize(" ".join(article), model=familiar, extract=extract, writing=Writing(search=SHORT))
+    assert all(s.text in article for s in found) == own == ("--abstract" in caplog.text)

@@ -22,7 +22,12 @@ from .common import (
 @lang_option
 @click.option("--out-lang", default="", help="Language to write in; the model's own if not given.")
 @click.option("--sentences", default="auto", metavar="N|auto", show_default=True, help="Sentences at most; auto is 3.")
-@click.option("--extract", is_flag=True, help="Choose the article's own sentences nearest to the predicted ones.")
+@click.option(
+    "--extract/--abstract",
+    default=None,
+    help="The text's own sentences nearest to the predicted ones, or the model's. If neither is said the model writes, "
+    "but of text unlike its training it extracts, and says so.",
+)
 @click.option("--cite", is_flag=True, help="Show beside each the article's nearest sentences and their cosines.")
 @search_options
 @json_option
@@ -33,7 +38,7 @@ def summarize(
     lang: str,
     out_lang: str,
     sentences: str,
-    extract: bool,
+    extract: bool | None,
     cite: bool,
     beam: int,
     temperature: float | None,

@@ -18,6 +18,7 @@ from .decode import Search, decode_batch
 from .embed import embed_sentences, fits
 from .model import DEFAULT, Writer, load_writer
 from .predict import Reader
+from .reconstruct import reconstruction
 from .segment import segment
 
 STOPS = ("predicted", "reembedded")
@@ -143,21 +144,24 @@ def summarize(
     lang: str = "eng_Latn",
     model: str | Writer = DEFAULT,
     runtime: Runtime | None = None,
-    extract: bool = False,
+    extract: bool | None = None,
     cite: int = 0,
     writing: Writing | None = None,
 ) -> list[Cited]:
     """A summary of `text` in at most `sentences` sentences, by default 3; the model may end it sooner, which is logged
     where a number was asked for.
 
-    `extract` gives the article's own sentences nearest to the predicted embeddings; `cite` names that many of the
-    article's sentences beside each. Raises UserError for a text without sentences or a model that can't write.
+    `extract` gives the article's own sentences nearest to the predicted embeddings. If it is None, so does a text that
+    the model's space encodes worse than the field it was trained on, which is logged; False never does. `cite` names
+    that many of the article's sentences beside each. Raises UserError for a text without sentences or a model that can't write.
     """
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     if sentences is not None and sentences < 1:
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
     article = sentences_of(text, lang, writer)
     article_SD = embed_sentences(article, lang, writer.space)
+    if extract is None:
+        extract = _unfamiliar(article, article_SD, lang, writer)
     context_SD = article_SD
     if writer.marker:
         context_SD = torch.cat([article_SD, embed_sentences([writer.marker], writer.lang, writer.space)])
@@ -169,6 +173,22 @@ def summarize(
     if extract:
         return _extracted(article, article_SD, written)
     return [Cited(w.text, w.score, _nearest(article, article_SD, w.embedding_D, cite)) for w in written]
+
+
+def _unfamiliar(article: list[str], article_SD: Tensor, lang: str, writer: Writer) -> bool:
+    """Whether a text is of another kind than the model writes: its space reconstructs it worse than `familiar`."""
+    if not writer.familiar:
+        return False
+    nats = reconstruction(article, article_SD, lang, writer.space)
+    if nats > writer.familiar:
+        log.info(
+            "%s knows little of such text (%.1f nats a token, its own field is under %.1f): these are the text's own "
+            "sentences; --abstract has it write",
+            writer.name,
+            nats,
+            writer.familiar,
+        )
+    return nats > writer.familiar
 
 
 def _nearest(article: list[str], article_SD: Tensor, embedding_D: Tensor, count: int) -> list[tuple[int, str, float]]:

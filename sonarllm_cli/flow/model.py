@@ -47,6 +47,7 @@ class Writer:
     ending: str
     begin: str  # a sentence put before every text, or ""
     lang: str
+    familiar: float  # nats a token up to which its space reconstructs text of its field; 0 where nobody measured
 
 
 def load_space(name: str = DEFAULT, runtime: Runtime | None = None) -> Space:
@@ -97,4 +98,5 @@ def load_writer(name: str = DEFAULT, runtime: Runtime | None = None, space: str 
         ending=config.get("ending", ENDING),
         begin=config.get("begin", ""),
         lang=config.get("lang", "eng_Latn"),
+        familiar=float(config.get("familiar", 0.0)),
     )

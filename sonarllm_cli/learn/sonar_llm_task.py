@@ -247,6 +247,16 @@ class SonarLLMTask:
                 out |= {f"valid_{name}_nll": nll / tokens, f"valid_{name}_bpb": nll / math.log(2) / size}
         return out
 
+    @torch.no_grad()
+    def familiar(self, share: float = 0.95) -> float:
+        """Nats a token under which the space reconstructs that share of the validation documents; 0 without any."""
+        nats = []
+        for _, rows in self.valid:
+            rows = rows[rows > 1]
+            _, nll_N = self._decode(self.table.embeddings_ND[torch.from_numpy(rows)], rows, 0.0)
+            nats.append(nll_N.sum().item() / int(self.table.labels[rows].sum()))
+        return float(np.quantile(nats, share)) if nats else 0.0
+
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
         """The finished model folder, which names its space."""
         data = self.settings.data
@@ -261,5 +271,6 @@ class SonarLLMTask:
             ending=ENDING,
             marker=MARKER if data.summaries else "",
             lang=data.lang,
+            familiar=round(self.familiar(), 3),
             training=facts,
         )

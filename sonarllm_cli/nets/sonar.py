@@ -150,9 +150,11 @@ class DecoderLayer(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """A learned query a slot attends to all tokens and writes its part of the vector: x_BTM → embedding_BD.
+    """A learned query a slot attends to all tokens and writes its part of the vector: x_BTM, real_BT → embedding_BD.
 
-    Source: Lee et al. 2019, Set Transformer, pooling by multi-head attention.
+    Several slots begin in reading order: slot s looks at token s·max(1, (T−1)/(S−1)) of a text of T tokens, by a
+    penalty on the squared distance that training may soften. Source: Lee et al. 2019, Set Transformer (pooling by
+    multi-head attention); the start in reading order is ours.
     """
 
     def __init__(self, config: SonarConfig) -> None:
@@ -161,13 +163,20 @@ class AttentionPool(nn.Module):
         self.query = nn.Parameter(torch.randn(config.slots, self.key))
         self.k_proj = nn.Linear(config.width, config.slots * self.key)
         self.v_proj = nn.Linear(config.width, config.embedding)
+        self.focus = nn.Parameter(torch.ones(config.slots)) if config.slots > 1 else None
 
-    def forward(self, x_BTM: Tensor, mask_B11T: Tensor | None) -> Tensor:
+    def forward(self, x_BTM: Tensor, real_BT: Tensor) -> Tensor:
         B, T, _ = x_BTM.shape
         k_BSTK = self.k_proj(x_BTM).view(B, T, self.slots, self.key).transpose(1, 2)
         v_BSTK = self.v_proj(x_BTM).view(B, T, self.slots, -1).transpose(1, 2)
-        q_BS1K = self.query[None, :, None].expand(B, -1, -1, -1).to(k_BSTK.dtype)
-        return attend(q_BS1K, k_BSTK, v_BSTK, mask=mask_B11T).reshape(B, -1)
+        score_BST = (k_BSTK @ self.query[None, :, :, None].to(k_BSTK.dtype))[..., 0] * self.key**-0.5
+        if self.focus is not None:
+            stride_B = ((real_BT.sum(1) - 1) / (self.slots - 1)).clamp(min=1)[:, None, None]
+            slot_S1 = torch.arange(self.slots, device=x_BTM.device)[:, None]
+            away_BST = torch.arange(T, device=x_BTM.device) / stride_B - slot_S1
+            score_BST = score_BST - self.focus[:, None] * away_BST.square()
+        share_BST = score_BST.masked_fill(~real_BT[:, None], -torch.inf).softmax(-1, dtype=torch.float32)
+        return (share_BST.to(v_BSTK.dtype)[:, :, None] @ v_BSTK).reshape(B, -1)
 
 
 class SonarEncoder(nn.Module):
@@ -190,14 +199,14 @@ class SonarEncoder(nn.Module):
         x_BTM = _drop(self.embed(ids_BT), self.config.dropout if self.training else 0.0)
         for layer in self.layers:
             x_BTM = layer(x_BTM, mask_B11T)
-        embedding_BD = self.out_proj(self.pool(self.layer_norm(x_BTM), real_BT, mask_B11T))
+        embedding_BD = self.out_proj(self.pool(self.layer_norm(x_BTM), real_BT))
         return F.layer_norm(embedding_BD, embedding_BD.shape[-1:]) if self.config.norm_embedding else embedding_BD
 
-    def pool(self, x_BTM: Tensor, real_BT: Tensor, mask_B11T: Tensor | None) -> Tensor:
+    def pool(self, x_BTM: Tensor, real_BT: Tensor) -> Tensor:
         """All tokens of a text, its language token and `</s>` included, to one vector: → pooled_BM, or embedding_BD
         where attention pools."""
         if self.pool_attn is not None:
-            return self.pool_attn(x_BTM, mask_B11T)
+            return self.pool_attn(x_BTM, real_BT)
         if self.config.pooling == "last":
             return x_BTM[torch.arange(len(x_BTM), device=x_BTM.device), real_BT.sum(1) - 1]
         if self.config.pooling == "max":
@@ -213,7 +222,7 @@ class SlotProjection(nn.Module):
         super().__init__()
         part = config.embedding // config.slots
         self.weight = nn.Parameter(torch.randn(config.slots, part, config.width) * part**-0.5)
-        self.bias = nn.Parameter(torch.randn(config.slots, config.width))  # which slot it is
+        self.bias = nn.Parameter(sinusoid_TM(config.slots, config.width))  # which slot it is, as positions are told
 
     def forward(self, embedding_BD: Tensor) -> Tensor:
         part_BSP = embedding_BD.view(len(embedding_BD), self.weight.shape[0], -1)
@@ -280,6 +289,9 @@ class Sonar(nn.Module):
                 parameter.zero_()
             elif ".cross_" in name and parameter.ndim == 2:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+        for layer in self.decoder.layers:
+            if self.config.slots > 1:  # equal queries and keys: a position looks at the slot of its own number first
+                layer.cross_attn.kv_proj.weight[: self.config.width] = layer.cross_attn.q_proj.weight
         return self
 
 
