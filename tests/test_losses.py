@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sonarllm_cli.learn import optim
-from sonarllm_cli.learn.losses import alignment, noised, plain_token_nll, sentence_nll, token_nll
+from sonarllm_cli.learn.losses import alignment, contrast, noised, plain_token_nll, sentence_nll, token_nll
 from sonarllm_cli.learn.recipe import Optim
 from sonarllm_cli.learn.sonar_task import garble
 from sonarllm_cli.nets.sonar import Sonar, SonarConfig
@@ -110,3 +110,12 @@ def test_a_sentence_is_scored_from_its_first_word_to_one_end(reference):
     assert [len(w) for w in want] == ([5, 6] if reference else [3, 4])
     assert nll_N.tolist() == pytest.approx(want[0] + want[1], abs=1e-5)
     assert total.item() == pytest.approx(sum(want[0]) + 10 * sum(want[1]), rel=1e-5)
+
+
+def test_contrast_ranks_the_translation_and_spares_those_of_the_same_text():
+    a_BD, b_BD = torch.eye(3, 4), torch.eye(3, 4).roll(1, 1)  # all cosines 0, but a₁ with b₀ and a₂ with b₁: 1
+    rows, e = [math.log(3), math.log(2 + math.e), math.log(2 + math.e)], math.log(2 + math.e)
+    columns = [e, e, math.log(3)]
+    want = (sum(rows) + sum(columns)) / 6
+    assert contrast(a_BD, b_BD, temperature=1.0).item() == pytest.approx(want)
+    assert contrast(a_BD[[0, 0]], b_BD[[0, 0]]).item() == 0  # the same text twice

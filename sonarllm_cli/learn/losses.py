@@ -108,6 +108,20 @@ def alignment(a_BD: Tensor, b_BD: Tensor) -> Tensor:
     return (a_BD.float() - b_BD.float()).square().mean()
 
 
+def contrast(a_BD: Tensor, b_BD: Tensor, temperature: float = 0.05) -> Tensor:
+    """Translation ranking: how surely a text's translation is told from the other texts of the batch by its cosine,
+    both ways, in nats. A pair that shares a text with another is not told from it.
+
+    a_BD, b_BD → scalar. Source: Guo et al. 2018; van den Oord et al. 2018 (InfoNCE).
+    """
+    a_BD, b_BD = F.normalize(a_BD.float(), dim=1), F.normalize(b_BD.float(), dim=1)
+    alike_BB = torch.maximum(a_BD @ a_BD.T, b_BD @ b_BD.T) > 1 - 1e-4
+    score_BB = a_BD @ b_BD.T / temperature
+    score_BB = score_BB.masked_fill(alike_BB & ~torch.eye(len(a_BD), dtype=torch.bool, device=a_BD.device), -torch.inf)
+    own_B = torch.arange(len(a_BD), device=a_BD.device)
+    return (F.cross_entropy(score_BB, own_B) + F.cross_entropy(score_BB.T, own_B)) / 2
+
+
 def noised(z_BD: Tensor, amount_B: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """z' = μ + √(1−a²)·(z−μ) + a·σ·ε: from the vector itself (a 0) to a draw from the batch's own distribution (a 1).
 

@@ -58,6 +58,7 @@ class Loss:
     ae: float = 1.0  # auto-encoding
     dae: float = 0.01  # auto-encoding of a noised text: L_DAE
     mse: float = 0.1  # squared distance of a pair's embeddings: L_MSE
+    contrast: float = 0.0  # telling a text's translation from the batch's others (ours)
     mt_share: float = 0.4  # of sentences that have a translation
     dae_share: float = 0.05
     mix_share: float = 0.0  # decode from a random point between both embeddings (interpolation)

@@ -23,7 +23,7 @@ from ..tokens import UNK, Tokenizer
 from ..weights import tensors
 from . import corpus
 from .card import card
-from .losses import alignment, noised, sentence_nll
+from .losses import alignment, contrast, noised, sentence_nll
 from .recipe import Settings, config_from
 
 
@@ -113,6 +113,10 @@ class SonarTask:
             distance = alignment(z_BD[first_B], other_BD[first_B])
             facts["mse"] = distance.item()
             value = value + weights.mse * distance
+        if weights.contrast and first_B.any():
+            ranking = contrast(z_BD[first_B], other_BD[first_B])
+            facts["contrast"] = ranking.item()
+            value = value + weights.contrast * ranking
         return value, facts
 
     @torch.no_grad()

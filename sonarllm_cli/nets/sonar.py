@@ -152,31 +152,29 @@ class DecoderLayer(nn.Module):
 class AttentionPool(nn.Module):
     """A learned query a slot attends to all tokens and writes its part of the vector: x_BTM, real_BT → embedding_BD.
 
-    Several slots begin in reading order: slot s looks at token s·max(1, (T−1)/(S−1)) of a text of T tokens, by a
-    penalty on the squared distance that training may soften. Source: Lee et al. 2019, Set Transformer (pooling by
-    multi-head attention); the start in reading order is ours.
+    Keys and values are the same for all slots. Several slots begin in reading order: slot s looks at token
+    s·max(1, (T−1)/(S−1)) of a text of T tokens, by a penalty on the squared distance that training may soften.
+    Source: Lee et al. 2019, Set Transformer (pooling by multi-head attention); the start in reading order is ours.
     """
 
     def __init__(self, config: SonarConfig) -> None:
         super().__init__()
-        self.slots, self.key = config.slots, config.width // config.heads
-        self.query = nn.Parameter(torch.randn(config.slots, self.key))
-        self.k_proj = nn.Linear(config.width, config.slots * self.key)
-        self.v_proj = nn.Linear(config.width, config.embedding)
+        key = config.width // config.heads
+        self.query = nn.Parameter(torch.randn(config.slots, key) * key**-0.5)
+        self.k_proj = nn.Linear(config.width, key)
+        self.v_proj = nn.Linear(config.width, config.embedding // config.slots)
         self.focus = nn.Parameter(torch.ones(config.slots)) if config.slots > 1 else None
 
     def forward(self, x_BTM: Tensor, real_BT: Tensor) -> Tensor:
-        B, T, _ = x_BTM.shape
-        k_BSTK = self.k_proj(x_BTM).view(B, T, self.slots, self.key).transpose(1, 2)
-        v_BSTK = self.v_proj(x_BTM).view(B, T, self.slots, -1).transpose(1, 2)
-        score_BST = (k_BSTK @ self.query[None, :, :, None].to(k_BSTK.dtype))[..., 0] * self.key**-0.5
+        score_BST = (self.k_proj(x_BTM) @ self.query.T.to(x_BTM.dtype)).transpose(1, 2).float()
         if self.focus is not None:
-            stride_B = ((real_BT.sum(1) - 1) / (self.slots - 1)).clamp(min=1)[:, None, None]
-            slot_S1 = torch.arange(self.slots, device=x_BTM.device)[:, None]
-            away_BST = torch.arange(T, device=x_BTM.device) / stride_B - slot_S1
-            score_BST = score_BST - self.focus[:, None] * away_BST.square()
-        share_BST = score_BST.masked_fill(~real_BT[:, None], -torch.inf).softmax(-1, dtype=torch.float32)
-        return (share_BST.to(v_BSTK.dtype)[:, :, None] @ v_BSTK).reshape(B, -1)
+            S = len(self.focus)
+            stride_B = ((real_BT.sum(1) - 1) / (S - 1)).clamp(min=1)[:, None, None]
+            at_T, slot_S1 = (torch.arange(n, device=x_BTM.device) for n in (x_BTM.shape[1], S))
+            score_BST = score_BST - self.focus[:, None] * (at_T / stride_B - slot_S1[:, None]).square()
+        share_BST = score_BST.masked_fill(~real_BT[:, None], -torch.inf).softmax(-1)
+        value_BTP = self.v_proj(x_BTM)
+        return (share_BST.to(value_BTP.dtype) @ value_BTP).flatten(1)
 
 
 class SonarEncoder(nn.Module):
@@ -216,17 +214,15 @@ class SonarEncoder(nn.Module):
 
 
 class SlotProjection(nn.Module):
-    """Each slot's part of the vector by its own linear map to the width of the decoder: embedding_BD → memory_BSM."""
+    """Each slot's part of the vector, and which slot it is, in the decoder's width: embedding_BD → memory_BSM."""
 
     def __init__(self, config: SonarConfig) -> None:
         super().__init__()
-        part = config.embedding // config.slots
-        self.weight = nn.Parameter(torch.randn(config.slots, part, config.width) * part**-0.5)
-        self.bias = nn.Parameter(sinusoid_TM(config.slots, config.width))  # which slot it is, as positions are told
+        self.proj = nn.Linear(config.embedding // config.slots, config.width, bias=False)
+        self.place = nn.Parameter(sinusoid_TM(config.slots, config.width))  # as positions are told to begin with
 
     def forward(self, embedding_BD: Tensor) -> Tensor:
-        part_BSP = embedding_BD.view(len(embedding_BD), self.weight.shape[0], -1)
-        return torch.einsum("bsp,spm->bsm", part_BSP, self.weight) + self.bias
+        return self.proj(embedding_BD.view(len(embedding_BD), len(self.place), -1)) + self.place
 
 
 class SonarDecoder(nn.Module):
@@ -287,7 +283,7 @@ class Sonar(nn.Module):
                 parameter.mul_((2 * depth) ** -0.5)
             elif name.endswith(("self_attn.out_proj.bias", "ffn.output_proj.bias")):
                 parameter.zero_()
-            elif ".cross_" in name and parameter.ndim == 2:
+            elif (".cross_" in name or ".slots.proj" in name) and parameter.ndim == 2:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
         for layer in self.decoder.layers:
             if self.config.slots > 1:  # equal queries and keys: a position looks at the slot of its own number first
