@@ -149,14 +149,14 @@ def test_a_concept_model_refuses_another_space(corpus, trained, tmp_path):
 
 
 def test_a_run_embeds_its_sentences_once_and_again_for_another_encoder(corpus, trained, tmp_path, monkeypatch):
-    from sonarllm_cli.learn import sonar_llm_task
+    from sonarllm_cli.learn import documents
 
     def embedded(space):
         calls = []
-        real = sonar_llm_task.encode
-        monkeypatch.setattr(sonar_llm_task, "encode", lambda *a: calls.append(a) or real(*a))
+        real = documents.encode
+        monkeypatch.setattr(documents, "encode", lambda *a: calls.append(a) or real(*a))
         trainer = Trainer(concept(corpus, space), tmp_path / "r")
-        monkeypatch.setattr(sonar_llm_task, "encode", real)
+        monkeypatch.setattr(documents, "encode", real)
         return len(calls), trainer.task.table.embeddings_ND
 
     Trainer(sonar(corpus, steps=1), tmp_path / "other").run()

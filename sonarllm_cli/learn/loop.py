@@ -12,7 +12,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +156,10 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------ parts
 
-    def _epoch(self) -> list[list[Any]]:
-        return list(self.task.steps(self.task.epoch(self.epoch)))
+    def _epoch(self) -> Sequence[list[Any]]:
+        """The steps of this epoch; a task whose steps are a sequence makes each when it is asked for."""
+        steps = self.task.steps(self.task.epoch(self.epoch))
+        return steps if isinstance(steps, Sequence) else list(steps)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.settings.run.dtype == "bfloat16":
