@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from ..errors import RunError, UserError
+from ..errors import UserError
 from .common import quiet_options
+from .launch import is_first, launch
 
 
 @click.command()
@@ -49,33 +50,23 @@ def train(
     if threads is not None and threads < 1:
         raise UserError(f"--threads {threads} is not a number of threads", "use 1 or more")
     if nproc > 1 and "RANK" not in os.environ:
-        arguments = [recipe, *(x for o in overrides for x in ("--set", o))]
+        arguments = ["train", recipe, *(x for o in overrides for x in ("--set", o))]
         for name, value in (("-o", output), ("--threads", threads), ("--resume", resume), ("-q", quiet)):
             if value:
                 arguments += [name] if value is True else [name, str(value)]
-        _spawn(nproc, arguments)
+        launch(nproc, arguments)
         return
     from ..learn.loop import Trainer
     from ..runtime import choose, set_up_logging
 
-    first = os.environ.get("RANK", "0") == "0"
-    set_up_logging(quiet or not first)
+    set_up_logging(quiet or not is_first())
     choose("cpu", threads=threads)
     folder = Path(output or f"runs/{settings.name or Path(recipe).stem}")
-    Trainer(settings, folder, resume=resume).run()
-    if first:
-        click.echo(folder / "model")
-
-
-def _spawn(nproc: int, arguments: list[str]) -> None:
-    """This command again, in `nproc` processes under torchrun, which gives each RANK and WORLD_SIZE."""
-    import subprocess
-
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
-    process = subprocess.Popen([*launch, "-m", "sonarllm_cli", "train", *arguments])
     try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        code = process.wait()  # Ctrl-C reached them too: they save
-    if code:
-        raise RunError(f"a training process ended with {code}", "see its message above")
+        Trainer(settings, folder, resume=resume).run()
+    except UserError as error:
+        if is_first():
+            raise
+        sys.exit(error.exit_code)  # the first process says it
+    if is_first():
+        click.echo(folder / "model")

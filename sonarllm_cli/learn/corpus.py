@@ -37,6 +37,11 @@ class Pairs:
     def ids(self, i: int) -> np.ndarray:
         return self.flat[self.start[i] : self.start[i + 1]]
 
+    def labels(self) -> np.ndarray:
+        """Labelled tokens of each item: the words and one `</s>` of its sentences."""
+        words = np.diff(self.start)
+        return words[self.left] + 1 + np.where(self.right >= 0, words[self.right] + 1, 0)
+
     def length(self) -> np.ndarray:
         """Words of each item: the longer of its two sentences."""
         words = np.diff(self.start)

@@ -18,7 +18,12 @@ from .recipe import Settings, config_from
 
 
 class Task(Protocol):
-    """What a kind of model brings to the loop."""
+    """What a kind of model brings to the loop.
+
+    It may also have `frozen`, a network that the loss goes through and that does not learn, and `describe(batch)`,
+    which names a micro-batch's texts in messages. Facts of a loss are token-weighted figures, and the counts `tokens`
+    (needed) and `sentences`. A task is made on its process' `device`.
+    """
 
     @property
     def model(self) -> nn.Module: ...
@@ -30,15 +35,15 @@ class Task(Protocol):
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None: ...
 
 
-def make_task(settings: Settings, folder: Path) -> Task:
+def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
     """The task of the recipe's kind; its data is read here."""
     if settings.kind == "sonar":
         from .sonar_task import SonarTask
 
-        return SonarTask(settings, folder)
+        return SonarTask(settings, folder, device)
     from .sonar_llm_task import SonarLLMTask
 
-    return SonarLLMTask(settings, folder)
+    return SonarLLMTask(settings, folder, device)
 
 
 def trainable_parameters(settings: Settings) -> int:

@@ -30,6 +30,7 @@ from .documents import Batch, Document, DocumentData
 from .losses import sentence_nll
 from .recipe import Settings, config_from
 
+CPU = torch.device("cpu")
 ROOM = 4096  # padded tokens that the frozen decoder reads at once
 POSITIONS = 512  # padded sentences that the body reads at once
 
@@ -37,14 +38,17 @@ POSITIONS = 512  # padded sentences that the body reads at once
 class SonarLLMTask:
     """Data, model and loss of one `sonar-llm` run, for the loop."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
+        self.settings, self.device = settings, device
         if not settings.sonar:
             raise UserError("the recipe names no space", 'add sonar = "mini-sonar", or a model folder')
-        self.space = load_space(settings.sonar, choose())
+        self.space = load_space(settings.sonar, choose(str(device), "float32"))
         self.data = DocumentData(settings, folder, self.space)
         self.table = self.data.table
         self.std_D = self.table.std() if settings.loss.input_noise else torch.zeros(self.space.dim)
+        self.frozen = self.space.net.decoder
+        if device.type == "cuda" and settings.run.dtype == "bfloat16":
+            self.frozen.to(torch.bfloat16)
         self.config: SonarLLMConfig = config_from(SonarLLMConfig, {"embedding": self.space.dim, **settings.model})
         if self.config.embedding != self.space.dim:
             raise UserError(
@@ -77,6 +81,7 @@ class SonarLLMTask:
         nll, labels = nll_N.sum().item(), int(self.table.labels[row_N].sum())
         return total, {
             "tokens": labels,
+            "sentences": len(row_N),
             "nll": nll / labels,
             "bpb": nll / math.log(2) / self.table.bytes(row_N),
         }
@@ -87,7 +92,8 @@ class SonarLLMTask:
         """Documents → the predicted embeddings of all their target sentences and those sentences' rows. Documents of
         like length go through the body together, so that little is padding."""
         parts, rows = [], []
-        for group in by_length([len(d.rows) for d in documents], len(documents), POSITIONS):
+        room = None if self.settings.parallel.shard == "full" else POSITIONS  # as many calls in every process
+        for group in by_length([len(d.rows) for d in documents], len(documents), room):
             predicted_ND, row_N = self._predict_group([documents[i] for i in group], generator)
             parts.append(predicted_ND)
             rows.append(row_N)
@@ -99,44 +105,57 @@ class SonarLLMTask:
         if noise and generator is not None:
             amount = noise * torch.rand(context_BSD.shape[:2], generator=generator)[..., None]
             context_BSD = context_BSD + amount * self.std_D * torch.randn(context_BSD.shape, generator=generator)
-        predicted_BSD = self.model(context_BSD)
+        predicted_BSD = self.model(context_BSD.to(self.device))
         return predicted_BSD[at_B, at_S], row_N
 
-    def _decode(self, predicted_ND: Tensor, row_N: np.ndarray, scale: float) -> tuple[Tensor, Tensor]:
-        """Predicted embeddings → scale × Σ nll of the sentences in `row_N` and each one's nll (words and `</s>`)."""
-        decoder = self.space.net.decoder
+    def _decode(
+        self, predicted_ND: Tensor, row_N: np.ndarray, scale: float, *, reference: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted embeddings → scale × Σ nll of the sentences in `row_N` and each one's nll: of words and `</s>` or,
+        for `reference`, of what the published scripts score."""
         ids = self.table.target_ids(row_N)
         total = predicted_ND.new_zeros((), dtype=torch.float32)
-        nll_N = torch.zeros(len(ids))
+        nll_N = torch.zeros(len(ids), device=self.device)
         for group in by_length([len(i) for i in ids], len(ids), ROOM):
             length_B = torch.tensor([len(ids[i]) for i in group])
             ids_BT = torch.full((len(group), int(length_B.max())), EOS)
             for b, i in enumerate(group):
                 ids_BT[b, : len(ids[i])] = torch.tensor(ids[i])
-            scale_B = torch.full((len(group),), scale)
-            value, nll_L, row_L = sentence_nll(decoder, ids_BT, length_B, predicted_ND[torch.tensor(group)], scale_B)
+            ids_BT, length_B, at_B = (t.to(self.device) for t in (ids_BT, length_B, torch.tensor(group)))
+            scale_B = torch.full((len(group),), scale, device=self.device)
+            value, nll_L, row_L = sentence_nll(
+                self.frozen, ids_BT, length_B, predicted_ND[at_B], scale_B, reference=reference
+            )
             total = total + value
-            nll_N.index_add_(0, torch.tensor(group)[row_L], nll_L)
+            nll_N.index_add_(0, at_B[row_L], nll_L)
         return total, nll_N
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """On the validation documents: nats a token and bits per byte of texts, and of titles after the marker."""
+        """On the validation documents: nats a token, as the published scripts reckon them too, and bits per byte; of
+        texts, and of titles after the marker."""
         out: dict[str, float] = {}
         for name, summary in (("text", False), ("title", True)):
             documents = self.data.held_out(summary, 16 * self.settings.run.valid_batches)
-            nll = tokens = size = 0.0
+            nll = reference = 0.0
+            tokens = sentences = size = 0
             for at in range(0, len(documents), 16):
                 predicted_ND, row_N = self._predict(documents[at : at + 16])
                 if summary:
                     keep = row_N != 0
-                    predicted_ND, row_N = predicted_ND[torch.from_numpy(keep)], row_N[keep]
+                    predicted_ND, row_N = predicted_ND[torch.from_numpy(keep).to(self.device)], row_N[keep]
                 _, nll_N = self._decode(predicted_ND, row_N, 0.0)
                 nll += nll_N.sum().item()
+                reference += self._decode(predicted_ND, row_N, 0.0, reference=True)[1].sum().item()
+                sentences += len(row_N)
                 tokens += int(self.table.labels[row_N].sum())
                 size += self.table.bytes(row_N)
             if tokens:
-                out |= {f"valid_{name}_nll": nll / tokens, f"valid_{name}_bpb": nll / math.log(2) / size}
+                out |= {
+                    f"valid_{name}_nll": nll / tokens,
+                    f"valid_{name}_reference": reference / (tokens + 2 * sentences),
+                    f"valid_{name}_bpb": nll / math.log(2) / size,
+                }
         return out
 
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
