@@ -1,17 +1,16 @@
-"""What the loop promises of any kind: killed runs go on bit for bit, and ranks, shards and recomputing change nothing."""
+"""What the loop promises of any kind: killed runs go on bit for bit; ranks, shards and recomputing change nothing."""
 
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-import traceback
 
 import pytest
 import torch
+from conftest import on_ranks
 from safetensors.torch import load_file
 from test_train import concept, corpus, sonar, trained  # noqa: F401
 
@@ -37,26 +36,6 @@ def changed(settings, **sections):
     for section, keys in sections.items():
         table[section] |= keys
     return build(table)
-
-
-def on_ranks(count, work):
-    """`work()` in `count` forked processes that know each other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    children = []
-    for rank in range(count):
-        if not (child := os.fork()):
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            try:
-                work()
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
 
 
 def test_a_run_killed_twice_ends_in_the_same_weights(corpus, tmp_path):  # noqa: F811
@@ -111,7 +90,8 @@ def test_a_gradient_that_is_not_finite_names_its_batch_and_moves_nothing(corpus,
 
 def test_the_last_checkpoints_and_the_best_model_are_kept(corpus, trained, tmp_path):  # noqa: F811
     settings = changed(
-        concept(corpus, trained / "sonar/model"), run={"save_every": 1, "keep": 3, "valid_every": 1, "weights": "float32"}
+        concept(corpus, trained / "sonar/model"),
+        run={"save_every": 1, "keep": 3, "valid_every": 1, "weights": "float32"},
     )
     trainer = Trainer(settings, tmp_path / "r")
     figures = iter([3.0, 1.0, 2.0, 2.5, 2.6, 2.7, 2.8])

@@ -103,6 +103,16 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(corpus, tmp_pat
     assert all(torch.equal(v, before[k]) for k, v in trainer.task.model.state_dict().items())
 
 
+def test_micro_batches_share_a_steps_loss_by_their_tokens(corpus, tmp_path):
+    settings = build(sonar(corpus, accumulate=3).as_dict() | {"loss": {"mse": 0.0, "mt_share": 0.0, "dae_share": 0.0}})
+    task = Trainer(settings, tmp_path / "r").task
+    total = nll = tokens = 0.0
+    for batch in next(iter(task.steps(task.epoch(0)))):
+        loss, facts = task.loss(batch, torch.Generator())
+        total, nll, tokens = total + loss.item(), nll + facts["nll"] * facts["tokens"], tokens + facts["tokens"]
+    assert total == pytest.approx(nll / tokens, rel=1e-5)
+
+
 def concept(corpus, sonar, **changes):
     return build(
         {

@@ -22,7 +22,9 @@ from .launch import is_first, launch
 @click.option("--threads", type=int, help="Threads of each process on a CPU.")
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes on this machine that share the work.")
 @quiet_options
+@click.pass_obj
 def train(
+    words: list[str],
     recipe: str,
     output: str | None,
     overrides: tuple[str, ...],
@@ -50,11 +52,7 @@ def train(
     if threads is not None and threads < 1:
         raise UserError(f"--threads {threads} is not a number of threads", "use 1 or more")
     if nproc > 1 and "RANK" not in os.environ:
-        arguments = ["train", recipe, *(x for o in overrides for x in ("--set", o))]
-        for name, value in (("-o", output), ("--threads", threads), ("--resume", resume), ("-q", quiet)):
-            if value:
-                arguments += [name] if value is True else [name, str(value)]
-        launch(nproc, arguments)
+        launch(nproc, words)  # the same command, which RANK then tells what to do
         return
     from ..learn.loop import Trainer
     from ..runtime import choose, set_up_logging

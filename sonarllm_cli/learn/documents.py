@@ -15,10 +15,10 @@ Legend: B documents, S sentences, N target sentences, D embedding.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar, overload
+from typing import Generic, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from ..runtime import log
 from ..tokens import EOS, Tokenizer
 from . import corpus
 from .recipe import Settings
+from .store import Stored
 
 T = TypeVar("T")
 
@@ -77,11 +78,22 @@ class Lazy(Sequence[T], Generic[T]):
         return self.make(i % self.size)
 
 
-class Sentences:
-    """A table of distinct sentences in memory: what is asked of it is asked by rows (an array of any shape).
+class Table(Protocol):
+    """Sentences by row. `labels` counts what is scored of each: its words and one `</s>`."""
 
-    `labels` counts what is scored of each row: its words and one `</s>`.
-    """
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+    def target_ids(self, rows: np.ndarray) -> list[list[int]]: ...  # `</s> __lang__ w₁ … w_n </s>` of each
+    def text(self, rows: np.ndarray) -> list[str]: ...
+    def names(self, rows: np.ndarray) -> list[str]: ...  # of their documents, "" where unknown
+    def bytes(self, rows: np.ndarray) -> int: ...  # UTF-8, together
+    def embeddings(self, rows: np.ndarray) -> Tensor: ...  # rows_… → embeddings_…D, float32, on the CPU
+    def std(self) -> Tensor: ...  # std_D over the table
+
+
+class Sentences:
+    """A table of distinct sentences, embedded for this run and held in memory."""
 
     def __init__(self, texts: list[str], tokenizer: Tokenizer, lang: str) -> None:
         words = tokenizer.content(texts)
@@ -102,13 +114,17 @@ class Sentences:
         """The sentences themselves."""
         return [self.texts[r] for r in rows]
 
+    def names(self, rows: np.ndarray) -> list[str]:
+        """A sentence may be in many documents."""
+        return [""] * len(rows)
+
     def bytes(self, rows: np.ndarray) -> int:
         """UTF-8 bytes of the rows, together."""
         return sum(len(text.encode()) for text in self.text(rows))
 
     def embeddings(self, rows: np.ndarray) -> Tensor:
         """rows_… → embeddings_…D, float32, on the CPU."""
-        return self.embeddings_ND[torch.from_numpy(rows)].float()
+        return self.embeddings_ND[torch.from_numpy(rows).long()].float()
 
     def std(self) -> Tensor:
         """Deviation of each dimension over the table, ending and marker left out: → std_D."""
@@ -131,6 +147,54 @@ class Sentences:
             save_file({"embeddings": self.embeddings_ND}, scratch, metadata={"key": key.hexdigest()})
 
 
+class Joined:
+    """Several tables as one: the rows of the first, then those of the second, and so on."""
+
+    def __init__(self, parts: Sequence[Table]) -> None:
+        self.parts = parts
+        self.first = np.cumsum([0, *(len(part) for part in parts)])
+        self.labels = np.concatenate([part.labels for part in parts])
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def _split(self, rows: np.ndarray) -> Iterator[tuple[Table, np.ndarray, np.ndarray]]:
+        """(a table, which of `rows` are its, which of its rows they are)"""
+        which = np.searchsorted(self.first, rows, "right") - 1
+        for p in np.unique(which):
+            at = np.flatnonzero(which == p)
+            yield self.parts[p], at, rows[at] - self.first[p]
+
+    def _each(self, rows: np.ndarray, ask: Callable[[Table, np.ndarray], list[T]]) -> list[T]:
+        found: dict[int, T] = {}
+        for part, at, own in self._split(rows):
+            found.update(zip(at.tolist(), ask(part, own)))
+        return [found[i] for i in range(len(rows))]
+
+    def target_ids(self, rows: np.ndarray) -> list[list[int]]:
+        return self._each(rows, lambda part, own: part.target_ids(own))
+
+    def text(self, rows: np.ndarray) -> list[str]:
+        return self._each(rows, lambda part, own: part.text(own))
+
+    def names(self, rows: np.ndarray) -> list[str]:
+        return self._each(rows, lambda part, own: part.names(own))
+
+    def bytes(self, rows: np.ndarray) -> int:
+        return sum(part.bytes(own) for part, _, own in self._split(rows))
+
+    def embeddings(self, rows: np.ndarray) -> Tensor:
+        out = [(torch.from_numpy(at), part.embeddings(own)) for part, at, own in self._split(rows.reshape(-1))]
+        out_ND = torch.empty(rows.size, out[0][1].shape[-1])
+        for at, part_ND in out:
+            out_ND[at] = part_ND
+        return out_ND.view(*rows.shape, -1)
+
+    def std(self) -> Tensor:
+        """That of the largest table."""
+        return max(self.parts, key=len).std()
+
+
 @dataclass(frozen=True)
 class Documents:
     """Document i has the body rows `flat[start[i]:start[i + 1]]`, the ending among them where the document is whole,
@@ -145,6 +209,13 @@ class Documents:
 
     def body(self, i: int) -> np.ndarray:
         return self.flat[self.start[i] : self.start[i + 1]]
+
+    def __add__(self, other: Documents) -> Documents:
+        return Documents(
+            flat=np.concatenate([self.flat, other.flat]),
+            start=np.concatenate([self.start, other.start[1:] + self.start[-1]]),
+            title=np.concatenate([self.title, other.title]),
+        )
 
     @classmethod
     def of(cls, entries: Sequence[tuple[int, Sequence[int]]]) -> Documents:
@@ -167,17 +238,25 @@ class DocumentData:
         texts = [ENDING, MARKER, *corpus.sentences([*train, *valid])]
         room = min(data.max_tokens, space.net.config.max_target_tokens) - 3
         lengths = [len(w) for w in space.tokenizer.content(texts)]
-        self.table = Sentences([t for t, n in zip(texts, lengths) if 0 < n <= room], space.tokenizer, data.lang)
-        self.train = self._documents(train)
-        self.valid = self._documents(valid)
+        own = Sentences([t for t, n in zip(texts, lengths) if 0 < n <= room], space.tokenizer, data.lang)
+        self.train, self.valid = self._documents(train, own), self._documents(valid, own)
+        stores = [Stored(Path(data.root, name), space) if name else None for name in (data.store, data.valid_store)]
+        self.table: Table = own
+        parts: list[Table] = [own]
+        for name, store in zip(("train", "valid"), stores):
+            if store is not None:
+                found = self._stored(store, sum(map(len, parts)), room)
+                setattr(self, name, getattr(self, name) + found)
+                parts.append(store)
+                self.table = Joined(parts)
         if not len(self.train):
-            raise UserError("no document has two sentences", "check data.root, data.documents, data.max_tokens")
-        log.info("%d documents, %d distinct sentences", len(self.train), len(self.table))
-        self.table.embed(space, folder / "embeddings.safetensors")
+            raise UserError("no document has two sentences", "check data.root, data.documents, data.store")
+        log.info("%d documents, %d sentences", len(self.train), len(self.table))
+        own.embed(space, folder / "embeddings.safetensors")
 
-    def _documents(self, documents: list[tuple[str, list[str]]]) -> Documents:
+    def _documents(self, documents: list[tuple[str, list[str]]], table: Sentences) -> Documents:
         """A document ends before a sentence that is too long; one that is then too short is left out."""
-        data, row = self.settings.data, self.table.row
+        data, row = self.settings.data, table.row
         out: list[tuple[int, list[int]]] = []
         cut = short = 0
         for title, body in documents:
@@ -189,9 +268,28 @@ class DocumentData:
                 short += 1
                 continue
             out.append((row.get(title, -1), [*rows, 0] if whole else rows))
-        if cut or short:
-            log.info("%d documents cut (too long, or a sentence is), %d left out (too short)", cut, short)
+        _say_skipped(cut, short)
         return Documents.of(out)
+
+    def _stored(self, store: Stored, first: int, room: int) -> Documents:
+        """The documents of a store whose rows begin at `first` in the table, by the rules of `_documents`."""
+        data = self.settings.data
+        title, start, count = store.documents()
+        fits = (store.labels > 1) & (store.labels <= room + 1)
+        long = np.append(np.flatnonzero(~fits), len(store))
+        kept = np.minimum(long[np.searchsorted(long, start)] - start, np.minimum(count, data.max_sentences - 1))
+        whole = (kept == count) & (count < data.max_sentences)
+        title = np.where((title >= 0) & fits[title], title + first, -1)
+        good = (kept >= 1) & ((kept >= data.min_sentences) | (title >= 0))
+        names = store.names(start[np.flatnonzero(~good)[:5]])
+        _say_skipped(int((~whole).sum()), int((~good).sum()), names)
+        title, start, kept, whole = (x[good] for x in (title, start, kept, whole))
+        ends = np.cumsum(kept + whole)
+        begins = ends - kept - whole
+        flat = np.arange(len(ends) and ends[-1], dtype=np.int32)
+        flat += np.repeat((first + start - begins).astype(np.int32), kept + whole)
+        flat[ends[whole] - 1] = 0
+        return Documents(flat, np.append(0, ends), title.astype(np.int32))
 
     # ------------------------------------------------------------------------------------------ batches
 
@@ -256,7 +354,14 @@ class DocumentData:
         return self.table.embeddings(rows_BS), at_B, at_S, row_N
 
     def describe(self, batch: Batch) -> str:
-        """The documents of a micro-batch by number and first words, for messages."""
-        first = self.table.text(np.array([d.rows[0] for d in batch.documents]))
-        named = [f"{d.number} ({text[:40]!r})" for d, text in zip(batch.documents, first)]
+        """The documents of a micro-batch by id (or number) and first words, for messages."""
+        rows = np.array([d.rows[0] for d in batch.documents])
+        told = zip(batch.documents, self.table.names(rows), self.table.text(rows))
+        named = [f"{name or d.number} ({text[:40]!r})" for d, name, text in told]
         return f"documents {', '.join(named[:8])}" + (f" and {len(named) - 8} more" if len(named) > 8 else "")
+
+
+def _say_skipped(cut: int, short: int, names: Sequence[str] = ()) -> None:
+    if cut or short:
+        named = f": {', '.join(names)}{' …' if short > len(names) else ''}" if names else ""
+        log.info("%d documents cut (too long, or a sentence is), %d left out (too short)%s", cut, short, named)

@@ -47,6 +47,7 @@ class SonarLLMTask:
         self.table = self.data.table
         self.std_D = self.table.std() if settings.loss.input_noise else torch.zeros(self.space.dim)
         self.frozen = self.space.net.decoder
+        del self.space.net.encoder  # its work is done
         if device.type == "cuda" and settings.run.dtype == "bfloat16":
             self.frozen.to(torch.bfloat16)
         self.config: SonarLLMConfig = config_from(SonarLLMConfig, {"embedding": self.space.dim, **settings.model})
