@@ -112,7 +112,9 @@ def test_two_ranks_make_the_same_store(documents, tiny, tmp_path):
     embed_documents([documents], tmp_path / "1", tiny, shard_documents=2)
 
     def work():
-        embed_documents([documents], tmp_path / "2", tiny, shard_documents=2, ranks=store.Ranks("cpu"))
+        ranks, shown = store.Ranks("cpu"), []
+        embed_documents([documents], tmp_path / "2", tiny, shard_documents=2, ranks=ranks, shown=shown.append)
+        assert len(shown) == 2 - ranks.rank  # of three shards
 
     on_ranks(2, work)
     assert read_manifest(tmp_path / "1") == read_manifest(tmp_path / "2")

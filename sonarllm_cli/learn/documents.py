@@ -238,7 +238,8 @@ class DocumentData:
         texts = [ENDING, MARKER, *corpus.sentences([*train, *valid])]
         room = min(data.max_tokens, space.net.config.max_target_tokens) - 3
         lengths = [len(w) for w in space.tokenizer.content(texts)]
-        own = Sentences([t for t, n in zip(texts, lengths) if 0 < n <= room], space.tokenizer, data.lang)
+        kept = [t for i, (t, n) in enumerate(zip(texts, lengths)) if i < 2 or 0 < n <= room]
+        own = Sentences(kept, space.tokenizer, data.lang)
         self.train, self.valid = self._documents(train, own), self._documents(valid, own)
         stores = [Stored(Path(data.root, name), space) if name else None for name in (data.store, data.valid_store)]
         self.table: Table = own
