@@ -5,7 +5,7 @@ tokens (words, without control tokens), embedding (a fixed-size list of float16)
 by its fingerprint, and the shards with their rows and SHA-256. pandas, DuckDB, Arrow and `datasets` read the shards.
 
     embed_documents(["train.jsonl.xz"], Path("store"), space)
-    Stored(Path("store"), space.fingerprint).embeddings(np.array([0, 5]))      # memory-mapped, by row group
+    Stored(Path("store"), space.fingerprint).embeddings(np.array([0, 5]))      # read when asked for
 
 Legend: N sentences, D embedding.
 """
@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -41,7 +42,7 @@ from .sources import Record, records
 
 FORMAT = 1
 GROUP_ROWS = 256  # of a Parquet row group: what is read to have one document
-CACHE_GROUPS = 512  # row groups held decoded: 256 MiB at width 1024
+HELD_GROUPS = 512  # whose texts are kept: about 16 MiB
 SHARD_DOCUMENTS = 4096
 NAMED = 5  # of each kind of skip, by place
 MANIFEST = "manifest.json"
@@ -197,6 +198,7 @@ def _write_shard(
             compression={name: "zstd" if name in ("text", "document") else "none" for name in columns},
             use_dictionary=[name for name in columns if name not in plain],
             write_statistics=["document", "position"],
+            data_page_size=1 << 30,  # one page a row group, whose last bytes are the numbers: see Stored
         )
 
 
@@ -255,8 +257,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 class Stored:
     """The sentences of a store, read from disk when they are asked for: rows as in `documents.Sentences`, by which
-    `labels`, `target_ids`, `text`, `bytes`, `embeddings` and `std` mean the same. In memory are only an index, eight
-    bytes a sentence, and the row groups used last."""
+    `labels`, `target_ids`, `text`, `names`, `bytes`, `embeddings`, `std` mean the same. In memory are an index, eight
+    bytes a sentence, and the texts read last.
+
+    Embeddings are not decoded as Parquet: shards are written so that a row group's are the last bytes of its column
+    chunk, in order, and only the rows asked for are read. Decoding the group takes a hundred times as long.
+    """
 
     def __init__(self, folder: Path, space: Space) -> None:
         self.folder, self.tokenizer, self.dim = folder, space.tokenizer, space.dim
@@ -268,30 +274,51 @@ class Stored:
                 f"({space.fingerprint})",
                 f"use that space, or embed again: sonarllm embed --store DIR -m {space.name}",
             )
-        self.files = [self._opened(entry) for entry in manifest["shards"]]
-        self.first = np.cumsum([0, *(file.metadata.num_rows for file in self.files)])  # row of each shard
-        position, tokens = (self._column(name) for name in ("position", "tokens"))
-        self.position, self.labels = position, tokens + 1
-        self._groups: OrderedDict[tuple[int, int], dict[str, Any]] = OrderedDict()
+        self.cure = f"delete it and run sonarllm embed --store {folder} FILE… again"
+        self.paths = [folder / entry["file"] for entry in manifest["shards"]]
+        self.footers = [self._footer(path, entry["bytes"]) for path, entry in zip(self.paths, manifest["shards"])]
+        self.offsets = [self._offsets(path, footer) for path, footer in zip(self.paths, self.footers)]
+        self.first = np.cumsum([0, *(footer.num_rows for footer in self.footers)])  # row of each shard
+        self.position = self._column("position")
+        self.labels = self._column("tokens") + 1
+        self._texts: OrderedDict[tuple[int, int], dict[str, Any]] = OrderedDict()
 
     def __len__(self) -> int:
         return int(self.first[-1])
 
-    def _opened(self, entry: dict[str, Any]) -> pq.ParquetFile:
-        path = self.folder / entry["file"]
-        cure = f"delete it and run sonarllm embed --store {self.folder} FILE… again"
+    def _footer(self, path: Path, size: int) -> pq.FileMetaData:
         if not path.is_file():
-            raise UserError(f"{path} is missing", cure)
-        if path.stat().st_size != entry["bytes"]:
-            raise UserError(f"{path} has {path.stat().st_size:,} bytes, not {entry['bytes']:,}: it was cut short", cure)
+            raise UserError(f"{path} is missing", self.cure)
+        if path.stat().st_size != size:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes, not {size:,}: it was cut short", self.cure)
+        with self._damage(path):
+            return pq.read_metadata(path)
+
+    def _offsets(self, path: Path, footer: pq.FileMetaData) -> np.ndarray:
+        """Where in the file each row group's embeddings begin."""
+        found = []
+        for g in range(footer.num_row_groups):
+            group = footer.row_group(g)
+            chunk = group.column(footer.num_columns - 1)
+            size = 2 * self.dim * group.num_rows
+            if chunk.compression != "UNCOMPRESSED" or not 0 < chunk.total_compressed_size - size < size // 8 + 4096:
+                raise UserError(f"{path} is not as this program writes shards", self.cure)
+            found.append(chunk.data_page_offset + chunk.total_compressed_size - size)
+        return np.array(found, np.int64)
+
+    @contextmanager
+    def _damage(self, path: Path) -> Iterator[None]:
         try:
-            return pq.ParquetFile(path, memory_map=True)
+            yield
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path} is damaged: {error}", cure) from error
+            raise UserError(f"{path} is damaged: {error}", self.cure) from error
 
     def _column(self, name: str) -> np.ndarray:
-        parts = [f.read([name], use_threads=False)[name].to_numpy() for f in self.files]
-        return np.concatenate([np.zeros(0, np.int32), *parts]).astype(np.int32, copy=False)
+        out = np.empty(len(self), np.int32)
+        for path, footer, at in zip(self.paths, self.footers, self.first):
+            with self._damage(path), pq.ParquetFile(path, metadata=footer) as file:
+                out[at : at + footer.num_rows] = file.read([name], use_threads=False)[name].to_numpy()
+        return out
 
     def documents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each document the row of its title (−1 where it has none), its first row and its rows: → three (B,)."""
@@ -303,11 +330,19 @@ class Stored:
     # ---------------------------------------------------------------------------------------------- by rows
 
     def embeddings(self, rows: np.ndarray) -> Tensor:
-        """rows_… → embeddings_…D, float32."""
-        out_ND = np.empty((rows.size, self.dim), np.float16)
-        for at, group, within in self._read(rows.reshape(-1)):
-            out_ND[at] = group["embedding"][within]
-        return torch.from_numpy(out_ND).float().view(*rows.shape, self.dim)
+        """rows_… → embeddings_…D, float32. Rows that follow each other are read at once."""
+        distinct, back = np.unique(rows, return_inverse=True)
+        out_ND = np.empty((len(distinct), self.dim), np.float16)
+        shard = np.searchsorted(self.first, distinct, "right") - 1
+        own = distinct - self.first[shard]
+        ends = np.flatnonzero((np.diff(distinct) != 1) | (np.diff(shard) != 0) | (own[1:] % GROUP_ROWS == 0)) + 1
+        runs = np.stack([np.append(0, ends), np.append(ends, len(distinct))], 1)
+        for s in np.unique(shard):
+            with self._damage(self.paths[s]), open(self.paths[s], "rb", buffering=0) as file:
+                for a, b in runs[shard[runs[:, 0]] == s]:
+                    file.seek(int(self.offsets[s][own[a] // GROUP_ROWS] + own[a] % GROUP_ROWS * 2 * self.dim))
+                    file.readinto(out_ND[a:b].view(np.uint8).data)
+        return torch.from_numpy(out_ND)[torch.from_numpy(back.reshape(-1))].float().view(*rows.shape, self.dim)
 
     def text(self, rows: np.ndarray) -> list[str]:
         """The sentences themselves."""
@@ -326,53 +361,41 @@ class Stored:
         """The ids of the documents that the rows belong to."""
         return self._strings(rows, "document")
 
-    def std(self, groups: int = 64) -> Tensor:
-        """Deviation of each dimension, over at most `groups` row groups spread evenly: → std_D."""
-        every = max(1, len(self) // (groups * GROUP_ROWS))
-        rows = np.arange(0, len(self), GROUP_ROWS * every)[:groups]
-        sampled = [group["embedding"] for _, group, _ in self._read(rows)]
-        return torch.from_numpy(np.concatenate(sampled)).float().std(0)
+    def std(self, sample: int = 16384) -> Tensor:
+        """Deviation of each dimension over at most `sample` rows, spread evenly: → std_D."""
+        return self.embeddings(np.unique(np.linspace(0, len(self) - 1, sample).astype(np.int64))).std(0)
 
     def _strings(self, rows: np.ndarray, column: str) -> list[str]:
-        out = [""] * rows.size
-        for at, group, within in self._read(rows.reshape(-1)):
-            found = group[column].take(pa.array(within)).to_pylist()
-            for i, value in zip(at, found):
-                out[i] = value
-        return out
-
-    def _read(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, Any], np.ndarray]]:
-        """(which of `rows`, their row group, their rows in it), group by group. What is not held is read together."""
+        out = [""] * len(rows)
         shard = np.searchsorted(self.first, rows, "right") - 1
-        within = rows - self.first[shard]
+        own = rows - self.first[shard]
         for s in np.unique(shard):
             here = np.flatnonzero(shard == s)
-            group = within[here] // GROUP_ROWS
+            group = own[here] // GROUP_ROWS
             wanted = np.unique(group)
-            for at in range(0, len(wanted), CACHE_GROUPS // 2):
-                some = wanted[at : at + CACHE_GROUPS // 2]
-                self._load(int(s), [int(g) for g in some if (int(s), int(g)) not in self._groups])
+            for at in range(0, len(wanted), HELD_GROUPS // 2):
+                some = [int(g) for g in wanted[at : at + HELD_GROUPS // 2]]
+                self._load(int(s), some)
                 for g in some:
-                    self._groups.move_to_end((int(s), int(g)))
                     at_g = here[group == g]
-                    yield at_g, self._groups[int(s), int(g)], within[at_g] % GROUP_ROWS
+                    found = self._texts[int(s), g][column].take(pa.array(own[at_g] % GROUP_ROWS))
+                    for i, value in zip(at_g, found.to_pylist()):
+                        out[i] = value
+        return out
 
     def _load(self, shard: int, groups: list[int]) -> None:
-        if not groups:
-            return
-        file = self.files[shard]
-        try:
-            table = file.read_row_groups(groups, ["text", "lang", "document", "embedding"], use_threads=False)
+        """Hold the texts of these row groups, and let go of those used longest ago."""
+        missing = [g for g in groups if (shard, g) not in self._texts]
+        path, footer = self.paths[shard], self.footers[shard]
+        if missing:
+            with self._damage(path), pq.ParquetFile(path, metadata=footer) as file:
+                table = file.read_row_groups(missing, ["text", "lang", "document"], use_threads=False)
             start = 0
-            for g in groups:
-                part = table.slice(start, file.metadata.row_group(g).num_rows).combine_chunks()
+            for g in missing:
+                part = table.slice(start, footer.row_group(g).num_rows).combine_chunks()
                 start += len(part)
-                columns = {name: part[name].chunk(0) for name in ("text", "lang", "document")}
-                numbers = part["embedding"].chunk(0).flatten().to_numpy(zero_copy_only=False)
-                self._groups[shard, g] = {**columns, "embedding": numbers.reshape(-1, self.dim).copy()}
-        except (OSError, pa.ArrowException) as error:
-            path = self.folder / f"shard-{shard:05d}.parquet"
-            cure = f"delete it and run sonarllm embed --store {self.folder} FILE… again"
-            raise RunError(f"{path} can't be read: {error}", cure) from error
-        while len(self._groups) > CACHE_GROUPS:
-            self._groups.popitem(last=False)
+                self._texts[shard, g] = {name: part[name].chunk(0) for name in part.column_names}
+        for g in groups:
+            self._texts.move_to_end((shard, g))
+        while len(self._texts) > HELD_GROUPS:
+            self._texts.popitem(last=False)
