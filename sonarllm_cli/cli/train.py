@@ -44,9 +44,10 @@ def train(
 
     settings = recipes.load(recipe, overrides)
     if print_config:
-        from ..learn.kinds import trainable_parameters
+        from ..learn.budget import estimate
 
-        click.echo(f"# {trainable_parameters(settings):,} trainable parameters")
+        for text in estimate(settings, int(os.environ.get("WORLD_SIZE", nproc))).lines():
+            click.echo(f"# {text}")
         click.echo(recipes.to_toml(settings.as_dict()), nl=False)
         return
     if threads is not None and threads < 1:

@@ -46,24 +46,31 @@ def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
     return SonarLLMTask(settings, folder, device)
 
 
-def trainable_parameters(settings: Settings) -> int:
-    """Parameters that the recipe trains, counted on a model without memory. The width of a space that is not on this
-    machine is taken to be the published one's."""
+def build_model(settings: Settings) -> nn.Module:
+    """The network that the recipe trains, without memory. The shape of a space that is not on this machine is taken to
+    be the published one's."""
     with torch.device("meta"):
         if settings.kind == "sonar":
             vocabulary = settings.vocabulary
             ids = 1 + vocabulary.pieces + len(vocabulary.langs) + len(TAGS)
-            model: nn.Module = Sonar(config_from(SonarConfig, {"vocab_size": ids, **settings.model}))
-        else:
-            width = {"embedding": _space_width(settings.sonar)}
-            model = SonarLLM(config_from(SonarLLMConfig, {**width, **settings.model}))
+            return Sonar(config_from(SonarConfig, {"vocab_size": ids, **settings.model}))
+        width = {"embedding": space_config(settings.sonar).embedding}
+        return SonarLLM(config_from(SonarLLMConfig, {**width, **settings.model}))
+
+
+def trainable_parameters(settings: Settings) -> int:
+    """Parameters that the recipe trains."""
     only = tuple(settings.run.train_only) or ("",)
-    return sum(p.numel() for name, p in model.named_parameters() if name.startswith(only))
+    return sum(p.numel() for name, p in build_model(settings).named_parameters() if name.startswith(only))
 
 
-def _space_width(name: str) -> int:
-    default = SonarConfig.embedding
+def space_config(name: str) -> SonarConfig:
+    """The shape of a space's networks; the published one's where it is not on this machine."""
     try:
-        return int(model_dir.read_config(registry.find(name))["model"]["embedding"])
+        folder = registry.find(name)
+        config = model_dir.read_config(folder)
+        if config["kind"] != "sonar":
+            return space_config(model_dir.space_of(folder, config))
+        return model_dir.net_config(SonarConfig, folder, config)
     except (UserError, KeyError, TypeError, ValueError):
-        return default
+        return SonarConfig()
