@@ -1,4 +1,4 @@
-"""sonarllm train: a recipe → a run folder with a model."""
+"""sonarllm train: a recipe → a run folder with a model; or the curves of runs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from .launch import is_first, launch
 
 
 @click.command()
-@click.argument("recipe")
-@click.option("-o", "--output", metavar="DIR", help="The run folder; runs/NAME if not given.")
+@click.argument("recipes", nargs=-1, metavar="RECIPE|RUN…")
+@click.option("-o", "--output", metavar="OUT", help="The run folder, runs/NAME if not given; or the picture.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: --set optim.lr=3e-4.")
 @click.option("--resume", is_flag=True, help="Continue the run in that folder.")
 @click.option("--print-config", is_flag=True, help="Show every setting as it stands, and train nothing.")
+@click.option("--plot", is_flag=True, help="Draw the curves of these RUN folders into OUT (curves.png).")
 @click.option("--threads", type=int, help="Threads of each process on a CPU.")
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes on this machine that share the work.")
 @quiet_options
 @click.pass_obj
 def train(
     words: list[str],
-    recipe: str,
+    recipes: tuple[str, ...],
     output: str | None,
     overrides: tuple[str, ...],
     resume: bool,
     print_config: bool,
+    plot: bool,
     threads: int | None,
     nproc: int,
     quiet: bool,
@@ -40,15 +42,20 @@ def train(
     Example:
       sonarllm train recipes/mini/sonar.toml --print-config
     """
-    from ..learn import recipe as recipes
+    if plot:
+        _plot(recipes, output or "curves.png")
+        return
+    if len(recipes) != 1:
+        raise UserError(f"{len(recipes)} recipes given", "name one, such as recipes/39m.toml")
+    from ..learn.recipe import load, to_toml
 
-    settings = recipes.load(recipe, overrides)
+    settings = load(recipes[0], overrides)
     if print_config:
         from ..learn.budget import estimate
 
         for text in estimate(settings, int(os.environ.get("WORLD_SIZE", nproc))).lines():
             click.echo(f"# {text}")
-        click.echo(recipes.to_toml(settings.as_dict()), nl=False)
+        click.echo(to_toml(settings.as_dict()), nl=False)
         return
     if threads is not None and threads < 1:
         raise UserError(f"--threads {threads} is not a number of threads", "use 1 or more")
@@ -60,7 +67,7 @@ def train(
 
     set_up_logging(quiet or not is_first())
     choose("cpu", threads=threads)
-    folder = Path(output or f"runs/{settings.name or Path(recipe).stem}")
+    folder = Path(output or f"runs/{settings.name or Path(recipes[0]).stem}")
     try:
         Trainer(settings, folder, resume=resume).run()
     except UserError as error:
@@ -69,3 +76,12 @@ def train(
         sys.exit(error.exit_code)  # the first process says it
     if is_first():
         click.echo(folder / "model")
+
+
+def _plot(runs: tuple[str, ...], out: str) -> None:
+    if not runs:
+        raise UserError("no run to plot", "name run folders: sonarllm train --plot runs/a runs/b -o curves.png")
+    from ..learn.plot import plot
+
+    plot([Path(run) for run in runs], Path(out))
+    click.echo(out)

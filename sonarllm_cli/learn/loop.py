@@ -67,7 +67,7 @@ class Trainer:
         total = self.total_steps(self.per_epoch)
         self._open(steps, total)
         began, before, saved = time.monotonic(), self.seconds, time.monotonic()
-        with _graceful(self):
+        with _graceful(self), contextlib.closing(self.watch):
             while self.step < total and not self.stop:
                 if self.place >= len(steps):
                     self.epoch, self.place = self.epoch + 1, 0
@@ -87,11 +87,10 @@ class Trainer:
                     saved = time.monotonic()
             self._save()
             self.checkpoints.wait()
-        if self.stop and self.step < total:
-            self._close()
+            figures = self._finish() if self.step == total else {}
+        self.ranks.leave()
+        if self.step < total:
             raise RunError(f"stopped at step {self.step} of {total}", "continue with --resume")
-        figures = self._finish()
-        self._close()
         return figures
 
     def total_steps(self, per_epoch: int) -> int:
@@ -311,10 +310,6 @@ class Trainer:
         with gathered(self.task.model):  # takes all processes where it is sharded
             if self.ranks.first:
                 self.task.save(self.folder / name, self.task.model, facts)
-
-    def _close(self) -> None:
-        self.watch.close()
-        self.ranks.leave()
 
     def _is_due(self, saved: float) -> bool:
         """Whether a checkpoint is to be written after the coming step; the first process' word holds."""
