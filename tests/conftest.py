@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import traceback
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,26 @@ import torch
 
 PARITY = Path(__file__).parent / "parity"
 torch.set_num_threads(1)
+
+
+def on_ranks(count, work):
+    """`work()` in `count` forked processes that know each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    children = []
+    for rank in range(count):
+        if not (child := os.fork()):
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            try:
+                work()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ def test_a_resumed_run_ends_in_the_same_weights(corpus, tmp_path, name):
     step = trainer.train_step
 
     def step_and_ask_to_stop(batches, total):
-        trainer.stop = trainer.step == 6
+        trainer.asked = trainer.step == 6
         return step(batches, total)
 
     trainer.train_step = step_and_ask_to_stop
@@ -98,9 +98,19 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(corpus, tmp_pat
     trainer = Trainer(sonar(corpus), tmp_path / "r")
     before = {k: v.clone() for k, v in trainer.task.model.state_dict().items()}
     trainer.task.loss = lambda batch, generator: (torch.tensor(float("nan"), requires_grad=True), {"tokens": 1})
-    with pytest.raises(RunError, match="nan"):
+    with pytest.raises(RunError, match=r"loss of step 0 is not finite \(texts"):
         trainer.run()
     assert all(torch.equal(v, before[k]) for k, v in trainer.task.model.state_dict().items())
+
+
+def test_micro_batches_share_a_steps_loss_by_their_tokens(corpus, tmp_path):
+    settings = build(sonar(corpus, accumulate=3).as_dict() | {"loss": {"mse": 0.0, "mt_share": 0.0, "dae_share": 0.0}})
+    task = Trainer(settings, tmp_path / "r").task
+    total = nll = tokens = 0.0
+    for batch in next(iter(task.steps(task.epoch(0)))):
+        loss, facts = task.loss(batch, torch.Generator())
+        total, nll, tokens = total + loss.item(), nll + facts["nll"] * facts["tokens"], tokens + facts["tokens"]
+    assert total == pytest.approx(nll / tokens, rel=1e-5)
 
 
 def concept(corpus, sonar, **changes):
@@ -149,14 +159,14 @@ def test_a_concept_model_refuses_another_space(corpus, trained, tmp_path):
 
 
 def test_a_run_embeds_its_sentences_once_and_again_for_another_encoder(corpus, trained, tmp_path, monkeypatch):
-    from sonarllm_cli.learn import sonar_llm_task
+    from sonarllm_cli.learn import documents
 
     def embedded(space):
         calls = []
-        real = sonar_llm_task.encode
-        monkeypatch.setattr(sonar_llm_task, "encode", lambda *a: calls.append(a) or real(*a))
+        real = documents.encode
+        monkeypatch.setattr(documents, "encode", lambda *a: calls.append(a) or real(*a))
         trainer = Trainer(concept(corpus, space), tmp_path / "r")
-        monkeypatch.setattr(sonar_llm_task, "encode", real)
+        monkeypatch.setattr(documents, "encode", real)
         return len(calls), trainer.task.table.embeddings_ND
 
     Trainer(sonar(corpus, steps=1), tmp_path / "other").run()

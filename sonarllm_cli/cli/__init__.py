@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments or bool(os.environ.get("SONARLLM_DEBUG"))
     try:
-        code = sonarllm.main(arguments, prog_name="sonarllm", standalone_mode=False)
+        code = sonarllm.main(arguments, prog_name="sonarllm", standalone_mode=False, obj=list(arguments))
         sys.stdout.flush()
     except click.exceptions.Exit as end:
         code = end.exit_code

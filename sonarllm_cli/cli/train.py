@@ -1,4 +1,4 @@
-"""sonarllm train: a recipe → a run folder with a model."""
+"""sonarllm train: a recipe → a run folder with a model; or the curves of runs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ from pathlib import Path
 
 import click
 
-from ..errors import RunError, UserError
+from ..errors import UserError
 from .common import quiet_options
+from .launch import is_first, launch
 
 
 @click.command()
-@click.argument("recipe")
-@click.option("-o", "--output", metavar="DIR", help="The run folder; runs/NAME if not given.")
+@click.argument("recipes", nargs=-1, metavar="RECIPE|RUN…")
+@click.option("-o", "--output", metavar="OUT", help="The run folder, runs/NAME if not given; or the picture.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: --set optim.lr=3e-4.")
 @click.option("--resume", is_flag=True, help="Continue the run in that folder.")
 @click.option("--print-config", is_flag=True, help="Show every setting as it stands, and train nothing.")
+@click.option("--plot", is_flag=True, help="Draw the curves of these RUN folders into OUT (curves.png).")
 @click.option("--threads", type=int, help="Threads of each process on a CPU.")
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes on this machine that share the work.")
 @quiet_options
+@click.pass_obj
 def train(
-    recipe: str,
+    words: list[str],
+    recipes: tuple[str, ...],
     output: str | None,
     overrides: tuple[str, ...],
     resume: bool,
     print_config: bool,
+    plot: bool,
     threads: int | None,
     nproc: int,
     quiet: bool,
@@ -37,45 +42,46 @@ def train(
     Example:
       sonarllm train recipes/mini/sonar.toml --print-config
     """
-    from ..learn import recipe as recipes
+    if plot:
+        _plot(recipes, output or "curves.png")
+        return
+    if len(recipes) != 1:
+        raise UserError(f"{len(recipes)} recipes given", "name one, such as recipes/39m.toml")
+    from ..learn.recipe import load, to_toml
 
-    settings = recipes.load(recipe, overrides)
+    settings = load(recipes[0], overrides)
     if print_config:
-        from ..learn.kinds import trainable_parameters
+        from ..learn.budget import estimate
 
-        click.echo(f"# {trainable_parameters(settings):,} trainable parameters")
-        click.echo(recipes.to_toml(settings.as_dict()), nl=False)
+        for text in estimate(settings, int(os.environ.get("WORLD_SIZE", nproc))).lines():
+            click.echo(f"# {text}")
+        click.echo(to_toml(settings.as_dict()), nl=False)
         return
     if threads is not None and threads < 1:
         raise UserError(f"--threads {threads} is not a number of threads", "use 1 or more")
     if nproc > 1 and "RANK" not in os.environ:
-        arguments = [recipe, *(x for o in overrides for x in ("--set", o))]
-        for name, value in (("-o", output), ("--threads", threads), ("--resume", resume), ("-q", quiet)):
-            if value:
-                arguments += [name] if value is True else [name, str(value)]
-        _spawn(nproc, arguments)
+        launch(nproc, words)  # the same command, which RANK then tells what to do
         return
     from ..learn.loop import Trainer
     from ..runtime import choose, set_up_logging
 
-    first = os.environ.get("RANK", "0") == "0"
-    set_up_logging(quiet or not first)
+    set_up_logging(quiet or not is_first())
     choose("cpu", threads=threads)
-    folder = Path(output or f"runs/{settings.name or Path(recipe).stem}")
-    Trainer(settings, folder, resume=resume).run()
-    if first:
+    folder = Path(output or f"runs/{settings.name or Path(recipes[0]).stem}")
+    try:
+        Trainer(settings, folder, resume=resume).run()
+    except UserError as error:
+        if is_first():
+            raise
+        sys.exit(error.exit_code)  # the first process says it
+    if is_first():
         click.echo(folder / "model")
 
 
-def _spawn(nproc: int, arguments: list[str]) -> None:
-    """This command again, in `nproc` processes under torchrun, which gives each RANK and WORLD_SIZE."""
-    import subprocess
+def _plot(runs: tuple[str, ...], out: str) -> None:
+    if not runs:
+        raise UserError("no run to plot", "name run folders: sonarllm train --plot runs/a runs/b -o curves.png")
+    from ..learn.plot import plot
 
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
-    process = subprocess.Popen([*launch, "-m", "sonarllm_cli", "train", *arguments])
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        code = process.wait()  # Ctrl-C reached them too: they save
-    if code:
-        raise RunError(f"a training process ended with {code}", "see its message above")
+    plot([Path(run) for run in runs], Path(out))
+    click.echo(out)

@@ -1,7 +1,7 @@
 """Training text: documents and parallel pairs on disk → token ids in memory.
 
-Documents are JSON Lines, `{"title": …, "paragraphs": [[block, …], …]}` or `{"text": …}`; pairs are
-`{"lang": "it", "en": …, "it": …}`. Both may be compressed (.xz, .gz, .bz2). Blocks are segmented into sentences.
+Documents are records `{"title": …, "paragraphs": [[block, …], …]}` or `{"text": …}`, pairs are
+`{"lang": "it", "en": …, "it": …}`, in any form that `sources.py` reads. Blocks are segmented into sentences.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from ..files import numbered_lines, open_bytes, parse_json
 from ..flow.segment import segment
 from ..languages import resolve
 from ..runtime import log
 from ..tokens import EOS, Tokenizer
 from .recipe import Data
+from .sources import records
 
 
 @dataclass(frozen=True)
@@ -37,46 +37,51 @@ class Pairs:
     def ids(self, i: int) -> np.ndarray:
         return self.flat[self.start[i] : self.start[i + 1]]
 
+    def labels(self) -> np.ndarray:
+        """Labelled tokens of each item: the words and one `</s>` of its sentences."""
+        words = np.diff(self.start)
+        return words[self.left] + 1 + np.where(self.right >= 0, words[self.right] + 1, 0)
+
     def length(self) -> np.ndarray:
         """Words of each item: the longer of its two sentences."""
         words = np.diff(self.start)
         return np.maximum(words[self.left], np.where(self.right >= 0, words[self.right], 0))
 
 
-def rows(data: Data, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of files under `data.root`, in order."""
+def rows(data: Data, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, record) of the inputs under `data.root`, in order."""
     for name in names:
-        path = Path(data.root) / name
-        with open_bytes(path) as stream:
-            for count, (number, line) in enumerate(numbered_lines(stream, path, max_chars=10_000_000)):
-                if data.limit and count >= data.limit:
-                    break
-                record = parse_json(line, f"{path}, line {number}")
-                if not isinstance(record, dict):
-                    raise UserError(f"{path}, line {number}: not a JSON object", "give one object a line")
-                yield record
+        yield from islice(records(name, data.root), data.limit or None)
 
 
 def block_sentences(block: str, lang: str) -> list[str]:
     return [s.flat for s in segment(block, lang=lang)]
 
 
-def document_sentences(row: dict[str, Any], lang: str) -> tuple[str, list[str]]:
-    """A row → its title ('' where none) and its body's sentences in reading order."""
-    if "paragraphs" in row:
-        blocks = [block for paragraph in row["paragraphs"] for block in paragraph]
-    elif "text" in row:
-        blocks = [row["text"]]
-    else:
-        raise UserError(
-            f"a document has no text (it has {', '.join(row)})", 'give rows {"text": …} or {"paragraphs": …}'
-        )
-    return row.get("title", ""), [s for block in blocks for s in block_sentences(block, lang)]
+def blocks(record: dict[str, Any], place: str, field: str = "text") -> list[str]:
+    """The blocks of text of a document, in reading order: its paragraphs', or the one of its `field`."""
+    value = record[field] if field in record else record.get("paragraphs")
+    if value is None:
+        cure = f'give rows {{"{field}": …}} or {{"paragraphs": …}}'
+        raise UserError(f"{place}: a document has no {field} (it has {', '.join(record) or 'nothing'})", cure)
+    out = [value] if isinstance(value, str) else [b for p in value for b in ([p] if isinstance(p, str) else p)]
+    if not all(isinstance(block, str) for block in out):
+        raise UserError(f"{place}: the {field} is not text", 'give {"text": "…"} or {"paragraphs": [["…"], …]}')
+    return out
 
 
-def align(row: dict[str, Any], lang: str) -> list[tuple[str, str, str]]:
+def document_sentences(row: tuple[str, dict[str, Any]], lang: str) -> tuple[str, list[str]]:
+    """(place, record) → its title ('' where none) and its body's sentences in reading order."""
+    place, record = row
+    return record.get("title") or "", [s for block in blocks(record, place) for s in block_sentences(block, lang)]
+
+
+def align(row: dict[str, Any], place: str, lang: str) -> list[tuple[str, str, str]]:
     """A parallel row → (English, other, language) a sentence where both sides have as many, else the whole block."""
-    code = row["lang"]
+    code = row.get("lang", "")
+    if not isinstance(row.get("en"), str) or not isinstance(row.get(code), str):
+        cure = 'give rows {"lang": "it", "en": "…", "it": "…"}'
+        raise UserError(f"{place}: not a pair of texts (it has {', '.join(row) or 'nothing'})", cure)
     other = resolve(code)
     left, right = block_sentences(row["en"], lang), block_sentences(row[code], other)
     if len(left) != len(right):
@@ -84,11 +89,11 @@ def align(row: dict[str, Any], lang: str) -> list[tuple[str, str, str]]:
     return [(a, b, other) for a, b in zip(left, right)]
 
 
-def _align_all(rows: list[dict[str, Any]], lang: str) -> list[tuple[str, str, str]]:
-    return [pair for row in rows for pair in align(row, lang)]
+def _align_all(rows: list[tuple[str, dict[str, Any]]], lang: str) -> list[tuple[str, str, str]]:
+    return [pair for place, row in rows for pair in align(row, place, lang)]
 
 
-def _documents_all(rows: list[dict[str, Any]], lang: str) -> list[tuple[str, list[str]]]:
+def _documents_all(rows: list[tuple[str, dict[str, Any]]], lang: str) -> list[tuple[str, list[str]]]:
     return [document_sentences(row, lang) for row in rows]
 
 

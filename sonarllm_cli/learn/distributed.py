@@ -3,40 +3,62 @@
     torchrun --nproc-per-node 2 -m sonarllm_cli train recipes/mini/sonar-llm.toml      # or: train … --nproc 2
 
 The step is the same whatever their number: micro-batches, their random numbers and what they are divided by depend on
-the step alone. Data-parallel over gloo on CPUs.
+the step alone. Each process has a GPU (NCCL), or all compute on CPUs (gloo). Weights are whole in every process,
+or with `parallel.shard = "full"` each keeps its part of weights, gradients and optimizer state between steps (FSDP2).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ..errors import RunError
+from ..runtime import choose
 
 T = TypeVar("T")
+MESSAGE = 1 << 24  # numbers that one message of gradients holds: 64 MiB
+PATIENCE = timedelta(days=7)  # of processes that wait while the first reads and embeds a corpus
 
 
 class Ranks:
-    """This process among those of the run; alone, every method is the identity."""
+    """This process among those of the run, and its device; alone, every method is the identity."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "auto") -> None:
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
-        if self.count > 1 and not dist.is_initialized():
-            dist.init_process_group("gloo")
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if self.count > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+            device = f"cuda:{local % torch.cuda.device_count()}"
+        self.device = choose(device).device
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        if self.count > 1:
+            if not dist.is_initialized():
+                dist.init_process_group("cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo")
+            self._patient = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     @property
     def first(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> Iterator[tuple[int, T]]:
-        """(place, item) of those that are this process' to do."""
+    def share(self, items: Sequence[T], *, even: bool = False) -> Iterator[tuple[int, T, bool]]:
+        """(place, item, counts) of those that are this process' to do. With `even` every process gets as many: one that
+        has none left repeats the last, which then does not count."""
         for i in range(self.rank, len(items), self.count):
-            yield i, items[i]
+            yield i, items[i], True
+        if even and self.rank >= (len(items) % self.count or self.count):
+            yield len(items) - 1, items[-1], False
 
     def gather(self, value: T) -> list[T]:
         """Every process' value, in order of rank."""
@@ -47,21 +69,88 @@ class Ranks:
         return found
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Add up the gradients of all processes, in one message; one without a gradient counts as zero."""
-        if self.count == 1:
-            return
+        """Add up the gradients of all processes, in messages of `MESSAGE` numbers; one without a gradient counts as
+        zero. Sharded ones were summed on their way."""
         parameters = list(parameters)
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = torch.cat([g.flatten() for g in grads])
-        dist.all_reduce(flat)
-        for p, part in zip(parameters, flat.split([g.numel() for g in grads])):
-            p.grad = part.view_as(p)
+        if self.count == 1 or any(isinstance(p, DTensor) for p in parameters):
+            return
+        held: list[Tensor] = []
+        for i, p in enumerate(parameters):
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            held.append(p.grad)
+            if i + 1 == len(parameters) or sum(g.numel() for g in held) + parameters[i + 1].numel() > MESSAGE:
+                flat = torch.cat([g.flatten() for g in held])
+                dist.all_reduce(flat)
+                for grad, part in zip(held, flat.split([g.numel() for g in held])):
+                    grad.copy_(part.view_as(grad))
+                held = []
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Until all are here, however long the others take."""
         if self.count > 1:
-            dist.barrier()
+            try:
+                dist.barrier(group=self._patient)
+            except RuntimeError as error:
+                raise RunError("another process of this run ended", "see its message") from error
 
     def leave(self) -> None:
         if self.count > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+# ---------------------------------------------------------------------------------------------- sharded weights
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model's stacks: what is sharded, recomputed and compiled one by one."""
+    return [block for stack in model.modules() if isinstance(stack, nn.ModuleList) for block in stack]
+
+
+def shard(model: nn.Module, ranks: Ranks) -> None:
+    """FSDP2 over all processes, in place: between steps each keeps its part of every parameter.
+
+    Within a step parameters stay whole, from the first micro-batch to the last, which sums the gradients: what is
+    sent does not grow with the micro-batches.
+    """
+    mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+    for block in blocks(model):
+        fully_shard(block, mesh=mesh, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+
+
+def last_of_step(model: nn.Module, last: bool) -> None:
+    """Tell a sharded model whether the coming backward pass is the step's last, which sums gradients and lets go of
+    the whole parameters."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+        model.set_reshard_after_backward(last)
+
+
+@contextlib.contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """A sharded model's parameters whole in every process, in here."""
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.unshard()
+    yield
+    for part in parts:
+        part.reshard()
+
+
+def whole(value: Any) -> Any:
+    """A tree of dicts, lists and tensors with every tensor whole and on the CPU. All processes take part."""
+    if isinstance(value, dict):
+        return {key: whole(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(whole(item) for item in value)
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+def like(value: Tensor, parameter: Tensor) -> Tensor:
+    """This process' part of a whole tensor, laid out as `parameter` is."""
+    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+        mesh = parameter.device_mesh
+        return distribute_tensor(value.to(mesh.device_type), mesh, parameter.placements, src_data_rank=None)
+    return value

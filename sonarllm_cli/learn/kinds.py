@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,47 +18,59 @@ from .recipe import Settings, config_from
 
 
 class Task(Protocol):
-    """What a kind of model brings to the loop."""
+    """What a kind of model brings to the loop.
+
+    It may also have `frozen`, a network that the loss goes through and that does not learn, and `describe(batch)`,
+    which names a micro-batch's texts in messages. Facts of a loss are token-weighted figures, and the counts `tokens`
+    (needed) and `sentences`. A task is made on its process' `device`.
+    """
 
     @property
     def model(self) -> nn.Module: ...
 
-    def epoch(self, number: int) -> list[Any]: ...
-    def steps(self, epoch: list[Any]) -> Iterator[list[Any]]: ...
+    def epoch(self, number: int) -> Sequence[Any]: ...
+    def steps(self, epoch: Any) -> Iterable[list[Any]]: ...
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]: ...
     def validate(self) -> dict[str, float]: ...
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None: ...
 
 
-def make_task(settings: Settings, folder: Path) -> Task:
+def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
     """The task of the recipe's kind; its data is read here."""
     if settings.kind == "sonar":
         from .sonar_task import SonarTask
 
-        return SonarTask(settings, folder)
+        return SonarTask(settings, folder, device)
     from .sonar_llm_task import SonarLLMTask
 
-    return SonarLLMTask(settings, folder)
+    return SonarLLMTask(settings, folder, device)
 
 
-def trainable_parameters(settings: Settings) -> int:
-    """Parameters that the recipe trains, counted on a model without memory. The width of a space that is not on this
-    machine is taken to be the published one's."""
+def build_model(settings: Settings) -> nn.Module:
+    """The network that the recipe trains, without memory. The shape of a space that is not on this machine is taken to
+    be the published one's."""
     with torch.device("meta"):
         if settings.kind == "sonar":
             vocabulary = settings.vocabulary
             ids = 1 + vocabulary.pieces + len(vocabulary.langs) + len(TAGS)
-            model: nn.Module = Sonar(config_from(SonarConfig, {"vocab_size": ids, **settings.model}))
-        else:
-            width = {"embedding": _space_width(settings.sonar)}
-            model = SonarLLM(config_from(SonarLLMConfig, {**width, **settings.model}))
+            return Sonar(config_from(SonarConfig, {"vocab_size": ids, **settings.model}))
+        width = {"embedding": space_config(settings.sonar).embedding}
+        return SonarLLM(config_from(SonarLLMConfig, {**width, **settings.model}))
+
+
+def trainable_parameters(settings: Settings) -> int:
+    """Parameters that the recipe trains."""
     only = tuple(settings.run.train_only) or ("",)
-    return sum(p.numel() for name, p in model.named_parameters() if name.startswith(only))
+    return sum(p.numel() for name, p in build_model(settings).named_parameters() if name.startswith(only))
 
 
-def _space_width(name: str) -> int:
-    default = SonarConfig.embedding
+def space_config(name: str) -> SonarConfig:
+    """The shape of a space's networks; the published one's where it is not on this machine."""
     try:
-        return int(model_dir.read_config(registry.find(name))["model"]["embedding"])
+        folder = registry.find(name)
+        config = model_dir.read_config(folder)
+        if config["kind"] != "sonar":
+            return space_config(model_dir.space_of(folder, config))
+        return model_dir.net_config(SonarConfig, folder, config)
     except (UserError, KeyError, TypeError, ValueError):
-        return default
+        return SonarConfig()

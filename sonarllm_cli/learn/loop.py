@@ -1,6 +1,7 @@
 """The training loop, the same for every kind: a task brings data, model and loss; this brings the rest.
 
-A run folder holds `settings.toml`, `metrics.jsonl`, `checkpoint-STEP.pt` (the last few) and, at the end, `model/`.
+A run folder holds `settings.toml`, `metrics.jsonl`, `checkpoint-STEP.pt` (the last few), `best/` (the model with the
+best validation so far) and, at the end, `model/`.
 
     sonarllm train recipes/mini/sonar.toml -o runs/mini-sonar
 """
@@ -8,23 +9,26 @@ A run folder holds `settings.toml`, `metrics.jsonl`, `checkpoint-STEP.pt` (the l
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from ..errors import RunError, UserError
-from ..files import atomic_file, atomic_write
-from ..runtime import log
+from ..files import atomic_write
+from ..runtime import DTYPES, log
 from . import optim
-from .distributed import Ranks
+from .checkpoint import Checkpoints, restore
+from .distributed import Ranks, blocks, gathered, last_of_step, shard, whole
 from .kinds import make_task
-from .recipe import Settings, to_toml
+from .recipe import Settings, changes, to_toml
+from .watch import Watch, Window, matrix_rate
 
 
 class Trainer:
@@ -32,137 +36,114 @@ class Trainer:
 
     def __init__(self, settings: Settings, folder: Path, *, resume: bool = False) -> None:
         self.settings, self.folder = settings, folder
-        self.ranks = Ranks()
-        begun = sorted(folder.glob("checkpoint-*.pt"), key=_step_of)
-        if begun and not resume:
+        self.ranks = Ranks(settings.run.device)
+        self.sharded = settings.parallel.shard == "full" and self.ranks.count > 1
+        self.checkpoints = Checkpoints(folder, settings.run.keep, background=settings.run.save_background)
+        newest = self.checkpoints.newest()
+        if newest and not resume:
             raise UserError(f"{folder} already holds a run", "continue it with --resume, or choose another -o")
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(settings.run.seed)
-        if not self.ranks.first:
-            self.ranks.wait()  # the first reads the data before the others, and leaves what it made for them
-        self.task = make_task(settings, folder)
-        if self.ranks.first:
-            self.ranks.wait()
+        self.task = self._first_then_others()
         self._freeze()
+        self._lay_out()
         self.optimizers = optim.optimizers(self.task.model, settings.optim)
         self.step = self.epoch = self.tokens = 0
         self.place = 0  # steps taken of this epoch
+        self.per_epoch = 0  # steps of the first epoch, by which the run's length is reckoned
         self.seconds = 0.0
-        self.stop = False
-        if begun:
-            self._load(begun[-1])
-        if self.ranks.first:
-            atomic_write(folder / "settings.toml", to_toml(settings.as_dict()))
+        self.best = math.inf
+        self.asked = False  # a signal asks this process to leave
+        self.stop = self.due = False  # all processes leave, or save, after this step
+        if newest:
+            self._load(newest)
 
     # ------------------------------------------------------------------------------------------ the run
 
     def run(self) -> dict[str, Any]:
         """Train to the end, or until SIGTERM or Ctrl-C, which save and leave. → the last validation's figures."""
-        run = self.settings.run
-        batches = self._epoch()
-        total = self.total_steps(len(batches))
-        log.info(
-            "%s, %.1f M trainable parameters, %d steps",
-            self.settings.name or self.settings.kind,
-            sum(p.numel() for p in self.task.model.parameters() if p.requires_grad) / 1e6,
-            total,
-        )
-        began = saved = time.monotonic()
-        before = self.seconds
-        window = Window()
-        with _graceful(self):
+        steps = self._epoch()
+        self.per_epoch = self.per_epoch or len(steps)
+        total = self.total_steps(self.per_epoch)
+        self._open(steps, total)
+        began, before, saved = time.monotonic(), self.seconds, time.monotonic()
+        with _graceful(self), contextlib.closing(self.watch):
             while self.step < total and not self.stop:
-                if self.place >= len(batches):
+                if self.place >= len(steps):
                     self.epoch, self.place = self.epoch + 1, 0
-                    batches = self._epoch()
-                facts = self.train_step(batches[self.place], total)
+                    steps = self._epoch()
+                self.due = self._is_due(saved)
+                facts = self.train_step(steps[self.place], total)
                 self.step, self.place = self.step + 1, self.place + 1
                 self.seconds = before + time.monotonic() - began
                 self.tokens += facts["tokens"]
-                window.add(facts)
-                if not self.ranks.first:
-                    continue
-                if self.step % run.log_every == 0:
-                    self._log(window.mean(), total)
-                    window = Window()
-                if self.step % run.valid_every == 0:
-                    self._log(self.validate(), total)
-                if time.monotonic() - saved > 60 * run.save_minutes:
+                self.watch.add(facts)
+                if self.step % self.settings.run.log_every == 0:
+                    self._report()
+                if self.step % self.settings.run.valid_every == 0:
+                    self._validate()
+                if self.due and not self.stop and self.step < total:
                     self._save()
                     saved = time.monotonic()
-        if self.ranks.first:
             self._save()
+            self.checkpoints.wait()
+            figures = self._finish() if self.step == total else {}
         self.ranks.leave()
-        if self.stop:
+        if self.step < total:
             raise RunError(f"stopped at step {self.step} of {total}", "continue with --resume")
-        return self.finish(total) if self.ranks.first else {}
+        return figures
 
     def total_steps(self, per_epoch: int) -> int:
         """Optimisation steps of the whole run."""
         return self.settings.optim.steps or max(1, math.ceil(per_epoch * self.settings.optim.epochs))
 
-    def train_step(self, batches: list[Any], total: int) -> dict[str, Any]:
+    def train_step(self, batches: Sequence[Any], total: int) -> dict[str, Any]:
         """One optimisation step over its micro-batches, of which this process does its share; → what to log."""
         rate = optim.rate(self.step, total, self.settings.optim)
-        window = Window()
         self.task.model.train()
-        value = 0.0
-        for place, batch in self.ranks.share(batches):
-            seed = (self.settings.run.seed * 1_000_003 + self.step) * 1_009 + place
-            with self._autocast():
-                loss, facts = self.task.loss(batch, torch.Generator().manual_seed(seed))
-            value += loss.item()
-            loss.backward()
-            window.add(facts)
-        everyone = self.ranks.gather((value, self.stop, window))
-        total_loss = sum(v for v, _, _ in everyone)
-        if not math.isfinite(total_loss):
-            raise RunError(
-                f"the loss of step {self.step} is {total_loss}; nothing was changed by it",
-                "lower optim.lr, then continue with --resume from the last checkpoint",
-            )
-        self.stop = any(stop for _, stop, _ in everyone)
-        window = Window.merged([w for _, _, w in everyone])
-        trainable = [p for p in self.task.model.parameters() if p.requires_grad]
+        window, value, suspects = Window(), 0.0, []
+        share = list(self.ranks.share(batches, even=self.sharded))
+        for i, (place, batch, counts) in enumerate(share):
+            last_of_step(self.task.model, i == len(share) - 1)
+            loss, facts = self._loss(batch, place)
+            self._backward(loss, counts)
+            if counts:
+                value += loss.item()
+                window.add(facts)
+                if not math.isfinite(loss.item()):
+                    suspects.append(batch)
+        everyone = self.ranks.gather((value, self.asked, self.due, window))
+        if not math.isfinite(sum(v for v, _, _, _ in everyone)):
+            raise self._not_finite("loss", suspects)
+        self.stop, self.due = any(s for _, s, _, _ in everyone), everyone[0][2]
+        trainable = self._trainable()
         self.ranks.sum_gradients(trainable)
         norm = torch.nn.utils.clip_grad_norm_(trainable, self.settings.optim.clip)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if not math.isfinite(norm):
+            raise self._not_finite("gradient", self._suspects(share))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return {**window.mean(), "grad_norm": norm.item(), "lr": rate}
+        return {**Window.merged([w for _, _, _, w in everyone]).mean(), "grad_norm": norm.item(), "lr": rate}
 
     def validate(self) -> dict[str, float]:
         self.task.model.eval()
         with torch.no_grad(), self._autocast():
             return self.task.validate()
 
-    def finish(self, total: int) -> dict[str, Any]:
-        """Validate, write `model/`, and say where it is."""
-        figures = self.validate()
-        self._log(figures, total)
-        facts = {
-            "steps": self.step,
-            "tokens": self.tokens,
-            "minutes": round(self.seconds / 60, 1),
-            "figures": {name: round(value, 4) for name, value in figures.items()},
-            "settings": self.settings.as_dict(),
-            "torch": torch.__version__,
-        }
-        self.task.save(self.folder / "model", self.task.model, facts)
-        log.info("wrote %s", self.folder / "model")
-        return figures
+    # ------------------------------------------------------------------------------------------ parts of the start
 
-    # ------------------------------------------------------------------------------------------ parts
-
-    def _epoch(self) -> list[list[Any]]:
-        return list(self.task.steps(self.task.epoch(self.epoch)))
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.settings.run.dtype == "bfloat16":
-            return torch.autocast("cpu", torch.bfloat16)
-        return contextlib.nullcontext()
+    def _first_then_others(self) -> Any:
+        """The task; the first process reads the data before the others, and leaves what it made for them."""
+        if not self.ranks.first:
+            self.ranks.wait()
+        task = make_task(self.settings, self.folder, self.ranks.device)
+        if self.ranks.first:
+            self.ranks.wait()
+        return task
 
     def _freeze(self) -> None:
         only = self.settings.run.train_only
@@ -174,75 +155,206 @@ class Trainer:
             names = sorted({name.split(".")[0] for name, _ in self.task.model.named_parameters()})
             raise UserError(f"run.train_only {only} matches no parameter", f"use a prefix such as {names[0]}.")
 
-    def _log(self, facts: dict[str, float], total: int) -> None:
-        line = {"step": self.step, "epoch": self.epoch, "seconds": round(self.seconds, 1), "seen": self.tokens}
-        line |= {name: round(value, 6) for name, value in facts.items()}
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        shown = " ".join(f"{k} {v:.4g}" for k, v in facts.items() if k not in ("tokens",))
-        speed = self.tokens / max(self.seconds, 1e-9)
-        log.info("step %d/%d  %s  %.0f tokens/s", self.step, total, shown, speed)
+    def _lay_out(self) -> None:
+        """The model on its device, its layers (and those of a frozen decoder) recomputed, compiled and sharded as the
+        recipe says."""
+        model, frozen = self.task.model.to(self.ranks.device), getattr(self.task, "frozen", None)
+        layers = [*blocks(model), *(blocks(frozen) if frozen is not None else [])]
+        for layer in layers:
+            if self.settings.parallel.recompute:
+                _recompute(layer)
+            if self.settings.run.compile:
+                layer.compile(dynamic=True)
+        if self.sharded:
+            shard(model, self.ranks)
+
+    def _open(self, steps: Sequence[Sequence[Any]], total: int) -> None:
+        """Say what is about to happen, and get ready to watch it."""
+        run, first = self.settings.run, self.ranks.first
+        count = sum(p.numel() for p in self._trainable()) / 1e6
+        log.info(
+            "%s, %.1f M trainable parameters, %d steps on %d × %s",
+            self.settings.name or self.settings.kind,
+            count,
+            total,
+            self.ranks.count,
+            self.ranks.device.type,
+        )
+        if len(steps[0]) < self.ranks.count:
+            log.warning("a step has %d micro-batches for %d processes: some idle", len(steps[0]), self.ranks.count)
+        if first:
+            self.checkpoints.sweep()
+            atomic_write(self.folder / "settings.toml", to_toml(self.settings.as_dict()))
+        device, dtype = self.ranks.device, DTYPES[run.dtype]
+        self.peak = self.ranks.count * (run.peak_tflops * 1e12 or (matrix_rate(device, dtype) if first else 0.0))
+        self.flops_per_token = self._count_flops(steps[0][0]) if first and not self.sharded else 0.0
+        self.watch = Watch(self.folder, self.settings, step=self.step, total=total, first=first)
+
+    def _count_flops(self, batch: Any) -> float:
+        """FLOPs of matrix products a target token, forward and backward, counted on one micro-batch, which teaches
+        nothing. Not with torch.compile, which hides them."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        if self.settings.run.compile:
+            return 0.0
+        with FlopCounterMode(display=False) as counter:
+            loss, facts = self._loss(batch, 0)
+            loss.backward()
+        self._forget()
+        return counter.get_total_flops() / max(1, facts["tokens"])
+
+    # ------------------------------------------------------------------------------------------ parts of a step
+
+    def _epoch(self) -> Sequence[Sequence[Any]]:
+        """The steps of this epoch; a task whose steps are a sequence makes each when it is asked for."""
+        steps = self.task.steps(self.task.epoch(self.epoch))
+        return steps if isinstance(steps, Sequence) else list(steps)
+
+    def _loss(self, batch: Any, place: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The loss of a micro-batch. What is random in it hangs on seed, step and place alone."""
+        seed = (self.settings.run.seed * 1_000_003 + self.step) * 1_009 + place
+        torch.manual_seed(seed)  # dropout
+        with self._autocast():
+            return self.task.loss(batch, torch.Generator().manual_seed(seed))
+
+    def _backward(self, loss: torch.Tensor, counts: bool = True) -> None:
+        """Sharded gradients are a mean over processes: scaled here to be the sum that unsharded ones are."""
+        if self.sharded:
+            loss = loss * (self.ranks.count if counts else 0)
+        loss.backward()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.settings.run.dtype == "bfloat16":
+            return torch.autocast(self.ranks.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [p for p in self.task.model.parameters() if p.requires_grad]
+
+    def _forget(self) -> None:
+        """Drop all gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def _suspects(self, share: Sequence[tuple[int, Any, bool]]) -> list[Any]:
+        """The micro-batches of this process whose gradient is not finite, each tried anew by itself."""
+        if self.sharded:
+            return [batch for _, batch, _ in share]
+        found = []
+        for place, batch, _ in share:
+            self._forget()
+            self._loss(batch, place)[0].backward()
+            if not all(p.grad is None or bool(p.grad.isfinite().all()) for p in self._trainable()):
+                found.append(batch)
+        return found
+
+    def _not_finite(self, what: str, suspects: Sequence[Any]) -> RunError:
+        """The error that ends a run before the optimizer moves; it names the batch, and where to go on."""
+        describe = getattr(self.task, "describe", lambda batch: "")
+        named = "; ".join(part for part in (describe(batch) for batch in suspects) if part)
+        where = "; ".join(part for part in self.ranks.gather(named) if part)
+        self._forget()
+        newest = self.checkpoints.newest()
+        cure = f"lower optim.lr and continue with --resume from {newest.name}" if newest else "lower optim.lr"
+        return RunError(
+            f"the {what} of step {self.step} is not finite ({where or 'all of it'}); nothing was changed by it", cure
+        )
+
+    # ------------------------------------------------------------------------------------------ figures
+
+    def _where(self) -> dict[str, Any]:
+        return {"step": self.step, "epoch": self.epoch, "seconds": round(self.seconds, 1), "seen": self.tokens}
+
+    def _report(self) -> None:
+        if self.ranks.first:
+            self.watch.flush(self._where(), self.flops_per_token, self.peak, self.ranks.device)
+
+    def _validate(self) -> dict[str, float]:
+        """Log validation and, where it is the best so far, keep the model in `best/`."""
+        if not self.ranks.first and not self.sharded:
+            return {}
+        with self.watch.aside():
+            figures = self.validate()
+            name = self.settings.run.best or next(iter(figures), "")
+            if self.ranks.first:
+                self.watch.write(self._where(), figures)
+            if name and name not in figures:
+                cure = f"use one of {', '.join(figures)}" if figures else "give data.valid_documents"
+                raise UserError(f"run.best {name!r} is no figure of this run's validation", cure)
+            if name and figures[name] < self.best:
+                self.best = figures[name]
+                self._write_model("best", figures)
+        return figures
+
+    def _finish(self) -> dict[str, float]:
+        """Validate, write `model/`, and say where it is."""
+        figures = self._validate()
+        if self.ranks.first or self.sharded:
+            self._write_model("model", figures)
+        if self.ranks.first:
+            log.info("wrote %s", self.folder / "model")
+        return figures
+
+    # ------------------------------------------------------------------------------------------ files
+
+    def _write_model(self, name: str, figures: dict[str, float]) -> None:
+        """A model folder of the present weights."""
+        facts = {
+            "steps": self.step,
+            "tokens": self.tokens,
+            "minutes": round(self.seconds / 60, 1),
+            "figures": {name: round(value, 4) for name, value in figures.items()},
+            "settings": self.settings.as_dict(),
+            "torch": torch.__version__,
+        }
+        with gathered(self.task.model):  # takes all processes where it is sharded
+            if self.ranks.first:
+                self.task.save(self.folder / name, self.task.model, facts)
+
+    def _is_due(self, saved: float) -> bool:
+        """Whether a checkpoint is to be written after the coming step; the first process' word holds."""
+        run = self.settings.run
+        by_step = run.save_every > 0 and (self.step + 1) % run.save_every == 0
+        return by_step or time.monotonic() - saved > 60 * run.save_minutes
 
     def _save(self) -> None:
+        if not self.ranks.first and not self.sharded:
+            return
         state = {
-            "model": self.task.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "model": whole(self.task.model.state_dict()),
+            "optimizers": [whole(optimizer.state_dict()) for optimizer in self.optimizers],
             "step": self.step,
             "epoch": self.epoch,
             "place": self.place,
+            "per_epoch": self.per_epoch,
             "tokens": self.tokens,
             "seconds": self.seconds,
+            "best": self.best,
         }
-        with atomic_file(self.folder / f"checkpoint-{self.step}.pt") as scratch:
-            try:
-                torch.save(state, scratch)
-            except RuntimeError as error:  # how torch reports a full disk
-                cure = "free some space, then continue with --resume from the checkpoint before"
-                raise RunError(f"can't write the checkpoint of step {self.step}: {error}", cure) from error
-        for old in sorted(self.folder.glob("checkpoint-*.pt"), key=_step_of)[: -self.settings.run.keep]:
-            old.unlink()
+        if self.ranks.first:
+            self.checkpoints.save(self.step, state)
 
     def _load(self, path: Path) -> None:
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        except Exception as error:
-            cure = "delete it; --resume then takes the one before"
-            raise UserError(f"{path} can't be read: {error}", cure) from error
-        self.task.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
-            optimizer.load_state_dict(saved)
-        self.step, self.epoch, self.place = state["step"], state["epoch"], state["place"]
-        self.tokens, self.seconds = state["tokens"], state["seconds"]
-        log.info("continuing at step %d", self.step)
+        state = self.checkpoints.read(path)
+        restore(self.task.model, self.optimizers, state, path)
+        for name in ("step", "epoch", "place", "per_epoch", "tokens", "seconds", "best"):
+            setattr(self, name, state[name])
+        changed = changes(self.folder / "settings.toml", self.settings)
+        log.info("continuing at step %d%s", self.step, f", with another {', '.join(changed)}" if changed else "")
 
 
-class Window:
-    """Token-weighted means of what steps report; `tokens` and counts are summed."""
+def _recompute(layer: nn.Module) -> None:
+    """Keep the layer's input alone for the backward pass, which runs it again."""
+    from torch.utils.checkpoint import checkpoint
 
-    def __init__(self) -> None:
-        self.sum: dict[str, float] = {}
-        self.weight: dict[str, float] = {}
-        self.tokens = 0
+    plain = layer.forward
 
-    def add(self, facts: dict[str, Any]) -> None:
-        self.tokens += facts["tokens"]
-        for name, value in facts.items():
-            if name != "tokens":
-                self.sum[name] = self.sum.get(name, 0.0) + value * facts["tokens"]
-                self.weight[name] = self.weight.get(name, 0.0) + facts["tokens"]
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return plain(*args, **kwargs)
+        return checkpoint(plain, *args, use_reentrant=False, **kwargs)
 
-    @classmethod
-    def merged(cls, windows: list[Window]) -> Window:
-        out = cls()
-        for window in windows:
-            out.tokens += window.tokens
-            for name in window.sum:
-                out.sum[name] = out.sum.get(name, 0.0) + window.sum[name]
-                out.weight[name] = out.weight.get(name, 0.0) + window.weight[name]
-        return out
-
-    def mean(self) -> dict[str, Any]:
-        return {"tokens": self.tokens} | {name: self.sum[name] / max(1.0, self.weight[name]) for name in self.sum}
+    layer.forward = forward
 
 
 @contextlib.contextmanager
@@ -250,7 +362,7 @@ def _graceful(trainer: Trainer) -> Iterator[None]:
     """SIGTERM and Ctrl-C ask the loop to end after this step."""
 
     def ask(*_: Any) -> None:
-        trainer.stop = True
+        trainer.asked = True
 
     try:
         old = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -262,7 +374,3 @@ def _graceful(trainer: Trainer) -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def _step_of(path: Path) -> int:
-    return int(path.stem.split("-")[1])

@@ -130,6 +130,7 @@ def noised(z_BD: Tensor, amount_B: Tensor, generator: torch.Generator | None = N
     with torch.no_grad():
         z = z_BD.float()
         mean_D, std_D = z.mean(0), z.std(0) if len(z) > 1 else torch.zeros_like(z[0])
-        noise_BD = torch.randn(z.shape, generator=generator, device=z.device) * std_D
+        drawn_BD = torch.randn(z.shape, generator=generator, device=generator.device if generator else z.device)
+        noise_BD = drawn_BD.to(z.device) * std_D
     a = amount_B[:, None].to(z.dtype)
     return (mean_D + (1 - a * a).sqrt() * (z_BD - mean_D) + a * noise_BD).to(z_BD.dtype)

@@ -33,6 +33,8 @@ class Data:
     pairs: list[str] = field(default_factory=list)  # JSON Lines, {"lang": "it", "en": …, "it": …}
     valid_documents: list[str] = field(default_factory=list)
     valid_pairs: list[str] = field(default_factory=list)
+    store: str = ""  # a folder that `sonarllm embed --store` made: documents, embedded once
+    valid_store: str = ""
     lang: str = "eng_Latn"  # of documents
     limit: int = 0  # rows of each file; 0: all
     max_tokens: int = 128  # of a sentence; longer ones are left out and counted
@@ -80,6 +82,7 @@ class Optim:
     epochs: float = 4.0
     batch_tokens: int = 4096  # of a micro-batch, padding included
     documents: int = 512  # a step (sonar-llm)
+    accumulate: int = 1  # micro-batches a step (sonar); processes share them
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-5
     weight_decay: float = 0.01
@@ -91,15 +94,30 @@ class Run:
     """How the run is kept and watched."""
 
     seed: int = 42
+    device: str = "auto"  # cpu, cuda or auto: each process' GPU, else the CPU
     dtype: str = "float32"  # of products in training: float32 or bfloat16; weights and optimizer stay float32
+    compile: bool = False  # layers by torch.compile: slower to start, pays in long runs
     log_every: int = 20
+    track: list[str] = field(default_factory=list)  # tensorboard, wandb
+    peak_tflops: float = 0.0  # of a device, that peak_share is a share of; 0: measured at the start
     save_minutes: float = 5.0
+    save_every: int = 0  # steps; 0: by minutes alone
+    save_background: bool = False  # a thread writes checkpoints; holds a copy of the state while it does
     valid_every: int = 500
     valid_batches: int = 20
-    keep: int = 2
+    keep: int = 2  # checkpoints
+    best: str = ""  # the validation figure by whose minimum best/ is kept; the first one if not given
     init: str = ""  # start from this model's weights
     train_only: list[str] = field(default_factory=list)  # parameter prefixes; the rest is frozen
     weights: str = "float16"  # of the final folder: float32, float16, bfloat16 or int8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """How processes divide the work, and what a layer keeps for its backward pass."""
+
+    shard: str = "none"  # full: weights, gradients and optimizer state in parts, one a process (FSDP2)
+    recompute: bool = False  # activations of a layer are computed again in backward, not kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +135,7 @@ class Settings:
     loss: Loss = field(default_factory=Loss)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
+    parallel: Parallel = field(default_factory=Parallel)
 
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, KINDS)
@@ -124,6 +143,18 @@ class Settings:
         _one_of("optim.schedule", self.optim.schedule, ("cosine", "wsd", "constant"))
         _one_of("run.dtype", self.run.dtype, ("float32", "bfloat16"))
         _one_of("run.weights", self.run.weights, ("float32", "float16", "bfloat16", "int8"))
+        _one_of("parallel.shard", self.parallel.shard, ("none", "full"))
+        for name in self.run.track:
+            _one_of("run.track", name, ("tensorboard", "wandb"))
+        for key, value in (("optim.documents", self.optim.documents), ("optim.accumulate", self.optim.accumulate)):
+            if value < 1:
+                raise UserError(f"{key} is {value}", f"use {key} = 1 or more")
+        if self.parallel.shard == "full" and self.kind == "sonar":
+            raise UserError(
+                "parallel.shard = full does not cut this kind's two networks", 'use parallel.shard = "none"'
+            )
+        if self.parallel.shard == "full" and self.optim.name == "muon":
+            raise UserError("muon needs whole matrices, parallel.shard = full cuts them", 'use optim.name = "adamw"')
         if self.optim.batch_tokens < self.data.max_tokens:
             raise UserError(
                 f"optim.batch_tokens {self.optim.batch_tokens} is less than data.max_tokens {self.data.max_tokens}",
@@ -232,3 +263,19 @@ def to_toml(table: dict[str, Any], prefix: str = "") -> str:
         else:
             lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}\n")
     return "".join(lines) + "".join(sections)
+
+
+def changes(path: Path, settings: Settings) -> list[str]:
+    """The keys in which the settings differ from those written in `path`; none where there is no such file."""
+    try:
+        before = load(str(path)).as_dict()
+    except UserError:
+        return []
+
+    def walk(old: Any, new: Any, key: str) -> list[str]:
+        if isinstance(old, dict) and isinstance(new, dict):
+            names = dict.fromkeys([*old, *new])
+            return [k for name in names for k in walk(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))]
+        return [] if old == new else [key]
+
+    return walk(before, settings.as_dict(), "")

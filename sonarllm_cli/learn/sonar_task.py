@@ -9,6 +9,7 @@ Legend: B texts, T tokens, D embedding, M model width, V vocabulary, N labelled 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,24 @@ from .card import card
 from .losses import alignment, contrast, noised, sentence_nll
 from .recipe import Settings, config_from
 
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items of one micro-batch, and its share of the step's labelled tokens, by which its loss is weighted."""
+
+    items: np.ndarray
+    share: float
+
 
 class SonarTask:
     """Data, model and loss of one `sonar` run, for the loop."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
+        self.settings, self.device = settings, device
         data = settings.data
-        self.base = load_space(settings.run.init, choose("cpu")) if settings.run.init else None
+        self.base = load_space(settings.run.init, choose(str(device), "float32")) if settings.run.init else None
         mono = corpus.sentences(corpus.documents(data, data.documents))
         pairs = corpus.translations(data, data.pairs)
         self.tokenizer = self._tokenizer(mono, pairs, folder)
@@ -72,51 +83,69 @@ class SonarTask:
         rng = np.random.default_rng([self.settings.run.seed, number])
         return batches(self.train, self.settings.optim.batch_tokens, rng)
 
-    def steps(self, epoch: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
-        """Micro-batches of each optimisation step: one."""
-        for batch in epoch:
-            yield [batch]
+    def steps(self, epoch: list[np.ndarray]) -> Iterator[list[Batch]]:
+        """Optimisation steps of `optim.accumulate` micro-batches; a remainder of the pass is left out."""
+        size = min(self.settings.optim.accumulate, len(epoch))
+        for at in range(0, len(epoch) - size + 1, size):
+            labels = [int(self.train.labels()[items].sum()) for items in epoch[at : at + size]]
+            yield [Batch(items, count / sum(labels)) for items, count in zip(epoch[at : at + size], labels)]
+
+    def describe(self, batch: Batch) -> str:
+        """A micro-batch's first texts, for messages."""
+        named = [
+            f"{self.tokenizer.text(map(int, self.train.ids(int(self.train.left[i]))))[:40]!r}" for i in batch.items
+        ]
+        return f"texts {', '.join(named[:8])}" + (f" and {len(named) - 8} more" if len(named) > 8 else "")
 
     # ------------------------------------------------------------------------------------------ the loss
 
-    def loss(self, items: np.ndarray, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        """The loss of one micro-batch, which is a whole step, and what to log of it."""
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        """One micro-batch's share of the step's loss, and what to log of it. What is random is drawn on the CPU."""
         weights = self.settings.loss
-        ids_BT, length, partner = corpus.targets(self.train, items)
+        ids_BT, length, partner = corpus.targets(self.train, batch.items)
         ids, length_B, partner_B = torch.from_numpy(ids_BT), torch.from_numpy(length), torch.from_numpy(partner)
         B = len(ids)
         draw_B = torch.rand(B, generator=generator)
         paired_B = partner_B != torch.arange(B)
         denoise_B = torch.rand(B, generator=generator) < weights.dae_share
         source = garble(ids[:, 1:], length_B - 1, denoise_B, generator)
-        z_BD = self.model.encoder(source, length_B - 1)
-        other_BD = z_BD[partner_B]
         translate_B = paired_B & (draw_B < weights.mt_share)
         between_B = torch.rand(B, generator=generator) * (paired_B & (draw_B > 1 - weights.mix_share))
-        blend_B1 = torch.where(translate_B, 1.0, between_B)[:, None].to(z_BD.dtype)
-        from_BD = z_BD + blend_B1 * (other_BD - z_BD)
+        amount_B = torch.zeros(B)
         if weights.noise_share:
             amount_B = torch.rand(B, generator=generator)
             amount_B = amount_B * (torch.rand(B, generator=generator) < weights.noise_share)
-            from_BD = noised(from_BD, amount_B, generator)
         weight_B = torch.where(translate_B, weights.mt, torch.where(denoise_B, weights.dae, weights.ae))
-        scale_B = weight_B / (length_B - 2).sum()
+        scale_B = batch.share * weight_B / (length_B - 2).sum()
+        first_B = paired_B & (torch.arange(B) < partner_B)
+        blend_B = torch.where(translate_B, 1.0, between_B)
+        plain_B = (blend_B == 0) & ~denoise_B
+
+        ids, source, length_B, partner_B, blend_B, amount_B, scale_B, plain_B, translate_B, first_B = (
+            t.to(self.device)
+            for t in (ids, source, length_B, partner_B, blend_B, amount_B, scale_B, plain_B, translate_B, first_B)
+        )
+        z_BD = self.model.encoder(source, length_B - 1)
+        other_BD = z_BD[partner_B]
+        from_BD = z_BD + blend_B[:, None].to(z_BD.dtype) * (other_BD - z_BD)
+        if weights.noise_share:
+            from_BD = noised(from_BD, amount_B, generator)
         value, nll_N, row_N = sentence_nll(self.model.decoder, ids, length_B, from_BD, scale_B)
-        plain_N = ((blend_B1[:, 0] == 0) & ~denoise_B)[row_N]
-        facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "spread": z_BD.detach().float().std(0).mean().item()}
+        facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "sentences": B}
+        facts["spread"] = z_BD.detach().float().std(0).mean().item()
+        plain_N, translate_N = plain_B[row_N], translate_B[row_N]
         if plain_N.any() and not weights.noise_share:
             facts["ae"] = nll_N[plain_N].mean().item()
-        if translate_B.any():
-            facts["mt"] = nll_N[translate_B[row_N]].mean().item()
-        first_B = paired_B & (torch.arange(B) < partner_B)
+        if translate_N.any():
+            facts["mt"] = nll_N[translate_N].mean().item()
         if weights.mse and first_B.any():
             distance = alignment(z_BD[first_B], other_BD[first_B])
             facts["mse"] = distance.item()
-            value = value + weights.mse * distance
+            value = value + batch.share * weights.mse * distance
         if weights.contrast and first_B.any():
             ranking = contrast(z_BD[first_B], other_BD[first_B])
             facts["contrast"] = ranking.item()
-            value = value + weights.contrast * ranking
+            value = value + batch.share * weights.contrast * ranking
         return value, facts
 
     @torch.no_grad()
@@ -129,11 +158,12 @@ class SonarTask:
         chosen = batches(self.valid, self.settings.optim.batch_tokens, rng)[: self.settings.run.valid_batches]
         for items in chosen:
             ids_BT, length, partner = corpus.targets(self.valid, items)
-            ids, length_B, partner_B = torch.from_numpy(ids_BT), torch.from_numpy(length), torch.from_numpy(partner)
+            ids, length_B, partner_B = (torch.from_numpy(x).to(self.device) for x in (ids_BT, length, partner))
             z_BD = self.model.encoder(ids[:, 1:], length_B - 1)
-            paired_B = partner_B != torch.arange(len(ids))
+            paired_B = partner_B != torch.arange(len(ids), device=self.device)
+            scale_B = torch.ones(len(ids), device=self.device)
             for name, from_BD in (("ae", z_BD), ("mt", z_BD[partner_B])):
-                _, nll_N, row_N = sentence_nll(self.model.decoder, ids, length_B, from_BD, torch.ones(len(ids)))
+                _, nll_N, row_N = sentence_nll(self.model.decoder, ids, length_B, from_BD, scale_B)
                 for i, lang in enumerate(self.tokenizer.langs):
                     here_B = ids[:, 1] == self.tokenizer.lang_id(lang)
                     if name == "mt":

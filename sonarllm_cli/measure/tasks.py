@@ -260,7 +260,7 @@ def _split(data: list[str]) -> tuple[list[str], list[str]]:
     documents: list[str] = []
     pairs: list[str] = []
     for name in data:
-        first = next(corpus.rows(Data(limit=1), [name]), {})
+        _, first = next(corpus.rows(Data(limit=1), [name]), ("", {}))
         (pairs if "lang" in first and "en" in first else documents).append(name)
     return documents, pairs
 

@@ -36,7 +36,9 @@ class SonarConfig:
     max_source_tokens: int = 514
     max_target_tokens: int = 512
     pooling: str = "mean"
-    slots: int = 1  # parts of the vector that the decoder attends to, one learned query of `attention` pooling each (ours)
+    slots: int = (
+        1  # parts of the vector that the decoder attends to, one learned query of `attention` pooling each (ours)
+    )
     norm_embedding: bool = False  # ours: embeddings have mean 0 and variance 1, so that training can't shrink the space
     tied: bool = False  # one token table for encoder and decoder (ours); published checkpoints carry two
     dropout: float = 0.1

@@ -120,7 +120,8 @@ def write_weights(
             values = quantised(value.float().cpu()) if len(stored) == 2 else (value,)
             for (part, (dtype, _)), data in zip(stored.items(), values, strict=True):
                 file.seek(8 + len(text) + header[part]["data_offsets"][0])
-                file.write(data.to("cpu", dtype).contiguous().flatten().view(torch.uint8).numpy().data)
+                data = data.to("cpu", dtype, copy=True)  # numpy would pin the storage of a sharded model's parameter
+                file.write(data.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def save(

@@ -1,0 +1,162 @@
+"""What the loop promises of any kind: killed runs go on bit for bit; ranks, shards and recomputing change nothing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import on_ranks
+from safetensors.torch import load_file
+from test_train import concept, corpus, sonar, trained  # noqa: F401
+
+from sonarllm_cli.errors import RunError, UserError
+from sonarllm_cli.learn.checkpoint import Checkpoints
+from sonarllm_cli.learn.loop import Trainer
+from sonarllm_cli.learn.recipe import build, to_toml
+
+
+def weights(run, name="model"):
+    return load_file(run / name / "model.safetensors")
+
+
+def newest(run):
+    """The step of the last checkpoint."""
+    path = Checkpoints(run, keep=1).newest()
+    return int(path.stem.split("-")[1]) if path else 0
+
+
+def changed(settings, **sections):
+    """The settings with keys of some sections changed."""
+    table = settings.as_dict()
+    for section, keys in sections.items():
+        table[section] |= keys
+    return build(table)
+
+
+def test_a_run_killed_twice_ends_in_the_same_weights(corpus, tmp_path):  # noqa: F811
+    settings = changed(sonar(corpus, steps=40), model={"dropout": 0.2}, run={"save_every": 3, "save_background": True})
+    Trainer(settings, tmp_path / "whole").run()
+    (tmp_path / "r.toml").write_text(to_toml(settings.as_dict()))
+    command = [sys.executable, "-m", "sonarllm_cli", "train", "r.toml", "-o", "broken", "--resume", "--threads", "1"]
+    for least in (random.randint(3, 12), random.randint(15, 24)):
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        while process.poll() is None and newest(tmp_path / "broken") < least:
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, process.stdout.read()
+    trainer = Trainer(settings, tmp_path / "broken", resume=True)
+    assert 15 <= trainer.step < 40
+    trainer.run()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "broken/metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and not list((tmp_path / "broken").glob(".*"))
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_length_in_epochs_is_the_same_after_a_resume(corpus, tmp_path):  # noqa: F811
+    settings = changed(sonar(corpus, steps=0, epochs=2.5), run={"save_every": 1, "keep": 100})
+    Trainer(settings, tmp_path / "r").run()
+    steps = newest(tmp_path / "r")
+    for path in (tmp_path / "r").glob("checkpoint-*.pt"):
+        if int(path.stem.split("-")[1]) > steps - 3:
+            path.unlink()
+    Trainer(settings, tmp_path / "r", resume=True).run()
+    assert newest(tmp_path / "r") == steps
+
+
+def test_a_gradient_that_is_not_finite_names_its_batch_and_moves_nothing(corpus, tmp_path):  # noqa: F811
+    trainer = Trainer(changed(sonar(corpus, accumulate=3), run={"save_every": 1}), tmp_path / "r")
+    plain, bad = trainer.task.loss, []
+
+    def loss(batch, generator):
+        value, facts = plain(batch, generator)
+        if trainer.step == 2 and (not bad or batch is bad[0]):  # one of the three
+            bad.append(batch)
+            value = value + (trainer.task.model.decoder.layer_norm.weight.sum() * 0).sqrt()
+        return value, facts
+
+    trainer.task.loss = loss
+    with pytest.raises(RunError, match="gradient of step 2") as error:
+        trainer.run()
+    assert trainer.task.describe(bad[0]) in str(error.value) and "checkpoint-2.pt" in str(error.value)
+    good = torch.load(tmp_path / "r/checkpoint-2.pt", weights_only=True)["model"]
+    assert all(torch.equal(v, good[k]) for k, v in trainer.task.model.state_dict().items())
+
+
+def test_the_last_checkpoints_and_the_best_model_are_kept(corpus, trained, tmp_path):  # noqa: F811
+    settings = changed(
+        concept(corpus, trained / "sonar/model"),
+        run={"save_every": 1, "keep": 3, "valid_every": 1, "weights": "float32"},
+    )
+    trainer = Trainer(settings, tmp_path / "r")
+    figures = iter([3.0, 1.0, 2.0, 2.5, 2.6, 2.7, 2.8])
+    trainer.task.validate = lambda: {"valid": next(figures)}
+    trainer.run()
+    assert sorted(path.name for path in (tmp_path / "r").glob("*.pt")) == [f"checkpoint-{i}.pt" for i in (4, 5, 6)]
+    assert json.loads((tmp_path / "r/best/config.json").read_text())["training"]["steps"] == 2
+    assert Trainer(settings, tmp_path / "r", resume=True).best == 1.0
+
+
+def test_a_checkpoint_of_another_model_is_refused(corpus, tmp_path):  # noqa: F811
+    Trainer(sonar(corpus, steps=1), tmp_path / "r").run()
+    with pytest.raises(UserError, match="of another model"):
+        Trainer(changed(sonar(corpus), model={"ffn": 40}), tmp_path / "r", resume=True)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before(corpus, tmp_path, monkeypatch, background):  # noqa: F811
+    settings = changed(sonar(corpus), run={"save_every": 2, "save_background": background})
+    trainer, plain, calls = Trainer(settings, tmp_path / "r"), torch.save, []
+
+    def save(*arguments):
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("file write failed")
+        plain(*arguments)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RunError, match="can't write the checkpoint of step 4: file write failed; free some space"):
+        trainer.run()
+    monkeypatch.undo()
+    assert Trainer(settings, tmp_path / "r", resume=True).step == 2
+
+
+@pytest.mark.parametrize("kind", ["sonar", "sonar-llm"])
+def test_two_ranks_learn_what_one_does(corpus, trained, tmp_path, kind):  # noqa: F811
+    settings = sonar(corpus, steps=4, accumulate=3) if kind == "sonar" else concept(corpus, trained / "sonar/model")
+    settings = changed(settings, run={"weights": "float32", "log_every": 1}, optim={"batch_tokens": 128, "steps": 4})
+    settings = changed(settings, loss={"input_noise": 0.1})
+    Trainer(settings, tmp_path / "1").run()
+    on_ranks(2, lambda: Trainer(settings, tmp_path / "2").run())
+    curves = [[json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in "12"]
+    for one, two in zip(*curves, strict=True):
+        assert one["seen"] == two["seen"] and one.get("nll", 0) == pytest.approx(two.get("nll", 0), rel=1e-5)
+    torch.testing.assert_close(weights(tmp_path / "1"), weights(tmp_path / "2"), atol=2e-4, rtol=1e-3)
+
+
+def test_sharded_ranks_go_on_with_a_run_of_one(corpus, trained, tmp_path):  # noqa: F811
+    settings = changed(concept(corpus, trained / "sonar/model"), optim={"batch_tokens": 128, "documents": 9})
+    settings = changed(settings, run={"weights": "float32", "save_every": 3, "keep": 9, "valid_every": 3})
+    Trainer(settings, tmp_path / "1").run()
+    (tmp_path / "2").mkdir()
+    os.link(tmp_path / "1/checkpoint-3.pt", tmp_path / "2/checkpoint-3.pt")
+    parts = changed(settings, parallel={"shard": "full"})
+    on_ranks(2, lambda: Trainer(parts, tmp_path / "2", resume=True).run())
+    torch.testing.assert_close(weights(tmp_path / "1"), weights(tmp_path / "2"), atol=2e-4, rtol=1e-3)
+    one, two = (torch.load(tmp_path / n / "checkpoint-6.pt", weights_only=True) for n in "12")
+    torch.testing.assert_close(one["optimizers"], two["optimizers"], atol=2e-4, rtol=1e-3)
+
+
+def test_recomputing_activations_changes_no_gradient(corpus, trained, tmp_path):  # noqa: F811
+    found = []
+    for recompute in (False, True):
+        settings = changed(concept(corpus, trained / "sonar/model"), parallel={"recompute": recompute})
+        trainer = Trainer(settings, tmp_path / str(recompute))
+        trainer._loss(trainer._epoch()[0][0], 0)[0].backward()
+        found.append({name: p.grad for name, p in trainer.task.model.named_parameters()})
+    torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)
