@@ -8,7 +8,7 @@ import torch
 from sonarllm_cli.learn import optim
 from sonarllm_cli.learn.losses import alignment, contrast, noised, plain_token_nll, sentence_nll, token_nll
 from sonarllm_cli.learn.recipe import Optim
-from sonarllm_cli.learn.sonar_task import garble
+from sonarllm_cli.learn.sonar_task import amounts, garble
 from sonarllm_cli.nets.sonar import Sonar, SonarConfig
 
 
@@ -39,10 +39,28 @@ def test_a_frozen_projection_gets_no_gradient():
 
 def test_noise_of_amount_zero_is_none_and_of_one_forgets_the_vector():
     z = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)) * 2 + 5
-    torch.testing.assert_close(noised(z, torch.zeros(4000)), z)
-    drawn = noised(z, torch.ones(4000), torch.Generator().manual_seed(1))
+    torch.testing.assert_close(noised(z, torch.zeros(4000, 1)), z)
+    drawn = noised(z, torch.ones(4000, 1), torch.Generator().manual_seed(1))
     assert drawn.mean().item() == pytest.approx(5, abs=0.1) and drawn.std().item() == pytest.approx(2, abs=0.1)
     assert abs(torch.corrcoef(torch.stack([z[:, 0], drawn[:, 0]]))[0, 1].item()) < 0.05
+
+
+def test_noise_may_fall_on_some_dimensions_only():
+    z = torch.randn(5, 4)
+    drawn = noised(z, torch.tensor([[0.0, 1.0, 0.0, 1.0]]))
+    torch.testing.assert_close(drawn[:, ::2], z[:, ::2])
+    assert ((drawn[:, 1::2] - z[:, 1::2]).abs() > 1e-4).all()
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_noise_is_drawn_for_texts_or_for_each_of_their_slots(slots):
+    amount_BD = amounts(4000, slots, 8, 0.5, torch.Generator().manual_seed(0))
+    amount_BSP = amount_BD.view(4000, slots, -1)
+    assert (amount_BSP == amount_BSP[..., :1]).all()  # one amount a slot
+    some_B, alike_B = (amount_BD > 0).any(1), (amount_BD == amount_BD[:, :1]).all(1)
+    assert some_B.float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert (some_B & alike_B).float().mean().item() == pytest.approx(0.25 if slots > 1 else 0.5, abs=0.03)
+    assert amount_BD[some_B].mean().item() == pytest.approx(0.5, abs=0.03)
 
 
 def test_alignment_is_the_mean_squared_difference():

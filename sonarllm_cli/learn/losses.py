@@ -122,15 +122,15 @@ def contrast(a_BD: Tensor, b_BD: Tensor, temperature: float = 0.05) -> Tensor:
     return (F.cross_entropy(score_BB, own_B) + F.cross_entropy(score_BB.T, own_B)) / 2
 
 
-def noised(z_BD: Tensor, amount_B: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def noised(z_BD: Tensor, amount_BD: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """z' = μ + √(1−a²)·(z−μ) + a·σ·ε: from the vector itself (a 0) to a draw from the batch's own distribution (a 1).
 
-    Mean and deviation are the batch's, per dimension, without gradient. z_BD, amount_B → z_BD.
+    Mean and deviation are the batch's, per dimension, without gradient. z_BD, amount_BD (or amount_B1) → z_BD.
     """
     with torch.no_grad():
         z = z_BD.float()
         mean_D, std_D = z.mean(0), z.std(0) if len(z) > 1 else torch.zeros_like(z[0])
         drawn_BD = torch.randn(z.shape, generator=generator, device=generator.device if generator else z.device)
         noise_BD = drawn_BD.to(z.device) * std_D
-    a = amount_B[:, None].to(z.dtype)
+    a = amount_BD.to(z.dtype)
     return (mean_D + (1 - a * a).sqrt() * (z_BD - mean_D) + a * noise_BD).to(z_BD.dtype)

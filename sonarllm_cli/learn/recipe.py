@@ -64,7 +64,7 @@ class Loss:
     mt_share: float = 0.4  # of sentences that have a translation
     dae_share: float = 0.05
     mix_share: float = 0.0  # decode from a random point between both embeddings (interpolation)
-    noise_share: float = 0.0  # decode from a noised embedding, with an amount uniform in [0, 1]
+    noise_share: float = 0.0  # decode from a noised embedding, by an amount uniform in [0, 1]
     input_noise: float = 0.0  # sonar-llm: noise on the vectors it reads
 
 

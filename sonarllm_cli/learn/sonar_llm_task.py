@@ -163,9 +163,10 @@ class SonarLLMTask:
     def familiar(self, share: float = 0.95) -> float:
         """Nats a token under which the space reconstructs that share of the validation documents; 0 without any."""
         nats = []
-        for _, rows in self.valid:
-            rows = rows[rows > 1]
-            _, nll_N = self._decode(self.table.embeddings_ND[torch.from_numpy(rows)], rows, 0.0)
+        for i in range(min(len(self.data.valid), 16 * self.settings.run.valid_batches)):
+            rows = self.data.valid.body(i)
+            rows = rows[rows > 1]  # neither ending nor marker
+            _, nll_N = self._decode(self.table.embeddings(rows).to(self.device), rows, 0.0)
             nats.append(nll_N.sum().item() / int(self.table.labels[rows].sum()))
         return float(np.quantile(nats, share)) if nats else 0.0
 

@@ -111,25 +111,23 @@ class SonarTask:
         source = garble(ids[:, 1:], length_B - 1, denoise_B, generator)
         translate_B = paired_B & (draw_B < weights.mt_share)
         between_B = torch.rand(B, generator=generator) * (paired_B & (draw_B > 1 - weights.mix_share))
-        amount_B = torch.zeros(B)
-        if weights.noise_share:
-            amount_B = torch.rand(B, generator=generator)
-            amount_B = amount_B * (torch.rand(B, generator=generator) < weights.noise_share)
+        config = self.model.config
+        amount_BD = amounts(B, config.slots, config.embedding, weights.noise_share, generator)
         weight_B = torch.where(translate_B, weights.mt, torch.where(denoise_B, weights.dae, weights.ae))
         scale_B = batch.share * weight_B / (length_B - 2).sum()
         first_B = paired_B & (torch.arange(B) < partner_B)
         blend_B = torch.where(translate_B, 1.0, between_B)
         plain_B = (blend_B == 0) & ~denoise_B
 
-        ids, source, length_B, partner_B, blend_B, amount_B, scale_B, plain_B, translate_B, first_B = (
+        ids, source, length_B, partner_B, blend_B, amount_BD, scale_B, plain_B, translate_B, first_B = (
             t.to(self.device)
-            for t in (ids, source, length_B, partner_B, blend_B, amount_B, scale_B, plain_B, translate_B, first_B)
+            for t in (ids, source, length_B, partner_B, blend_B, amount_BD, scale_B, plain_B, translate_B, first_B)
         )
         z_BD = self.model.encoder(source, length_B - 1)
         other_BD = z_BD[partner_B]
         from_BD = z_BD + blend_B[:, None].to(z_BD.dtype) * (other_BD - z_BD)
         if weights.noise_share:
-            from_BD = noised(from_BD, amount_B, generator)
+            from_BD = noised(from_BD, amount_BD, generator)
         value, nll_N, row_N = sentence_nll(self.model.decoder, ids, length_B, from_BD, scale_B)
         facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "sentences": B}
         facts["spread"] = z_BD.detach().float().std(0).mean().item()
@@ -206,6 +204,18 @@ def batches(pairs: corpus.Pairs, batch_tokens: int, rng: np.random.Generator) ->
             count += rows[j]
         out.append(order[part[begin:]])
     return [out[i] for i in rng.permutation(len(out))]
+
+
+def amounts(count: int, slots: int, width: int, share: float, generator: torch.Generator) -> Tensor:
+    """How much noise each text's vector gets: uniform in [0, 1] for `share` of them, 0 for the rest. In half of those
+    each slot has its own amount, so that the decoder trusts one part and not another, as of a prediction that is sure
+    of some words only. → amount_BD
+    """
+    amount_BS = torch.rand(count, slots, generator=generator)
+    whole_B = torch.rand(count, generator=generator) < 0.5
+    amount_BS[whole_B] = amount_BS[whole_B, :1]
+    amount_BS *= (torch.rand(count, generator=generator) < share)[:, None]
+    return amount_BS.repeat_interleave(width // slots, 1)
 
 
 def garble(ids: Tensor, length_B: Tensor, which_B: Tensor, generator: torch.Generator) -> Tensor:
