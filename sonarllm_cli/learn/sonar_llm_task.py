@@ -23,15 +23,13 @@ from ..errors import UserError
 from ..flow.model import load_space
 from ..nets.sonar_llm import ENDING, MARKER, SonarLLM, SonarLLMConfig
 from ..runtime import by_length, choose
-from ..tokens import EOS
 from ..weights import tensors
 from .card import card
 from .documents import Batch, Document, DocumentData
-from .losses import sentence_nll
+from .losses import sentences_nll
 from .recipe import Settings, config_from
 
 CPU = torch.device("cpu")
-ROOM = 4096  # padded tokens that the frozen decoder reads at once
 POSITIONS = 512  # padded sentences that the body reads at once
 
 
@@ -114,22 +112,8 @@ class SonarLLMTask:
     ) -> tuple[Tensor, Tensor]:
         """Predicted embeddings → scale × Σ nll of the sentences in `row_N` and each one's nll: of words and `</s>` or,
         for `reference`, of what the published scripts score."""
-        ids = self.table.target_ids(row_N)
-        total = predicted_ND.new_zeros((), dtype=torch.float32)
-        nll_N = torch.zeros(len(ids), device=self.device)
-        for group in by_length([len(i) for i in ids], len(ids), ROOM):
-            length_B = torch.tensor([len(ids[i]) for i in group])
-            ids_BT = torch.full((len(group), int(length_B.max())), EOS)
-            for b, i in enumerate(group):
-                ids_BT[b, : len(ids[i])] = torch.tensor(ids[i])
-            ids_BT, length_B, at_B = (t.to(self.device) for t in (ids_BT, length_B, torch.tensor(group)))
-            scale_B = torch.full((len(group),), scale, device=self.device)
-            value, nll_L, row_L = sentence_nll(
-                self.frozen, ids_BT, length_B, predicted_ND[at_B], scale_B, reference=reference
-            )
-            total = total + value
-            nll_N.index_add_(0, at_B[row_L], nll_L)
-        return total, nll_N
+        scale_N = torch.full((len(row_N),), scale, device=self.device)
+        return sentences_nll(self.frozen, self.table.target_ids(row_N), predicted_ND, scale_N, reference=reference)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
