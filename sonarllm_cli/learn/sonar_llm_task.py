@@ -10,6 +10,7 @@ Source: Dragunov et al. 2025 (arXiv 2508.05305), 3; Llama body as in nets/llama.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from .losses import sentences_nll
 from .recipe import Settings, config_from
 
 CPU = torch.device("cpu")
+FAMILIAR = 0.95  # share of validation documents that count as like the training text
+FAMILIAR_DOCUMENTS = 1024  # of them looked at
 POSITIONS = 512  # padded sentences that the body reads at once
 
 
@@ -143,16 +146,17 @@ class SonarLLMTask:
                 }
         return out
 
+    @functools.cached_property
     @torch.no_grad()
-    def familiar(self, share: float = 0.95) -> float:
-        """Nats a token under which the space reconstructs that share of the validation documents; 0 without any."""
-        nats = []
-        for i in range(min(len(self.data.valid), 16 * self.settings.run.valid_batches)):
+    def familiar(self) -> float:
+        """Nats a token under which the space reconstructs `FAMILIAR` of the validation documents; 0 without any."""
+        nats, dtype = [], next(self.frozen.parameters()).dtype
+        for i in range(min(len(self.data.valid), FAMILIAR_DOCUMENTS)):
             rows = self.data.valid.body(i)
-            rows = rows[rows > 1]  # neither ending nor marker
-            _, nll_N = self._decode(self.table.embeddings(rows).to(self.device), rows, 0.0)
+            rows = rows[rows > 1]
+            _, nll_N = self._decode(self.table.embeddings(rows).to(self.device, dtype), rows, 0.0)
             nats.append(nll_N.sum().item() / int(self.table.labels[rows].sum()))
-        return float(np.quantile(nats, share)) if nats else 0.0
+        return float(np.quantile(nats, FAMILIAR)) if nats else 0.0
 
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
         """The finished model folder, which names its space."""
@@ -168,6 +172,6 @@ class SonarLLMTask:
             ending=ENDING,
             marker=MARKER if data.summaries else "",
             lang=data.lang,
-            familiar=round(self.familiar(), 3),
+            familiar=round(self.familiar, 3),
             training=facts,
         )
