@@ -18,7 +18,7 @@ debug_option = click.option("--debug", is_flag=True, expose_value=False, help="S
 
 @click.group()
 def models() -> None:
-    """List, import, fetch and remove models.
+    """List, import, fetch, publish and remove models.
 
     \b
     Example:
@@ -147,6 +147,25 @@ def pull(name: str, save_as: str, sonar: str, dtype: str | None) -> None:
     from ..weights import hub
 
     print(hub.pull(name, save_as=save_as, sonar=sonar, dtype=dtype, say=lambda text: click.echo(text, err=True)))
+
+
+@models.command()
+@click.argument("model")
+@click.argument("repo")
+@click.option("--private", is_flag=True, help="Make the repository a private one.")
+@debug_option
+def push(model: str, repo: str, private: bool) -> None:
+    """Publish a model here, by its name or folder, as REPO (org/name) on a hub, with its model card.
+
+    HF_TOKEN and HF_ENDPOINT are honoured. Others then have it with: sonarllm models pull hf:REPO
+
+    \b
+    Example:
+      sonarllm models push runs/mini/model me/my-model --private
+    """
+    from ..weights.push import push
+
+    print(push(model, repo, private=private, say=lambda text: click.echo(text, err=True)))
 
 
 # ---------------------------------------------------------------------------------------------- import

@@ -18,7 +18,7 @@ from torch import nn
 from ..nets.llama import LlamaConfig
 from ..nets.sonar import Sonar, SonarConfig
 from .kinds import build_model, space_config
-from .losses import CHUNK
+from .losses import chunk_size
 from .recipe import Settings
 
 SENTENCE_TOKENS = 30  # words of a sentence and one `</s>`, where there is no data to count
@@ -155,18 +155,20 @@ def _decoder_parameters(config: SonarConfig) -> int:
 
 def _activations(settings: Settings, model: nn.Module, space: SonarConfig | None, half: int) -> float:
     """Bytes that one micro-batch keeps for its backward pass: a layer keeps 8 M + 2 F numbers a token (a Llama layer
-    8 M + 4 F a position), or its input alone with `parallel.recompute`; and one chunk of logits in two copies."""
+    8 M + 4 F a position), or its input alone with `parallel.recompute`; and one chunk of logits."""
 
     def stack(layers: int, width: int, ffn: int, gates: int) -> float:
         return layers * (width if settings.parallel.recompute else 8 * width + gates * ffn) * half
 
     tokens, config = settings.optim.batch_tokens, getattr(model, "config", None)
     if isinstance(config, SonarConfig):
+        logits = 4 * chunk_size(config.vocab_size) * config.vocab_size
         both = stack(config.encoder_layers + config.decoder_layers, config.width, config.ffn, 2)
-        return tokens * both + 2 * CHUNK * config.vocab_size * 4
+        return tokens * both + logits
     kept = 0.0
     if isinstance(config, LlamaConfig):
         kept = tokens / SENTENCE_TOKENS * stack(config.layers, config.width, config.ffn, 4)
     if space is not None and settings.kind == "sonar-llm":
-        kept += tokens * stack(space.decoder_layers, space.width, space.ffn, 2) + 2 * CHUNK * space.vocab_size * 4
+        logits = 4 * chunk_size(space.vocab_size) * space.vocab_size
+        kept += tokens * stack(space.decoder_layers, space.width, space.ffn, 2) + logits
     return kept

@@ -65,7 +65,8 @@ class Ranks:
         if self.count == 1:
             return [value]
         found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, value)
+        with _together():
+            dist.all_gather_object(found, value)
         return found
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
@@ -80,7 +81,8 @@ class Ranks:
             held.append(p.grad)
             if i + 1 == len(parameters) or sum(g.numel() for g in held) + parameters[i + 1].numel() > MESSAGE:
                 flat = torch.cat([g.flatten() for g in held])
-                dist.all_reduce(flat)
+                with _together():
+                    dist.all_reduce(flat)
                 for grad, part in zip(held, flat.split([g.numel() for g in held])):
                     grad.copy_(part.view_as(grad))
                 held = []
@@ -88,14 +90,21 @@ class Ranks:
     def wait(self) -> None:
         """Until all are here, however long the others take."""
         if self.count > 1:
-            try:
+            with _together():
                 dist.barrier(group=self._patient)
-            except RuntimeError as error:
-                raise RunError("another process of this run ended", "see its message") from error
 
     def leave(self) -> None:
         if self.count > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """What all processes do at once fails where one has left: that one says why."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RunError("another process of this run ended", "see its message") from error
 
 
 # ---------------------------------------------------------------------------------------------- sharded weights

@@ -5,6 +5,7 @@ Legend: N labelled tokens, M model width, V vocabulary, D embedding, B texts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,9 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..nets.sonar import SonarDecoder
+from ..runtime import by_length
 from ..tokens import EOS
 
-CHUNK = 1024  # labelled tokens whose logits exist at once; memory is CHUNK × V
+CHUNK = 1024  # labelled tokens whose logits exist at once, fewer for a large vocabulary:
+CHUNK_NUMBERS = 1 << 26  # at most so many logits (256 MiB of float32)
+ROOM = 4096  # padded tokens that a frozen decoder reads at once
+
+
+def chunk_size(vocab_size: int) -> int:
+    """Labelled tokens whose logits exist at once."""
+    return min(CHUNK, max(64, CHUNK_NUMBERS // vocab_size))
 
 
 class _ChunkedNLL(torch.autograd.Function):
@@ -31,12 +40,12 @@ class _ChunkedNLL(torch.autograd.Function):
         for start in range(0, len(target_N), chunk):
             part = slice(start, start + chunk)
             hidden, target = hidden_NM[part], target_N[part]
-            logits = hidden @ weight_VM.T
-            p_NV = torch.softmax(logits, dim=1, dtype=torch.float32)
-            norm = logits.amax(1).float() - p_NV.amax(1).log()  # log Σ exp, exact for the likeliest entry
-            nll_N[part] = norm - logits.gather(1, target[:, None])[:, 0].float()
+            p_NV = (hidden @ weight_VM.T).float()  # logits, and in place what becomes of them
+            picked_N, top_N = p_NV.gather(1, target[:, None])[:, 0], p_NV.amax(1)
+            total_N = p_NV.sub_(top_N[:, None]).exp_().sum(1)
+            nll_N[part] = total_N.log() + (top_N - picked_N)
             if need_h or need_w:
-                p_NV.mul_(scale_N[part, None])  # dL/dlogits, in place
+                p_NV.mul_((scale_N[part] / total_N)[:, None])  # dL/dlogits
                 p_NV[torch.arange(len(target), device=target.device), target] -= scale_N[part]
                 slope = p_NV.to(hidden.dtype)
                 if grad_NM is not None:
@@ -57,7 +66,7 @@ class _ChunkedNLL(torch.autograd.Function):
 
 
 def token_nll(
-    hidden_NM: Tensor, weight_VM: Tensor, target_N: Tensor, scale_N: Tensor | None = None, chunk: int = CHUNK
+    hidden_NM: Tensor, weight_VM: Tensor, target_N: Tensor, scale_N: Tensor | None = None, chunk: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Token cross-entropy through a tied output projection, without N × V logits: at most `chunk` × V exist at once.
 
@@ -67,6 +76,7 @@ def token_nll(
     """
     if scale_N is None:
         scale_N = torch.full((len(target_N),), 1 / max(1, len(target_N)), device=hidden_NM.device)
+    chunk = chunk or chunk_size(len(weight_VM))
     return _ChunkedNLL.apply(hidden_NM, weight_VM.to(hidden_NM.dtype), target_N, scale_N, chunk)
 
 
@@ -101,6 +111,36 @@ def sentence_nll(
     row_N = torch.arange(len(ids_BT), device=ids_BT.device)[:, None].expand_as(label_BT)[label_BT]
     total, nll_N = token_nll(hidden_BTM[label_BT], decoder.embed.weight, ids_BT[:, 1:][label_BT], scale_B[row_N])
     return total, nll_N, row_N
+
+
+def sentences_nll(
+    decoder: SonarDecoder,
+    ids: Sequence[Sequence[int]],
+    embedding_ND: Tensor,
+    scale_N: Tensor,
+    *,
+    reference: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`sentence_nll` of any number of sentences, those of like length together, so that little is padding.
+
+    ids (of each `</s> __lang__ w₁ … w_n </s>`), embedding_ND, scale_N → Σ scale · nll (differentiable), nll_N (each
+    sentence's sum).
+    """
+    device = embedding_ND.device
+    total = embedding_ND.new_zeros((), dtype=torch.float32)
+    out_N = torch.zeros(len(ids), device=device)
+    for group in by_length([len(i) for i in ids], len(ids), ROOM):
+        length_B = torch.tensor([len(ids[i]) for i in group])
+        ids_BT = torch.full((len(group), int(length_B.max())), EOS)
+        for b, i in enumerate(group):
+            ids_BT[b, : len(ids[i])] = torch.tensor(ids[i])
+        ids_BT, length_B, at_B = (t.to(device) for t in (ids_BT, length_B, torch.tensor(group)))
+        value, nll_L, row_L = sentence_nll(
+            decoder, ids_BT, length_B, embedding_ND[at_B], scale_N[at_B], reference=reference
+        )
+        total = total + value
+        out_N.index_add_(0, at_B[row_L], nll_L)
+    return total, out_N
 
 
 def alignment(a_BD: Tensor, b_BD: Tensor) -> Tensor:

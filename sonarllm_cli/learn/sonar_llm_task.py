@@ -10,6 +10,7 @@ Source: Dragunov et al. 2025 (arXiv 2508.05305), 3; Llama body as in nets/llama.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,15 +24,15 @@ from ..errors import UserError
 from ..flow.model import load_space
 from ..nets.sonar_llm import ENDING, MARKER, SonarLLM, SonarLLMConfig
 from ..runtime import by_length, choose
-from ..tokens import EOS
 from ..weights import tensors
 from .card import card
 from .documents import Batch, Document, DocumentData
-from .losses import sentence_nll
+from .losses import sentences_nll
 from .recipe import Settings, config_from
 
 CPU = torch.device("cpu")
-ROOM = 4096  # padded tokens that the frozen decoder reads at once
+FAMILIAR = 0.95  # share of validation documents that count as like the training text
+FAMILIAR_DOCUMENTS = 1024  # of them looked at
 POSITIONS = 512  # padded sentences that the body reads at once
 
 
@@ -114,22 +115,8 @@ class SonarLLMTask:
     ) -> tuple[Tensor, Tensor]:
         """Predicted embeddings → scale × Σ nll of the sentences in `row_N` and each one's nll: of words and `</s>` or,
         for `reference`, of what the published scripts score."""
-        ids = self.table.target_ids(row_N)
-        total = predicted_ND.new_zeros((), dtype=torch.float32)
-        nll_N = torch.zeros(len(ids), device=self.device)
-        for group in by_length([len(i) for i in ids], len(ids), ROOM):
-            length_B = torch.tensor([len(ids[i]) for i in group])
-            ids_BT = torch.full((len(group), int(length_B.max())), EOS)
-            for b, i in enumerate(group):
-                ids_BT[b, : len(ids[i])] = torch.tensor(ids[i])
-            ids_BT, length_B, at_B = (t.to(self.device) for t in (ids_BT, length_B, torch.tensor(group)))
-            scale_B = torch.full((len(group),), scale, device=self.device)
-            value, nll_L, row_L = sentence_nll(
-                self.frozen, ids_BT, length_B, predicted_ND[at_B], scale_B, reference=reference
-            )
-            total = total + value
-            nll_N.index_add_(0, at_B[row_L], nll_L)
-        return total, nll_N
+        scale_N = torch.full((len(row_N),), scale, device=self.device)
+        return sentences_nll(self.frozen, self.table.target_ids(row_N), predicted_ND, scale_N, reference=reference)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -159,16 +146,17 @@ class SonarLLMTask:
                 }
         return out
 
+    @functools.cached_property
     @torch.no_grad()
-    def familiar(self, share: float = 0.95) -> float:
-        """Nats a token under which the space reconstructs that share of the validation documents; 0 without any."""
-        nats = []
-        for i in range(min(len(self.data.valid), 16 * self.settings.run.valid_batches)):
+    def familiar(self) -> float:
+        """Nats a token under which the space reconstructs `FAMILIAR` of the validation documents; 0 without any."""
+        nats, dtype = [], next(self.frozen.parameters()).dtype
+        for i in range(min(len(self.data.valid), FAMILIAR_DOCUMENTS)):
             rows = self.data.valid.body(i)
-            rows = rows[rows > 1]  # neither ending nor marker
-            _, nll_N = self._decode(self.table.embeddings(rows).to(self.device), rows, 0.0)
+            rows = rows[rows > 1]
+            _, nll_N = self._decode(self.table.embeddings(rows).to(self.device, dtype), rows, 0.0)
             nats.append(nll_N.sum().item() / int(self.table.labels[rows].sum()))
-        return float(np.quantile(nats, share)) if nats else 0.0
+        return float(np.quantile(nats, FAMILIAR)) if nats else 0.0
 
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
         """The finished model folder, which names its space."""
@@ -184,6 +172,6 @@ class SonarLLMTask:
             ending=ENDING,
             marker=MARKER if data.summaries else "",
             lang=data.lang,
-            familiar=round(self.familiar(), 3),
+            familiar=round(self.familiar, 3),
             training=facts,
         )

@@ -1,0 +1,64 @@
+"""sonarllm bench train: a step of ours against the published script's."""
+
+from __future__ import annotations
+
+import click
+
+from .common import json_option, line
+
+
+@click.command("train")
+@click.option("--data", default="", metavar="FILE", help="Documents to take sentence lengths from; else a sample's.")
+@click.option("--documents", type=click.IntRange(1), default=8, show_default=True, help="Of a step.")
+@click.option("--micro-batch", type=click.IntRange(1), default=8, show_default=True, help="Documents padded together.")
+@click.option("--decoder-layers", type=click.IntRange(1), default=2, show_default=True, help="The published has 24.")
+@click.option("--steps", type=click.IntRange(1), default=3, show_default=True, help="Timed; the median is shown.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="On a CPU.")
+@click.option("--seed", default=0, show_default=True, help="Of weights and of which documents.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+@json_option
+def train(
+    data: str,
+    documents: int,
+    micro_batch: int,
+    decoder_layers: int,
+    steps: int,
+    device: str,
+    dtype: str,
+    threads: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Time one optimisation step through a frozen decoder of the published width and vocabulary: ours, and a rewrite
+    of the published script's, on the same weights and sentences. With dropout off their losses must agree.
+
+    \b
+    Example:
+      sonarllm bench train
+    """
+    from ..measure.bench_train import BenchTrain, compare
+
+    setup = BenchTrain(
+        data=data,
+        documents=documents,
+        micro=micro_batch,
+        decoder_layers=decoder_layers,
+        steps=steps,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        seed=seed,
+    )
+    found = compare(setup)
+    if as_json:
+        print(line(found))
+        return
+    print(f"{'step':10} {'sentences/s':>12} {'peak memory':>12} {'of matrix rate':>15} {'loss, no dropout':>17}")
+    for name in ("published", "ours"):
+        row = found[name]
+        memory = f"{row['peak_bytes'] / 2**30:.2f} GiB"
+        share = f"{100 * row['peak_share']:.0f} %"
+        print(f"{name:10} {row['sentences_s']:12.2f} {memory:>12} {share:>15} {row['loss']:17.6f}")
+    print(f"ours: {found['speed_up']:.2f} × the sentences/s, {found['memory_share']:.2f} × the peak memory")

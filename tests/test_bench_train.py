@@ -1,0 +1,62 @@
+"""The published step's rewrite computes what ours does, the long way round."""
+
+import json
+
+import pytest
+import torch
+
+from sonarllm_cli.errors import UserError
+from sonarllm_cli.measure import bench_train
+from sonarllm_cli.measure.bench_train import BenchTrain, PublishedDecoder, compare, micro_batches, our_loss
+from sonarllm_cli.nets.sonar import SonarConfig, SonarDecoder
+from sonarllm_cli.nets.sonar_llm import SonarLLM, SonarLLMConfig
+
+SETUP = BenchTrain(documents=5, micro=2, steps=1, threads=1)
+
+
+@pytest.fixture
+def models():
+    torch.manual_seed(0)
+    space = SonarConfig(width=16, heads=2, ffn=32, decoder_layers=2, vocab_size=60, embedding=24)
+    model = SonarLLM(SonarLLMConfig(width=16, ffn=32, layers=1, heads=2, head_size=8, embedding=24))
+    return model, SonarDecoder(space).requires_grad_(False), micro_batches(SETUP, 60, 24)
+
+
+def published(model, decoder, step):
+    return sum(bench_train.published_loss(model, decoder, micro) for micro in step) / len(step)
+
+
+def test_both_steps_have_the_same_loss_and_gradient_without_dropout(models):
+    model, decoder, step = models
+    losses, grads = [], []
+    for loss in (our_loss(model, decoder, step), published(model, PublishedDecoder(decoder).eval(), step)):
+        loss.backward()
+        losses.append(loss.item())
+        grads.append(model.project_in.weight.grad.clone())
+        model.zero_grad()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-7)
+
+
+def test_the_published_step_has_its_dropout_on(models):
+    model, decoder, step = models
+    train = PublishedDecoder(decoder).train()
+    assert abs(published(model, train, step) - published(model, train.eval(), step)) > 1e-4
+
+
+def test_lengths_come_from_the_sample_or_from_a_text(tmp_path):
+    assert [n for body in bench_train.lengths(SETUP) for n in body if not 0 < n < 254] == []
+    (tmp_path / "d.jsonl").write_text(json.dumps({"text": "A music player. It is small."}) + "\n")
+    setup = BenchTrain(data=str(tmp_path / "d.jsonl"), documents=1)
+    assert len(bench_train.lengths(setup)[0]) == 3
+    with pytest.raises(UserError, match="--documents 1"):
+        bench_train.lengths(BenchTrain(data=setup.data, documents=2))
+
+
+def test_sides_that_disagree_are_an_error(monkeypatch):
+    facts = {"sentences_s": 1.0, "peak_bytes": 4, "loss": 2.0}
+    done = iter([facts, {**facts, "loss": 2.1}])
+    run = lambda *_, **__: type("Done", (), {"returncode": 0, "stdout": json.dumps(next(done))})  # noqa: E731
+    monkeypatch.setattr(bench_train.subprocess, "run", run)
+    with pytest.raises(UserError, match="losses differ"):
+        compare(SETUP)
