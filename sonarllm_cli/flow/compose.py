@@ -107,11 +107,18 @@ def continuation(
     runtime's seed."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     beginning = sentences_of(text, lang, writer)
-    context_SD, texts = embed_sentences(beginning, lang, writer.space), beginning
+    return continue_sentences(beginning, writer, writing or Writing(), lang=lang, generator=generator)
+
+
+def continue_sentences(
+    beginning: Sequence[str], writer: Writer, writing: Writing, *, lang: str, generator: torch.Generator | None = None
+) -> Iterator[Written]:
+    """`continuation` of a text that is in sentences already."""
+    context_SD, texts = embed_sentences(beginning, lang, writer.space), list(beginning)
     if writer.begin:
         context_SD = torch.cat([embed_sentences([writer.begin], writer.lang, writer.space), context_SD])
         texts = [writer.begin, *beginning]
-    return generate_stream(context_SD, writer, writing or Writing(), beginning, texts=texts, generator=generator)
+    return generate_stream(context_SD, writer, writing, beginning, texts=texts, generator=generator)
 
 
 def generate_stream(
@@ -134,7 +141,7 @@ def generate_stream(
     if writing.no_repeat:
         many = max(search.num_return, search.beam if not search.samples else 4)
         search = Search(**{**vars(search), "num_return": many})
-    sampling = _sampling(writer, writing)
+    sampling = sampling_of(writer, writing)
     author = author_of(writer, lang, search, generator or space.runtime.generator(), sampling)
     unread_SD, unread = context_SD, list(texts)
     for count in range(writing.max_sentences):
@@ -155,10 +162,13 @@ def generate_stream(
         unread_SD, unread = fed_1D, [best.text]
 
 
-def _sampling(writer: Writer, writing: Writing) -> DiffusionLCMConfig | None:
-    """How a diffusion model samples: its own way, but for what `writing` says. Other kinds have none."""
+def sampling_of(writer: Writer, writing: Writing) -> DiffusionLCMConfig | None:
+    """How a diffusion model samples: its own way, but for what `writing` says. UserError for other kinds asked to."""
     if isinstance(writer.net, DiffusionLCM):
         return replace(writer.net.config, **writing.sampling)
+    if writing.sampling:
+        cure = "leave --guidance and --diffusion-steps out"
+        raise UserError(f"{writer.name} is a {writer.kind} model: it makes no embedding from noise", cure)
     return None
 
 
