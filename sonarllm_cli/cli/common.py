@@ -103,8 +103,8 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(sampling={k: v for k, v in given.items() if v is not None}, **values)
 
     for option in (
-        click.option("--diffusion-steps", type=int, metavar="N", help="diffusion-lcm: steps from noise to an embedding."),
-        click.option("--guidance", type=float, help="diffusion-lcm: weight of the text against none; 1 is no guidance."),
+        click.option("--diffusion-steps", type=int, metavar="N", help="diffusion-lcm: steps out of noise."),
+        click.option("--guidance", type=float, help="diffusion-lcm: weight of the text; 1 is no guidance."),
     ):
         wrapped = option(wrapped)
     return wrapped

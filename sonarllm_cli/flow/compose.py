@@ -182,7 +182,6 @@ def summarize(
     extract: bool | None = None,
     cite: int = 0,
     writing: Writing | None = None,
-    generator: torch.Generator | None = None,
 ) -> list[Cited]:
     """A summary of `text` in at most `sentences` sentences, by default 3; the model may end it sooner, which is logged
     where a number was asked for.
@@ -198,19 +197,30 @@ def summarize(
     article_SD = embed_sentences(article, lang, writer.space)
     if extract is None:
         extract = _unfamiliar(article, article_SD, lang, writer)
-    context_SD, texts = article_SD, article
-    if writer.marker:
-        context_SD = torch.cat([article_SD, embed_sentences([writer.marker], writer.lang, writer.space)])
-        texts = [*article, writer.marker]
-    limits = {"max_sentences": sentences or AUTO, "min_sentences": 1}
-    writing = Writing(**{**vars(writing or Writing(no_repeat=True)), **limits})
-    stream = generate_stream(context_SD, writer, writing, [writer.ending], texts=texts, generator=generator)
-    written = list(stream)
+    writing = writing or Writing(no_repeat=True)
+    written = shortened(article, article_SD, writer, writing, sentences or AUTO)
     if sentences and len(written) < sentences:
         log.info("%s ended its summary after %d of %d sentences", writer.name, len(written), sentences)
     if extract:
         return _extracted(article, article_SD, written)
     return [Cited(w.text, w.score, _nearest(article, article_SD, w.embedding_D, cite)) for w in written]
+
+
+def shortened(
+    article: Sequence[str],
+    article_SD: Tensor,
+    writer: Writer,
+    writing: Writing,
+    most: int,
+    generator: torch.Generator | None = None,
+) -> list[Written]:
+    """What the model writes after an article and its marker: one to `most` sentences, never the ending."""
+    context_SD, texts = article_SD, [*article]
+    if writer.marker:
+        context_SD = torch.cat([article_SD, embed_sentences([writer.marker], writer.lang, writer.space)])
+        texts = [*article, writer.marker]
+    writing = replace(writing, max_sentences=most, min_sentences=1)
+    return list(generate_stream(context_SD, writer, writing, [writer.ending], texts=texts, generator=generator))
 
 
 def _unfamiliar(article: list[str], article_SD: Tensor, lang: str, writer: Writer) -> bool:
