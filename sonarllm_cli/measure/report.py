@@ -134,6 +134,8 @@ def _cell(group: Sequence[Record], name: str) -> str:
     if not values:
         return "–"
     spread = statistics.stdev(values) if len(values) > 1 else group[0].get("deviation", {}).get(name)
+    if not spread and values[0] == int(values[0]) and len(set(values)) == 1:
+        return f"{int(values[0]):,}"
     return f"{statistics.fmean(values):.2f}" + ("" if spread is None else f" ({spread:.2f})")
 
 

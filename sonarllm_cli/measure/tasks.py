@@ -286,10 +286,7 @@ def nlg(model: str, data: list[str], run: Wish) -> Result:
     many sentences as the text goes on for, against all the rest, words apart from punctuation, by corpus BLEU.
     """
     writer = load_writer(model, run.runtime)
-    bodies = [texts[:-1] if texts[-1] == ENDING else texts for texts in _texts(data, run, writer.space)]
-    bodies = [body for body in bodies if len(body) > 2]
-    if not bodies:
-        raise UserError("no text of three sentences in the data", "give longer documents")
+    bodies = [_body(texts) for texts in _texts(data, run, writer.space, least=3)]
     figures: dict[str, float] = {"texts": len(bodies)}
     samples: list[Sample] = []
     for name in ("short", "long"):
@@ -319,14 +316,12 @@ def judged(judge: Judge) -> Task:
 
     def run(model: str, data: list[str], wish: Wish) -> Result:
         writer = load_writer(model, wish.runtime)
-        rows = [texts for texts in _texts(data, wish, writer.space) if len(texts) > 3]
-        if not rows:
-            raise UserError("no text of three sentences in the data", "give longer documents")
+        rows = [_body(texts) for texts in _texts(data, wish, writer.space, least=3)]
         samples: list[Sample] = []
-        for texts in rows:
-            beginning = " ".join(texts[:2])
-            written = " ".join(continued(writer, texts[:2], wish, len(texts) - 3))
-            samples.append({"text": beginning, "found": written, "wanted": " ".join(texts[2:-1])})
+        for body in rows:
+            beginning = " ".join(body[:2])
+            written = " ".join(continued(writer, body[:2], wish, len(body) - 2))
+            samples.append({"text": beginning, "found": written, "wanted": " ".join(body[2:])})
             samples[-1]["grades"] = judge.grade(beginning, written)
         graded = [s["grades"] for s in samples if s["grades"]]
         if not graded:
@@ -337,6 +332,10 @@ def judged(judge: Judge) -> Task:
     return run
 
 
+def _body(texts: list[str]) -> list[str]:
+    return texts[:-1] if texts[-1] == ENDING else texts
+
+
 def continued(writer: Writer, beginning: Sequence[str], run: Wish, most: int) -> list[str]:
     """The sentences written after a beginning, at most so many."""
     writing = run.writing(max_sentences=most)
@@ -344,19 +343,20 @@ def continued(writer: Writer, beginning: Sequence[str], run: Wish, most: int) ->
     return [s.text for s in stream]
 
 
-def _texts(data: list[str], run: Wish, space: Space) -> list[list[str]]:
-    """Documents as at most 32 sentences, the ending last. As in training, one ends before a sentence over the limit of
-    encoder or decoder. UserError where none is left."""
+def _texts(data: list[str], run: Wish, space: Space, least: int = 1) -> list[list[str]]:
+    """Documents of `least` sentences or more, as at most 32, the ending last. As in training, one ends before a
+    sentence over the limit of encoder or decoder. UserError where none is left."""
     config = space.net.config
     fit = fitting(space.tokenizer, min(config.max_source_tokens, config.max_target_tokens - 2))
     rows: list[list[str]] = []
     for _, body in corpus.documents(Data(), data):
         short = list(itertools.takewhile(fit, body))
-        if short:
+        if len(short) >= least:
             rows.append([*short[:31], *([ENDING] if len(short) == len(body) else [])])
     rows = [row for row in rows if len(row) > 1]
     if not rows:
-        raise UserError("no documents in the data", 'give JSON Lines such as {"text": "…"}')
+        what = f"documents of {least} sentences" if least > 1 else "documents"
+        raise UserError(f"no {what} in the data", 'give JSON Lines such as {"text": "…"}')
     return _draw(rows, run.limit, run.seed)
 
 
