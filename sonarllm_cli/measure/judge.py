@@ -101,7 +101,7 @@ def grades(text: str) -> dict[str, float]:
     """The four grades in a reply: a JSON object, or "Grammar: 8/10" and so on; {} unless all are there, 1 to 10."""
     found = {}
     for name in GRADES:
-        match = re.search(rf"{name}\W{{0,5}}(?:\w+\W{{1,3}}){{0,3}}?(\d+(?:\.\d+)?)", text, re.IGNORECASE)
+        match = re.search(rf"{name}\W{{0,6}}(?:\w+\W{{1,6}}){{0,3}}?(\d+(?:\.\d+)?)", text, re.IGNORECASE)
         if match and 1 <= float(match[1]) <= 10:
             found[name] = float(match[1])
     return found if len(found) == len(GRADES) else {}
