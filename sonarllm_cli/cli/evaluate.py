@@ -199,7 +199,7 @@ def judge(
 @evaluate.command(short_help="Fit a scaling law to runs of several sizes")
 @click.argument("runs", nargs=-1, metavar="[RUN]…")
 @click.option("--points", metavar="FILE", help="Fit these instead: CSV or JSON with size, loss and kind.")
-@click.option("--figure", default="", help="The validation figure of runs; valid_text_nll or _mse if not given.")
+@click.option("--figure", default="", help="A validation figure of the runs, if not what each was taught.")
 @click.option("--plot", "plot_file", metavar="FILE.svg", help="Draw points and laws.")
 @json_option
 @output_option

@@ -15,8 +15,8 @@ h2 { margin-top: 2.2rem; border-bottom: 1px solid #ccc; padding-bottom: .2rem }
 table { border-collapse: collapse; margin: .6rem 0 }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid #e2e2e2; text-align: left; vertical-align: top }
 th { background: #f4f4f4 }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-td.text { min-width: 11rem }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.text { min-width: 11rem }
 figure { display: inline-block; margin: .6rem 1rem .6rem 0; width: 34rem; max-width: 100% }
 figcaption { font-weight: 600 }
 svg { width: 100%; height: auto }
@@ -81,7 +81,7 @@ def _html(block: Block) -> str:
     if isinstance(block, Drawing):
         return f"<figure><figcaption>{escape(block.caption)}</figcaption>{block.svg}</figure>"
     kind = "number" if block.numbers else "text"
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in block.head)
+    head = "".join(f'<th class="{kind if i else "text"}">{escape(cell)}</th>' for i, cell in enumerate(block.head))
     rows = []
     for first, *rest in block.rows:
         cells = "".join(f'<td class="{kind}">{escape(cell)}</td>' for cell in rest)

@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..files import read_text
 from .plot import COLOURS, Series, plot
 
-LOSSES = ("valid_text_nll", "valid_text_mse")  # what a run is judged by, the first it has; see --figure
+LOSSES = ("valid_text_mse", "valid_text_nll")  # what a run was taught, and so is judged by, the first that it has
 SEARCH = np.linspace(0.01, 3.0, 600)  # α looked at before the finest is sought
 
 

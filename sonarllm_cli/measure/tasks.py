@@ -94,7 +94,8 @@ def evaluate(
         results.append(run(model, list(data), wish))
     names = [name for name in results[0][0] if all(name in figures for figures, _ in results)]
     values = {name: [figures[name] for figures, _ in results] for name in names}
-    out: dict[str, Any] = {"figures": {name: round(statistics.fmean(v), 2) for name, v in values.items()}}
+    means = {name: statistics.fmean(v) if seeds > 1 else v[0] for name, v in values.items()}
+    out: dict[str, Any] = {"figures": {name: round(value, 2) for name, value in means.items()}}
     if seeds > 1:
         out["deviation"] = {name: round(statistics.stdev(v), 2) for name, v in values.items()}
     return out | {
