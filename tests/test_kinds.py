@@ -185,7 +185,7 @@ def test_the_token_loss_is_that_of_each_token_read_one_by_one(task):
 @pytest.mark.parametrize("task", ["mse-lcm"], indirect=True)
 def test_the_error_is_of_normalised_embeddings_and_a_mean_over_sentences(task):
     step = task.steps(task.epoch(0))[0]
-    normal, net = task.model.normaliser, task.model.eval()
+    normal, net = task.normaliser, task.model.eval()
     errors = []
     for document in (d for batch in step for d in batch.documents):
         x_SD = task.table.embeddings(document.rows)
@@ -203,7 +203,7 @@ def test_the_diffusion_loss_of_a_gaussian_is_its_posterior_variance(task):
     z_ND = torch.randn(task.table.embeddings_ND.shape, generator=torch.Generator().manual_seed(0))
     z_ND *= z_ND.shape[1] ** 0.5 / z_ND.norm(dim=1, keepdim=True)  # so few draws have their variance exactly
     task.table.embeddings_ND = z_ND * 2 + 1
-    normal = task.model.normaliser
+    normal = task.normaliser
     normal.center.data.fill_(1.0), normal.scale.data.fill_(2.0)
     task.model.forward = lambda context, x, step, mask: task.model.alpha(step).float().sqrt()[..., None] * x
     documents = [task.data.document(task.data.train, i, i % 2 == 0) for i in range(12)]

@@ -188,7 +188,8 @@ def summarize(
 
     `extract` gives the article's own sentences nearest to the predicted embeddings. If it is None, so does a text that
     the model's space encodes worse than the field it was trained on, which is logged; False never does. `cite` names
-    that many of the article's sentences beside each. Raises UserError for a text without sentences or a model that can't write.
+    that many of the article's sentences beside each. Raises UserError for a text without sentences or a model that
+    can't write.
     """
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     if sentences is not None and sentences < 1:

@@ -9,6 +9,7 @@ Source: LCM team 2024 (arXiv 2412.08821), 2.3, and its recipes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..nets.diffusion_lcm import noised
 from ..runtime import by_length
 from .documents import Batch, Document, Lazy
 from .recipe import Settings
-from .sonar_llm_task import POSITIONS, SonarLLMTask
+from .sonar_llm_task import CPU, POSITIONS, SonarLLMTask
 
 FITTED = 100_000  # sentences, evenly spaced over the documents, that the normaliser is fitted to
 
@@ -29,18 +30,20 @@ FITTED = 100_000  # sentences, evenly spaced over the documents, that the normal
 class LCMTask(SonarLLMTask):
     """An `mse-lcm` run; its normaliser is fitted to the training documents' sentences."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        super().__init__(settings, folder)
+    def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
+        super().__init__(settings, folder, device)
         rows = self.data.train.flat
         self.model.normaliser.fit_(self.table.embeddings(rows[:: max(1, len(rows) // FITTED)]))
+        self.normaliser = copy.deepcopy(self.model.normaliser).to(device)  # whole, where the model's is sharded
 
     def steps(self, epoch: Sequence[Document]) -> Sequence[list[Batch]]:
         """As for SONAR-LLM, but `step_tokens` counts target sentences: each weighs the same, however long it is."""
         steps = self.data.steps(epoch)
 
         def by_sentence(i: int) -> list[Batch]:
-            total = sum(len(d.rows) - d.scored for batch in steps[i] for d in batch.documents)
-            return [Batch(batch.documents, total) for batch in steps[i]]
+            step = steps[i]
+            total = sum(len(d.rows) - d.scored for batch in step for d in batch.documents)
+            return [Batch(batch.documents, total) for batch in step]
 
         return Lazy(len(steps), by_sentence)
 
@@ -48,14 +51,14 @@ class LCMTask(SonarLLMTask):
         """One micro-batch's share of the step's mean squared error, and what to log of it."""
         error_N, row_N = self._errors(batch.documents, generator)
         labels = int(self.table.labels[row_N].sum())
-        return error_N.sum() / batch.step_tokens, {"tokens": labels, "mse": error_N.mean().item()}
+        facts = {"tokens": labels, "sentences": len(row_N), "mse": error_N.mean().item()}
+        return error_N.sum() / batch.step_tokens, facts
 
     def _errors(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
         """Squared error of each target sentence, and its row."""
         predicted_ND, row_N = self._predict(documents, generator)
-        scale_D = self.model.normaliser.scale
-        target_ND = self.table.embeddings(row_N).to(scale_D.device)
-        return ((predicted_ND.float() - target_ND) / scale_D).square().sum(1), row_N
+        target_ND = self.table.embeddings(row_N).to(self.device)
+        return (self.normaliser(predicted_ND) - self.normaliser(target_ND)).square().sum(1), row_N
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -66,7 +69,7 @@ class LCMTask(SonarLLMTask):
         for name, summary in (("text", False), ("title", True)):
             documents = self.data.held_out(summary, 16 * self.settings.run.valid_batches)
             found = [self._errors(documents[at : at + 16], generator) for at in range(0, len(documents), 16)]
-            keep = [error_N[torch.from_numpy(row_N != 0)] if summary else error_N for error_N, row_N in found]
+            keep = [error_N.cpu()[torch.from_numpy(row_N != 0)] if summary else error_N for error_N, row_N in found]
             if keep:
                 out[f"valid_{name}_mse"] = torch.cat(keep).mean().item()
         return out | self._decoded()
@@ -83,7 +86,8 @@ class DiffusionTask(LCMTask):
 
     def _errors(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
         parts, rows = [], []
-        for group in by_length([len(d.rows) for d in documents], len(documents), POSITIONS):
+        room = None if self.settings.parallel.shard == "full" else POSITIONS  # as many calls in every process
+        for group in by_length([len(d.rows) for d in documents], len(documents), room):
             error_N, row_N = self._errors_of_group([documents[i] for i in group], generator)
             parts.append(error_N)
             rows.append(row_N)
@@ -106,11 +110,10 @@ class DiffusionTask(LCMTask):
         noise_BND = torch.randn(target_BND.shape, generator=generator)
         drop_BN = torch.rand((B, N), generator=generator) < config.drop
         mask_BNC = torch.arange(S + 1) <= last_BN.masked_fill(drop_BN, 0)[..., None]
-        device = self.model.project_out.weight.device
-        target_BND, step_BN, noise_BND, mask_BNC, context_BSD = (
-            t.to(device) for t in (target_BND, step_BN, noise_BND, mask_BNC, context_BSD)
+        target_BND, step_BN, noise_BND, mask_BNC = (
+            t.to(self.device) for t in (target_BND, step_BN, noise_BND, mask_BNC)
         )
-        target_BND = self.model.normaliser(target_BND)
+        target_BND = self.normaliser(target_BND)
         x_BND = noised(target_BND, noise_BND, self.model.alpha(step_BN).float())
         found_BND = self.model(context_BSD, x_BND, step_BN, mask_BNC)
         return (found_BND - target_BND).square().sum(-1)[at_B, place_N], row_N

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..flow.model import load_space
 from ..nets.kinds import NETS
+from ..nets.sonar import SonarDecoder
 from ..nets.sonar_llm import ENDING, MARKER
 from ..runtime import by_length, choose
 from ..tokens import EOS
@@ -49,9 +50,9 @@ class SonarLLMTask:
         self.data = DocumentData(settings, folder, self.space, embed=self.embeds)
         self.table = self.data.table
         self.std_D = self.table.std() if settings.loss.input_noise and self.embeds else torch.zeros(self.space.dim)
-        self.frozen = self.space.net.decoder
+        self.frozen: SonarDecoder | None = self.space.net.decoder if self.embeds else None
         del self.space.net.encoder  # its work is done
-        if device.type == "cuda" and settings.run.dtype == "bfloat16":
+        if self.frozen is not None and device.type == "cuda" and settings.run.dtype == "bfloat16":
             self.frozen.to(torch.bfloat16)
         config_class, net_class = NETS[settings.kind]
         self.config = config_from(config_class, {**self._given(), **settings.model})
@@ -129,6 +130,7 @@ class SonarLLMTask:
     ) -> tuple[Tensor, Tensor]:
         """Predicted embeddings → scale × Σ nll of the sentences in `row_N` and each one's nll: of words and `</s>` or,
         for `reference`, of what the published scripts score."""
+        assert self.frozen is not None
         ids = self.table.target_ids(row_N)
         total = predicted_ND.new_zeros((), dtype=torch.float32)
         nll_N = torch.zeros(len(ids), device=self.device)
@@ -176,11 +178,15 @@ class SonarLLMTask:
 
     @torch.no_grad()
     def familiar(self, share: float = 0.95) -> float:
-        """Nats a token under which the space reconstructs that share of the validation documents; 0 without any."""
+        """Nats a token under which the space reconstructs that share of the validation documents; 0 without any, or
+        for a kind that does not read embeddings."""
+        if not self.embeds:
+            return 0.0
         nats = []
-        for _, rows in self.valid:
+        for i in range(len(self.data.valid)):
+            rows = self.data.valid.body(i)
             rows = rows[rows > 1]
-            _, nll_N = self._decode(self.table.embeddings_ND[torch.from_numpy(rows)], rows, 0.0)
+            _, nll_N = self._decode(self.table.embeddings(rows).to(self.device), rows, 0.0)
             nats.append(nll_N.sum().item() / int(self.table.labels[rows].sum()))
         return float(np.quantile(nats, share)) if nats else 0.0
 

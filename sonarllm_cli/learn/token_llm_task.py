@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from ..runtime import by_length
 from ..tokens import EOS
 from .documents import Batch, Document
 from .losses import token_nll
-from .sonar_llm_task import SonarLLMTask
+from .recipe import Settings
+from .sonar_llm_task import CPU, SonarLLMTask
 
 TOKENS = 4096  # padded tokens that the body reads at once
 MARKED = 1  # the marker's row of the sentence table
@@ -31,6 +33,10 @@ class TokenLLMTask(SonarLLMTask):
 
     embeds = False
 
+    def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
+        super().__init__(settings, folder, device)
+        del self.space.net.decoder
+
     def _given(self) -> dict[str, int]:
         return {"vocab_size": self.space.tokenizer.vocab_size}
 
@@ -38,16 +44,18 @@ class TokenLLMTask(SonarLLMTask):
         """One micro-batch's share of the step's mean token cross-entropy, and what to log of it."""
         total, nll_N, row_N = self._score(batch.documents, 1 / batch.step_tokens)
         nll, labels = nll_N.sum().item(), int(self.table.labels[row_N].sum())
-        return total, {"tokens": labels, "nll": nll / labels, "bpb": nll / math.log(2) / self.table.bytes(row_N)}
+        facts = {"tokens": labels, "sentences": len(row_N), "nll": nll / labels}
+        return total, facts | {"bpb": nll / math.log(2) / self.table.bytes(row_N)}
 
     def _score(self, documents: Sequence[Document], scale: float) -> tuple[Tensor, Tensor, np.ndarray]:
         """Documents → scale × Σ nll, and each target sentence's nll and row."""
         laid = [self._lay_out(d) for d in documents]
-        total = torch.zeros(())
+        total = torch.zeros((), device=self.device)
         parts, rows = [], []
-        for group in by_length([len(ids) for ids, _ in laid], len(laid), TOKENS):
+        room = None if self.settings.parallel.shard == "full" else TOKENS  # as many calls in every process
+        for group in by_length([len(ids) for ids, _ in laid], len(laid), room):
             value, nll_N, row_N = self._score_group([laid[i] for i in group], [documents[i] for i in group], scale)
-            total = total.to(value.device) + value
+            total = total + value
             parts.append(nll_N)
             rows.append(row_N)
         return total, torch.cat(parts), np.concatenate(rows)
@@ -66,7 +74,7 @@ class TokenLLMTask(SonarLLMTask):
     def _score_group(
         self, laid: Sequence[tuple[list[int], list[int]]], documents: Sequence[Document], scale: float
     ) -> tuple[Tensor, Tensor, np.ndarray]:
-        device = self.model.embed.weight.device
+        device = self.device
         T = max(len(ids) for ids, _ in laid)
         ids_BT, scored_BT = torch.full((len(laid), T), EOS), torch.full((len(laid), T), -1)
         for b, (ids, scored) in enumerate(laid):

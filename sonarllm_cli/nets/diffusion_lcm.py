@@ -156,7 +156,7 @@ class TimeEmbedding(nn.Module):
 
 
 class DenoiserLayer(nn.Module):
-    """x_BNM, conditioning_BNM, key and value of the columns, mask → x_BNM. Each branch is shifted, scaled and gated by
+    """x_BNM, conditioning_BNM, what was read, mask → x_BNM. Each branch is shifted, scaled and gated by
     the step (adaLN-Zero, Peebles & Xie 2023): at the start all gates are 0."""
 
     def __init__(self, config: LlamaConfig) -> None:
@@ -167,7 +167,7 @@ class DenoiserLayer(nn.Module):
         self.query_proj, self.cross_out_proj = nn.Linear(M, inner), nn.Linear(inner, M)
         self.key_value_proj = nn.Linear(M, 2 * inner)
         self.gate_up_proj, self.down_proj = nn.Linear(M, 2 * config.ffn), nn.Linear(config.ffn, M)
-        self.norms = nn.ModuleList(RMSNorm(M, eps=config.norm_eps) for _ in range(3))
+        self.self_norm, self.cross_norm, self.ffn_norm = (RMSNorm(M, eps=config.norm_eps) for _ in range(3))
         self.modulator = nn.Linear(M, 9 * M)
         nn.init.zeros_(self.modulator.weight)
         nn.init.zeros_(self.modulator.bias)
@@ -178,18 +178,24 @@ class DenoiserLayer(nn.Module):
         both = self.key_value_proj(torch.cat([context_BSM.new_zeros(B, 1, M), context_BSM], 1))
         return both.view(B, S + 1, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
 
-    def forward(self, x_BNM: Tensor, step_BNM: Tensor, key_value: Tensor, mask_BNC: Tensor | None) -> Tensor:
-        for i, (shift, scale, gate) in enumerate(c.chunk(3, -1) for c in self.modulator(F.silu(step_BNM)).chunk(3, -1)):
-            h_BNM = self.norms[i](x_BNM) * (1 + scale) + shift
-            if i == 0:
-                h_BNM = self.out_proj(self.value_proj(h_BNM))
-            elif i == 1:
-                h_BNM = self._cross(h_BNM, key_value, mask_BNC)
-            else:
-                g, up = self.gate_up_proj(h_BNM).chunk(2, -1)
-                h_BNM = self.down_proj(F.silu(g) * up)
+    def forward(self, x_BNM: Tensor, step_BNM: Tensor, read: Tensor, mask_BNC: Tensor | None) -> Tensor:
+        """`read` is context_BSM, or what `columns` made of it."""
+        key_value = self.columns(read) if read.ndim == 3 else read
+        branches = (self.self_norm, self._self), (self.cross_norm, None), (self.ffn_norm, self._feed)
+        for (norm, branch), part in zip(branches, self.modulator(F.silu(step_BNM)).chunk(3, -1)):
+            shift, scale, gate = part.chunk(3, -1)
+            h_BNM = norm(x_BNM) * (1 + scale) + shift
+            h_BNM = branch(h_BNM) if branch else self._cross(h_BNM, key_value, mask_BNC)
             x_BNM = x_BNM + gate * h_BNM
         return x_BNM
+
+    def _self(self, h_BNM: Tensor) -> Tensor:
+        """Attention of a sentence to itself alone."""
+        return self.out_proj(self.value_proj(h_BNM))
+
+    def _feed(self, h_BNM: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(h_BNM).chunk(2, -1)
+        return self.down_proj(F.silu(gate) * up)
 
     def _cross(self, h_BNM: Tensor, key_value: Tensor, mask_BNC: Tensor | None) -> Tensor:
         B, N, _ = h_BNM.shape
@@ -217,7 +223,8 @@ class DiffusionLCM(nn.Module):
     def forward(self, context_BSD: Tensor, x_BND: Tensor, step_BN: Tensor, mask_BNC: Tensor) -> Tensor:
         """Both towers, as in training: a document, noised normalised embeddings, their steps and the columns that each
         attends to → x̂₀_BND."""
-        return self.denoise(x_BND, step_BN, self.columns(self.read(context_BSD)), mask_BNC)
+        context_BSM = self.read(context_BSD)
+        return self.denoise(x_BND, step_BN, [context_BSM] * len(self.denoiser), mask_BNC)
 
     def alpha(self, step_N: Tensor) -> Tensor:
         """ᾱ of each step, float64."""
@@ -233,12 +240,12 @@ class DiffusionLCM(nn.Module):
         """What each layer attends to, once for all steps: → L × key_value_2BHCK"""
         return [layer.columns(context_BSM) for layer in self.denoiser]  # type: ignore[operator]
 
-    def denoise(self, x_BND: Tensor, step_BN: Tensor, columns_L: list[Tensor], mask_BNC: Tensor | None) -> Tensor:
-        """Normalised embeddings with the noise of their steps → x̂₀_BND, float32."""
+    def denoise(self, x_BND: Tensor, step_BN: Tensor, read_L: list[Tensor], mask_BNC: Tensor | None) -> Tensor:
+        """Normalised embeddings with the noise of their steps, and what was read, for each layer → x̂₀_BND, float32."""
         dtype = self.project_out.weight.dtype
         h_BNM, time_BNM = self.noisy_in(x_BND.to(dtype)), self.embed_time(step_BN)
-        for layer, key_value in zip(self.denoiser, columns_L):
-            h_BNM = layer(h_BNM, time_BNM, key_value, mask_BNC)
+        for layer, read in zip(self.denoiser, read_L):
+            h_BNM = layer(h_BNM, time_BNM, read, mask_BNC)
         out_BND = self.project_out(self.norm(h_BNM)).float()
         alpha_BN1 = self.alpha(step_BN)[..., None].float()
         if self.config.prediction == "eps":
