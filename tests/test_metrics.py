@@ -1,6 +1,7 @@
 """Scores on cases whose answer is known, and `evaluate` end to end on a tiny model."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -41,6 +42,56 @@ def test_perfect_texts_score_100_and_foreign_ones_little():
     for score in (metrics.bleu, metrics.chrf, metrics.rouge_l, metrics.exact):
         assert score(texts, texts) == pytest.approx(100) and score(["x y z", "q"], texts) < 15
     assert metrics.meteor(texts, texts) > 99
+
+
+FOUND = ["the cat sits on a mat, again", "a player of music", "it", ""]
+TRUE = ["the cats sat on the mat", "a music player for the desktop", "it plays", "nothing"]
+
+
+def lcs(a, b):
+    """Length of the longest common subsequence, as the textbook has it."""
+    if not a or not b:
+        return 0
+    return lcs(a[:-1], b[:-1]) + 1 if a[-1] == b[-1] else max(lcs(a[:-1], b), lcs(a, b[:-1]))
+
+
+def test_rouge_l_is_rouge_scores_own_and_the_f_of_a_subsequence():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    each = [scorer.score(t, f)["rougeL"].fmeasure for f, t in zip(FOUND, TRUE)]
+    assert metrics.rouge_l(FOUND, TRUE) == pytest.approx(25 * sum(each))
+    found, true = ["a", "player", "of", "music"], ["a", "music", "player", "for", "the", "desktop"]
+    p, r = lcs(found, true) / len(found), lcs(found, true) / len(true)
+    assert each[1] == pytest.approx(2 * p * r / (p + r))
+
+
+def test_meteor_is_nltks_own_and_its_formula():
+    from nltk.translate.meteor_score import single_meteor_score
+
+    from sonarllm_cli.measure.wordnet import wordnet
+
+    each = [single_meteor_score(t.split(), f.split(), wordnet=wordnet()) for f, t in zip(FOUND, TRUE)]
+    assert metrics.meteor(FOUND, TRUE) == pytest.approx(25 * sum(each))
+    matches, chunks, words, wanted = 3, 3, 4, 6  # a, player, music: three words, each a chunk of its own
+    p, r = matches / words, matches / wanted
+    assert each[1] == pytest.approx(10 * p * r / (r + 9 * p) * (1 - 0.5 * (chunks / matches) ** 3))
+
+
+def test_sentence_bleu_is_nltks_own_and_its_formula():
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
+    smooth = SmoothingFunction().method4
+    each = [sentence_bleu([t.split()], f.split(), smoothing_function=smooth) if f else 0 for f, t in zip(FOUND, TRUE)]
+    assert metrics.sentence_bleu(FOUND, TRUE) == pytest.approx(25 * sum(each))
+    text = "a b c d e f g h"  # all n-grams of five words of eight are right: the brevity penalty alone is left
+    assert metrics.sentence_bleu(["a b c d e"], [text]) == pytest.approx(100 * math.exp(1 - 8 / 5))
+
+
+def test_overlap_is_the_share_of_grams_that_the_source_has():
+    assert metrics.overlap(["a b c d x"], ["z a b c d"]) == pytest.approx(200 / 3)
+    assert metrics.overlap(["a b"], ["a b"]) == 0  # too short for a gram
+    assert metrics.words_apart(["It's (new), 2.0."]) == ["It ' s ( new ) , 2 . 0 ."]
 
 
 @pytest.fixture

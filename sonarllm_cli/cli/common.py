@@ -94,6 +94,22 @@ def search_options(command: F) -> F:
     return command
 
 
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--guidance` and `--diffusion-steps`, of diffusion models; the command gets those given as a dict `sampling`."""
+
+    @functools.wraps(command)
+    def wrapped(guidance: float | None, diffusion_steps: int | None, **values: Any) -> Any:
+        given = {"guidance": guidance, "inference_steps": diffusion_steps}
+        return command(sampling={k: v for k, v in given.items() if v is not None}, **values)
+
+    for option in (
+        click.option("--diffusion-steps", type=int, metavar="N", help="diffusion-lcm: steps out of noise."),
+        click.option("--guidance", type=float, help="diffusion-lcm: weight of the text; 1 is no guidance."),
+    ):
+        wrapped = option(wrapped)
+    return wrapped
+
+
 def line(record: dict[str, Any]) -> str:
     """A record as one line of JSON."""
     return json.dumps(record, ensure_ascii=False)

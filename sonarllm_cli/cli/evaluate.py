@@ -1,63 +1,263 @@
-"""sonarllm evaluate: a task, a model and data → figures."""
+"""sonarllm evaluate: a task, a model and data → figures; and what many of them say together."""
 
 from __future__ import annotations
 
+import functools
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import click
 
-from ..errors import UserError
-from .common import Compute, compute_options, json_option, line, output_option
+from ..errors import UserError, nearest
+from .common import (
+    Compute,
+    compute_options,
+    json_option,
+    line,
+    output_option,
+    quiet_options,
+    sampling_options,
+)
 
-TASKS = ("autoencode", "translate", "xsim", "summarize", "nextsentence", "generate")
+
+class Tasks(click.Group):
+    """Tasks in the order they were added; a mistyped one gets the nearest."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            guess = nearest(args[0], list(self.commands))
+            raise UserError(
+                f"no task {args[0]!r}", f"did you mean {guess}?" if guess else "see sonarllm evaluate --help"
+            )
+        return super().resolve_command(ctx, args)
 
 
-@click.command()
-@click.argument("task", type=click.Choice(TASKS))
-@click.option("--data", multiple=True, metavar="FILE", help="JSON Lines to score on; may be given again.")
-@click.option("--seen", multiple=True, metavar="FILE", help="Training data: its texts are left out.")
-@click.option("--limit", default=500, show_default=True, help="Texts of each language; 0: all.")
-@click.option("--beam", default=5, show_default=True, help="Beams of the search.")
-@json_option
-@output_option
-@compute_options
-def evaluate(
-    task: str,
-    data: tuple[str, ...],
-    seen: tuple[str, ...],
-    limit: int,
-    beam: int,
-    as_json: bool,
-    output: str | None,
-    compute: Compute,
-) -> None:
-    """Score a model.
+@click.group(cls=Tasks)
+def evaluate() -> None:
+    """Score a model on data, and set many scores side by side.
 
-    autoencode, translate and xsim take pairs (autoencode also documents); summarize takes documents with titles,
-    nextsentence and generate documents.
+    Every kind of model takes every task that is of its sort: embeddings (autoencode, translate, xsim) and texts (the
+    rest). `report` and `scaling` read what the others, and train, have written.
+    """
+
+
+def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every task takes; the command gets it as `data` and a dict `score` for `measure.tasks.evaluate`, and prints
+    what it returns."""
+
+    @functools.wraps(command)
+    def scored(
+        data: tuple[str, ...],
+        seen: tuple[str, ...],
+        limit: int,
+        beam: int,
+        seeds: int,
+        sampling: dict[str, Any],
+        as_json: bool,
+        output: str | None,
+        compute: Compute,
+        **values: Any,
+    ) -> None:
+        from ..files import open_output
+        from ..measure.tasks import seen_texts
+
+        if not data:
+            raise UserError("nothing to score on", "name a file: --data valid.jsonl")
+        options = {
+            "model": compute.model,
+            "data": data,
+            "runtime": compute.runtime,
+            "seen": seen_texts(seen) if seen else (),
+            "limit": limit,
+            "beam": beam,
+            "seed": compute.seed or 0,
+            "seeds": seeds,
+            "sampling": sampling,
+        }
+        result = command(options, **values) | {"command": shlex.join(["sonarllm", *sys.argv[1:]])}
+        with open_output(output) as out:
+            if as_json:
+                print(line(result), file=out)
+                return
+            width = max(len(name) for name in result["figures"])
+            for name, value in result["figures"].items():
+                spread = f"  ± {result['deviation'][name]:g}" if "deviation" in result else ""
+                print(f"{name:{width}}  {value:8g}{spread}", file=out)
+
+    wrapped: Callable[..., Any] = scored
+    for option in (
+        output_option,
+        json_option,
+        sampling_options,
+        click.option(
+            "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Draws; mean and deviation."
+        ),
+        click.option("--beam", default=5, show_default=True, help="Beams of the search."),
+        click.option("--limit", default=500, show_default=True, help="Texts of each language; 0: all."),
+        click.option("--seen", multiple=True, metavar="FILE", help="Training data: its texts are left out."),
+        click.option("--data", multiple=True, metavar="FILE", help="JSON Lines to score on; may be given again."),
+    ):
+        wrapped = option(wrapped)
+    return compute_options(wrapped)
+
+
+def _task(name: str, short: str, help: str, example: str) -> None:
+    """A task of `measure.tasks.TASKS` as a command of the group."""
+
+    def run(options: dict[str, Any]) -> dict[str, Any]:
+        from ..measure.tasks import evaluate as score
+
+        return score(name, **options)
+
+    text = f"{help}\n\n\b\nExample:\n  sonarllm evaluate {name} {example}"
+    evaluate.command(name, help=text, short_help=short)(task_options(run))
+
+
+_task(
+    "autoencode",
+    "Embed and decode in one language",
+    "Embed and decode in the same language: BLEU and exact match of sentences up to 30 words, of pairs or documents.",
+    "--data examples/pairs.jsonl --limit 2",
+)
+_task(
+    "translate",
+    "Embed in one language, decode in English",
+    "Embed in one language, decode in English: chrF and BLEU by language, of pairs.",
+    "--data examples/pairs.jsonl --limit 2",
+)
+_task(
+    "xsim",
+    "Find each text's translation by its embedding",
+    "How often a text's translation is not its nearest neighbour, of pairs.",
+    "--data examples/pairs.jsonl",
+)
+_task(
+    "summarize",
+    "Body → title, against the title",
+    "Body → title: ROUGE-L and METEOR of as many sentences as the title has, and of the model's own length; beside the "
+    "body's first sentence; repetition, and how much is copied. Takes documents with titles.",
+    "--data examples/documents.jsonl --limit 2",
+)
+_task(
+    "nextsentence",
+    "Cross-entropy of the next sentence",
+    "Cross-entropy of the next sentence: clean and reference readings in nats a token, and bits a byte. For the LCMs "
+    "it is the decoder's, on the embedding that they predict. Takes documents.",
+    "--data examples/documents.jsonl --limit 2",
+)
+_task(
+    "generate",
+    "Continue a text: repetition, first sentence",
+    "A text continued from two sentences: repetition, and ROUGE-L and METEOR of the first written. Takes documents.",
+    "--data examples/documents.jsonl --limit 2",
+)
+_task(
+    "nlg",
+    "Continue a text: BLEU, ROUGE-L, METEOR",
+    "A text continued from two sentences (short) and from its half (long): BLEU, ROUGE-L and METEOR of the first "
+    "sentence, by the paper's rules, and of all that is written (clean); repetition and source overlap. Takes "
+    "documents.",
+    "--data examples/documents.jsonl --limit 2",
+)
+
+
+@evaluate.command(short_help="Have a language model grade continuations")
+@click.option("--endpoint", default="", metavar="URL", help="Base of an API that speaks OpenAI's chat completions.")
+@click.option("--judge-model", default="", metavar="NAME", help="The model there that judges.")
+@click.option("--key-env", default="OPENAI_API_KEY", show_default=True, help="Environment variable with the key.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for an answer.")
+@click.option("--retries", default=4, show_default=True, help="More tries where the endpoint is busy.")
+@task_options
+def judge(
+    options: dict[str, Any], endpoint: str, judge_model: str, key_env: str, timeout: float, retries: int
+) -> dict[str, Any]:
+    """A language model's grades, 1 to 10, of texts continued from two sentences: grammar, creativity, consistency, plot
+    (the protocol of TinyStories). The texts are sent to the endpoint you name. Takes documents.
 
     \b
     Example:
-      sonarllm evaluate xsim --data examples/pairs.jsonl
+      sonarllm evaluate judge --data examples/documents.jsonl --endpoint http://localhost:8000/v1 --judge-model MODEL
     """
-    from ..files import open_output
+    from ..measure.judge import Judge
     from ..measure.tasks import evaluate as score
-    from ..measure.tasks import seen_texts
+    from ..measure.tasks import judged
 
-    if not data:
-        raise UserError("nothing to score on", "name a file: --data valid.jsonl")
-    result = score(
-        task,
-        compute.model,
-        data,
-        runtime=compute.runtime,
-        seen=seen_texts(seen) if seen else (),
-        limit=limit,
-        beam=beam,
-        seed=compute.seed or 0,
-    )
+    if not endpoint:
+        raise UserError("no judge to ask", "name its API: --endpoint https://api.openai.com/v1 --judge-model gpt-4o")
+    who = Judge(endpoint, judge_model, os.environ.get(key_env, ""), timeout, retries)
+    result = score("judge", run=judged(who), **options)
+    result["settings"] |= {"endpoint": endpoint, "judge": judge_model}
+    return result
+
+
+@evaluate.command(short_help="Fit a scaling law to runs of several sizes")
+@click.argument("runs", nargs=-1, metavar="[RUN]…")
+@click.option("--points", metavar="FILE", help="Fit these instead: CSV or JSON with size, loss and kind.")
+@click.option("--figure", default="", help="A validation figure of the runs, if not what each was taught.")
+@click.option("--plot", "plot_file", metavar="FILE.svg", help="Draw points and laws.")
+@json_option
+@output_option
+@quiet_options
+def scaling(
+    runs: tuple[str, ...],
+    points: str | None,
+    figure: str,
+    plot_file: str | None,
+    as_json: bool,
+    output: str | None,
+    quiet: bool,
+) -> None:
+    """Fit L(N) = a · N^(−α) + b to the last losses of runs of at least three sizes, a law for each kind of model; with
+    95 % intervals and R².
+
+    \b
+    Example:
+      sonarllm evaluate scaling --points examples/points.csv --plot scaling.svg
+    """
+    from ..files import atomic_write, open_output
+    from ..measure import scaling as laws
+
+    if bool(runs) == bool(points):
+        raise UserError("no points to fit", "name run folders, or --points FILE, one of both")
+    found = laws.scaling(laws.points_of_file(points) if points else laws.points_of_runs(runs, figure))
+    if plot_file:
+        atomic_write(plot_file, laws.drawn(found, figure or "loss"))
     with open_output(output) as out:
         if as_json:
-            print(line(result), file=out)
+            record = {"laws": found, "figure": figure, "command": shlex.join(["sonarllm", *sys.argv[1:]])}
+            print(line(record), file=out)
             return
-        width = max(len(name) for name in result["figures"])
-        for name, value in result["figures"].items():
-            print(f"{name:{width}}  {value:8g}", file=out)
+        for name, law in found.items():
+            print(f"{name}: L(N) = a · N^(−α) + b, R² {law['r2']:.4f}, {len(law['points'])} points", file=out)
+            for key, sign in (("a", "a"), ("alpha", "α"), ("b", "b")):
+                low, high = ("?" if end is None else f"{end:.4g}" for end in law[f"{key} 95%"])
+                print(f"  {sign}  {law[key]:.4g}  [{low}, {high}]", file=out)
+
+
+@evaluate.command(short_help="Gather runs and results into one page")
+@click.argument("folder", metavar="DIR")
+@click.option("-o", "--output", metavar="NAME", help="Write NAME.html and NAME.md; DIR/report if not given.")
+@click.option("--title", default="", help="Of the page.")
+@quiet_options
+def report(folder: str, output: str | None, title: str, quiet: bool) -> None:
+    """Gather the runs and the results (of evaluate … --json) under a folder into one page, HTML and Markdown: tables,
+    curves, samples side by side, exact commands. The page needs no network and no other file.
+
+    \b
+    Example:
+      sonarllm evaluate report examples/results -o report
+    """
+    from ..files import atomic_write
+    from ..measure.report import report as gather
+
+    html, markdown = gather(folder, title)
+    base = output or f"{folder.rstrip('/')}/report"
+    atomic_write(f"{base}.html", html)
+    atomic_write(f"{base}.md", markdown)
+    click.echo(f"{base}.html")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from .common import (
@@ -12,6 +14,7 @@ from .common import (
     lang_option,
     line,
     output_option,
+    sampling_options,
     search_options,
 )
 
@@ -38,6 +41,7 @@ from .common import (
 )
 @click.option("--no-repeat", is_flag=True, help="Write no sentence twice.")
 @search_options
+@sampling_options
 @json_option
 @output_option
 @compute_options
@@ -56,6 +60,7 @@ def generate(
     max_tokens: int,
     as_json: bool,
     output: str | None,
+    sampling: dict[str, Any],
     compute: Compute,
 ) -> None:
     """Continue a text: its next sentences, one a line, each as soon as it is written.
@@ -76,6 +81,7 @@ def generate(
         no_repeat=no_repeat,
         out_lang=out_lang,
         search=Search(beam=beam, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
+        sampling=sampling,
     )
     text = read_text(file)
     with open_output(output) as out:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ..errors import UserError
@@ -13,6 +15,7 @@ from .common import (
     lang_option,
     line,
     output_option,
+    sampling_options,
     search_options,
 )
 
@@ -30,6 +33,7 @@ from .common import (
 )
 @click.option("--cite", is_flag=True, help="Show beside each the article's nearest sentences and their cosines.")
 @search_options
+@sampling_options
 @json_option
 @output_option
 @compute_options
@@ -46,6 +50,7 @@ def summarize(
     max_tokens: int,
     as_json: bool,
     output: str | None,
+    sampling: dict[str, Any],
     compute: Compute,
 ) -> None:
     """Summarise a text, one sentence a line (--json: text, score, sources).
@@ -70,7 +75,7 @@ def summarize(
         runtime=compute.runtime,
         extract=extract,
         cite=3 if cite else 0,
-        writing=Writing(no_repeat=True, out_lang=out_lang, search=search),
+        writing=Writing(no_repeat=True, out_lang=out_lang, search=search, sampling=sampling),
     )
     with open_output(output) as out:
         for s in found:

@@ -6,18 +6,20 @@ for sentence in generate_stream(["Once upon a time."], writer, Writing()): print
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from ..nets.diffusion_lcm import DiffusionLCM, DiffusionLCMConfig
 from ..runtime import Runtime, log
-from .decode import Search, decode_batch
+from .author import author_of
+from .decode import Search
 from .embed import embed_sentences, fits
 from .model import DEFAULT, Writer, load_writer
-from .predict import Reader
 from .reconstruct import reconstruction
 from .segment import segment
 
@@ -39,6 +41,7 @@ class Writing:
     no_repeat: bool = False
     out_lang: str = ""  # empty: the model's own
     search: Search = field(default_factory=Search)
+    sampling: dict[str, Any] = field(default_factory=dict)  # of a diffusion model: fields of its config, anew
 
     def __post_init__(self) -> None:
         for name, value, known in (("stop", self.stop, STOPS), ("feedback", self.feedback, FEEDBACKS)):
@@ -92,35 +95,57 @@ def generate(
 
 
 def continuation(
-    text: str, *, lang: str, model: str | Writer, runtime: Runtime | None = None, writing: Writing | None = None
+    text: str,
+    *,
+    lang: str,
+    model: str | Writer,
+    runtime: Runtime | None = None,
+    writing: Writing | None = None,
+    generator: torch.Generator | None = None,
 ) -> Iterator[Written]:
-    """`generate`, each sentence as soon as it is written."""
+    """`generate`, each sentence as soon as it is written. What is random comes from `generator`, if not from the
+    runtime's seed."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     beginning = sentences_of(text, lang, writer)
-    context_SD = embed_sentences(beginning, lang, writer.space)
+    return continue_sentences(beginning, writer, writing or Writing(), lang=lang, generator=generator)
+
+
+def continue_sentences(
+    beginning: Sequence[str], writer: Writer, writing: Writing, *, lang: str, generator: torch.Generator | None = None
+) -> Iterator[Written]:
+    """`continuation` of a text that is in sentences already."""
+    context_SD, texts = embed_sentences(beginning, lang, writer.space), list(beginning)
     if writer.begin:
         context_SD = torch.cat([embed_sentences([writer.begin], writer.lang, writer.space), context_SD])
-    return generate_stream(context_SD, writer, writing or Writing(), beginning)
+        texts = [writer.begin, *beginning]
+    return generate_stream(context_SD, writer, writing, beginning, texts=texts, generator=generator)
 
 
 def generate_stream(
-    context_SD: Tensor, writer: Writer, writing: Writing, used: Sequence[str] = ()
+    context_SD: Tensor,
+    writer: Writer,
+    writing: Writing,
+    used: Sequence[str] = (),
+    *,
+    texts: Sequence[str] = (),
+    generator: torch.Generator | None = None,
 ) -> Iterator[Written]:
     """Sentences after the context, each as soon as it is decoded. The one that ends the text is not among them.
 
-    With `no_repeat`, texts written before, and those in `used`, are passed over for the next-best hypothesis."""
-    space, reader = writer.space, Reader(writer)
+    `texts` are the context's sentences, which a token LLM reads. With `no_repeat`, texts written before, and those in
+    `used`, are passed over for the next-best hypothesis."""
+    space = writer.space
     lang = writing.out_lang or writer.lang
     ending_1D = embed_sentences([writer.ending], writer.lang, space)
-    generator = space.runtime.generator() if writing.search.samples else None
     search, seen = writing.search, set(used)
     if writing.no_repeat:
         many = max(search.num_return, search.beam if not search.samples else 4)
         search = Search(**{**vars(search), "num_return": many})
-    unread_SD = context_SD
+    sampling = sampling_of(writer, writing)
+    author = author_of(writer, lang, search, generator or space.runtime.generator(), sampling)
+    unread_SD, unread = context_SD, list(texts)
     for count in range(writing.max_sentences):
-        next_1D = reader.read(unread_SD)[None]
-        hypotheses = decode_batch(next_1D, lang, space, search, generator=generator)[0]
+        hypotheses, next_1D = author.next(unread, unread_SD)
         if writing.no_repeat:
             hypotheses = [h for h in hypotheses if h.text not in seen]
             if not hypotheses:
@@ -134,7 +159,17 @@ def generate_stream(
         fed_1D = again_1D if writing.feedback == "reembed" else next_1D
         yield Written(best.text, best.score, ending, next_1D[0], fed_1D[0])
         seen.add(best.text)
-        unread_SD = fed_1D
+        unread_SD, unread = fed_1D, [best.text]
+
+
+def sampling_of(writer: Writer, writing: Writing) -> DiffusionLCMConfig | None:
+    """How a diffusion model samples: its own way, but for what `writing` says. UserError for other kinds asked to."""
+    if isinstance(writer.net, DiffusionLCM):
+        return replace(writer.net.config, **writing.sampling)
+    if writing.sampling:
+        cure = "leave --guidance and --diffusion-steps out"
+        raise UserError(f"{writer.name} is a {writer.kind} model: it makes no embedding from noise", cure)
+    return None
 
 
 def summarize(
@@ -153,7 +188,8 @@ def summarize(
 
     `extract` gives the article's own sentences nearest to the predicted embeddings. If it is None, so does a text that
     the model's space encodes worse than the field it was trained on, which is logged; False never does. `cite` names
-    that many of the article's sentences beside each. Raises UserError for a text without sentences or a model that can't write.
+    that many of the article's sentences beside each. Raises UserError for a text without sentences or a model that
+    can't write.
     """
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     if sentences is not None and sentences < 1:
@@ -162,17 +198,30 @@ def summarize(
     article_SD = embed_sentences(article, lang, writer.space)
     if extract is None:
         extract = _unfamiliar(article, article_SD, lang, writer)
-    context_SD = article_SD
-    if writer.marker:
-        context_SD = torch.cat([article_SD, embed_sentences([writer.marker], writer.lang, writer.space)])
-    limits = {"max_sentences": sentences or AUTO, "min_sentences": 1}
-    writing = Writing(**{**vars(writing or Writing(no_repeat=True)), **limits})
-    written = list(generate_stream(context_SD, writer, writing, used=[writer.ending]))
+    writing = writing or Writing(no_repeat=True)
+    written = shortened(article, article_SD, writer, writing, sentences or AUTO)
     if sentences and len(written) < sentences:
         log.info("%s ended its summary after %d of %d sentences", writer.name, len(written), sentences)
     if extract:
         return _extracted(article, article_SD, written)
     return [Cited(w.text, w.score, _nearest(article, article_SD, w.embedding_D, cite)) for w in written]
+
+
+def shortened(
+    article: Sequence[str],
+    article_SD: Tensor,
+    writer: Writer,
+    writing: Writing,
+    most: int,
+    generator: torch.Generator | None = None,
+) -> list[Written]:
+    """What the model writes after an article and its marker: one to `most` sentences, never the ending."""
+    context_SD, texts = article_SD, [*article]
+    if writer.marker:
+        context_SD = torch.cat([article_SD, embed_sentences([writer.marker], writer.lang, writer.space)])
+        texts = [*article, writer.marker]
+    writing = replace(writing, max_sentences=most, min_sentences=1)
+    return list(generate_stream(context_SD, writer, writing, [writer.ending], texts=texts, generator=generator))
 
 
 def _unfamiliar(article: list[str], article_SD: Tensor, lang: str, writer: Writer) -> bool:

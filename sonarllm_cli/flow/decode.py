@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -154,19 +154,35 @@ def decode_batch(
 Found = list[tuple[tuple[int, ...], float]]  # (ids after the prompt, score), best first
 
 
+class Speaker(Protocol):
+    """What a search asks of a model: log-probabilities of the next token, row by row. `score_S` is what the prompt of
+    `prompt` tokens has already, `log_SV` of the first token, `limit` the tokens that prompt and text may have."""
+
+    score_S: Tensor
+    log_SV: Tensor
+    prompt: int
+    limit: int
+
+    def step(self, next_R: Tensor, source_R: Tensor | None = None) -> Tensor:
+        """A token for each row; with `source_R`, row r goes on from the row `source_R[r]`. → log_RV"""
+
+
 def beam_search(space: Space, embedding_SD: Tensor, prompt: list[int], search: Search) -> list[Found]:
     """embedding_SD → for each sentence its `beam` finished hypotheses, best first."""
-    decoder, K = space.net.decoder, search.beam
-    limit = min(search.max_tokens, space.net.config.max_target_tokens)
-    state = _Prefill(space, embedding_SD, prompt, limit)
-    V = space.tokenizer.vocab_size
+    return search_beams(_Prefill(space, embedding_SD, prompt, search.max_tokens), search)
+
+
+def search_beams(state: Speaker, search: Search) -> list[Found]:
+    """For each row of a prompt that was read, its `beam` finished hypotheses, best first."""
+    K, V = search.beam, state.log_SV.shape[1]
     width = min(2 * K, V - 1)
-    finished: list[Found] = [[] for _ in range(len(embedding_SD))]
-    alive = list(range(len(embedding_SD)))  # the sentence that each row group is
+    alive = list(range(len(state.score_S)))  # the sentence that each row group is
+    finished: list[Found] = [[] for _ in alive]
     score_SK = state.score_S[:, None]
-    tokens_SKT = torch.zeros(len(alive), 1, 0, dtype=torch.long, device=embedding_SD.device)
+    tokens_SKT = torch.zeros(len(alive), 1, 0, dtype=torch.long, device=score_SK.device)
     log_SKV = state.log_SV[:, None]
-    for length in range(len(prompt) + 1, limit + 1):  # of the sequence with the token chosen here
+    limit = state.limit
+    for length in range(state.prompt + 1, limit + 1):  # of the sequence with the token chosen here
         S, now = score_SK.shape
         if length == limit:  # the last place is for </s>
             top_SKW, id_SKW = log_SKV[..., EOS : EOS + 1], torch.full((S, now, 1), EOS, device=score_SK.device)
@@ -196,30 +212,28 @@ def beam_search(space: Space, embedding_SD: Tensor, prompt: list[int], search: S
         tokens_SKT = torch.cat([tokens_SKT[row_S[:, None], beam_SK], next_SK[..., None]], -1)
         alive = [alive[s] for s in keep]
         source_R = (row_S[:, None] * now + beam_SK).flatten()
-        for cache in state.caches:
-            cache.select(source_R)
-        state.cross = [c[source_R] for c in state.cross]
-        hidden_R1M = decoder.step(next_SK.view(-1, 1), state.cross, state.caches)
-        log_SKV = log_softmax(decoder.logits(hidden_R1M[:, 0]), V).view(len(keep), -1, V)
+        log_SKV = state.step(next_SK.flatten(), source_R).view(len(keep), -1, V)
     return [sorted(found, key=lambda h: -h[1]) for found in finished]
 
 
 def sample(
     space: Space, embedding_SD: Tensor, prompt: list[int], search: Search, generator: torch.Generator | None
 ) -> list[Found]:
-    """embedding_SD → `num_return` sampled token sequences for each, best score first.
+    """embedding_SD → `num_return` sampled token sequences for each, best score first."""
+    many_RD = embedding_SD.repeat_interleave(search.num_return, 0)
+    return draw_tokens(_Prefill(space, many_RD, prompt, search.max_tokens), search, generator)
 
-    Temperature first, then the smallest set of tokens whose mass reaches `top_p` (Holtzman et al. 2020).
-    """
-    decoder, n = space.net.decoder, search.num_return
-    limit = min(search.max_tokens, space.net.config.max_target_tokens)
-    state = _Prefill(space, embedding_SD.repeat_interleave(n, 0), prompt, limit)
+
+def draw_tokens(state: Speaker, search: Search, generator: torch.Generator | None) -> list[Found]:
+    """As `search_beams`, on rows that already are `num_return` for each prompt, by sampling: temperature first, then
+    the smallest set of tokens whose mass reaches `top_p` (Holtzman et al. 2020)."""
+    n, limit = search.num_return, state.limit
     log_RV, score_R = state.log_SV, state.score_S
     rows = len(score_R)
     ids: list[list[int]] = [[] for _ in range(rows)]
     score = score_R.tolist()
     done = [False] * rows
-    for length in range(len(prompt) + 1, limit + 1):
+    for length in range(state.prompt + 1, limit + 1):
         log_RV[:, PAD] = -torch.inf
         last = length == limit  # that place is for </s>
         next_R = torch.full((rows,), EOS, device=log_RV.device) if last else _draw(log_RV, search, generator)
@@ -231,12 +245,11 @@ def sample(
                 done[row] = token == EOS
         if all(done):
             break
-        hidden_R1M = decoder.step(next_R[:, None], state.cross, state.caches)
-        log_RV = log_softmax(decoder.logits(hidden_R1M[:, 0]), space.tokenizer.vocab_size)
+        log_RV = state.step(next_R)
     out: list[Found] = []
     for s in range(0, rows, n):
         hyps: Found = [
-            (tuple(ids[r]), score[r] / (len(ids[r]) + len(prompt) - 1) ** search.length_penalty)
+            (tuple(ids[r]), score[r] / (len(ids[r]) + state.prompt - 1) ** search.length_penalty)
             for r in range(s, s + n)
         ]
         out.append(sorted(hyps, key=lambda h: -h[1]))
@@ -258,14 +271,24 @@ def log_softmax(logits: Tensor, vocab_size: int) -> Tensor:
 
 
 class _Prefill:
-    """The prompt read: caches that hold it, log p(language | </s>) as `score_S`, and the first word's `log_SV`."""
+    """A SONAR decoder that has read the prompt: caches that hold it, log p(language | </s>) as `score_S`, and the first
+    word's `log_SV`."""
 
     def __init__(self, space: Space, embedding_SD: Tensor, prompt: list[int], limit: int) -> None:
-        decoder = space.net.decoder
-        self.caches = [KVCache(min(64, limit)) for _ in decoder.layers]
-        self.cross = decoder.cross(embedding_SD)
+        self.decoder, self.vocab_size = space.net.decoder, space.tokenizer.vocab_size
+        self.prompt, self.limit = len(prompt), min(limit, space.net.config.max_target_tokens)
+        self.caches = [KVCache(min(64, self.limit)) for _ in self.decoder.layers]
+        self.cross = self.decoder.cross(embedding_SD)
         ids_S2 = torch.tensor([prompt], device=embedding_SD.device).expand(len(embedding_SD), -1)
-        hidden_S2M = decoder.step(ids_S2, self.cross, self.caches)
-        log_S2V = log_softmax(decoder.logits(hidden_S2M), space.tokenizer.vocab_size)
+        hidden_S2M = self.decoder.step(ids_S2, self.cross, self.caches)
+        log_S2V = log_softmax(self.decoder.logits(hidden_S2M), self.vocab_size)
         self.score_S = log_S2V[:, :-1].gather(2, ids_S2[:, 1:, None])[..., 0].sum(1)
         self.log_SV = log_S2V[:, -1].clone()
+
+    def step(self, next_R: Tensor, source_R: Tensor | None = None) -> Tensor:
+        if source_R is not None:
+            for cache in self.caches:
+                cache.select(source_R)
+            self.cross = [c[source_R] for c in self.cross]
+        hidden_R1M = self.decoder.step(next_R[:, None], self.cross, self.caches)
+        return log_softmax(self.decoder.logits(hidden_R1M[:, 0]), self.vocab_size)

@@ -1,4 +1,4 @@
-"""Models ready to run: a space (tokenizer, encoder, decoder) and a concept model in it.
+"""Models ready to run: a space (tokenizer, encoder, decoder) and a model in it that writes.
 
 space = load_space("mini-sonar", runtime)
 writer = load_writer("mini", runtime)      # with its space
@@ -11,8 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import UserError
+from ..nets.diffusion_lcm import DiffusionLCM
+from ..nets.kinds import NETS
+from ..nets.mse_lcm import MseLCM
 from ..nets.sonar import Sonar, SonarConfig
-from ..nets.sonar_llm import ENDING, SonarLLM, SonarLLMConfig
+from ..nets.sonar_llm import ENDING, SonarLLM
+from ..nets.token_lm import TokenLM
 from ..runtime import Runtime, choose
 from ..tokens import Tokenizer
 from ..weights import model_dir, registry, tensors
@@ -37,17 +41,18 @@ class Space:
 
 @dataclass(frozen=True)
 class Writer:
-    """A concept model and its space. `marker` is the sentence that stands between a text and its summary, `lang` the
-    language it was trained to write."""
+    """A model that writes texts, of any of these kinds, and its space. `marker` is the sentence that stands between a
+    text and its summary, `lang` the language it was trained to write."""
 
     name: str
-    net: SonarLLM
+    net: SonarLLM | MseLCM | DiffusionLCM | TokenLM
     space: Space
     marker: str
     ending: str
     begin: str  # a sentence put before every text, or ""
     lang: str
     familiar: float  # nats a token up to which its space reconstructs text of its field; 0 where nobody measured
+    kind: str
 
 
 def load_space(name: str = DEFAULT, runtime: Runtime | None = None) -> Space:
@@ -55,7 +60,7 @@ def load_space(name: str = DEFAULT, runtime: Runtime | None = None) -> Space:
     runtime = runtime or choose()
     folder = registry.find(name)
     config = model_dir.read_config(folder)
-    if config["kind"] == "sonar-llm":
+    if config["kind"] in model_dir.WRITERS:
         return load_space(model_dir.space_of(folder, config), runtime)
     if config["kind"] != "sonar":
         raise UserError(f"{name} is a {config['kind']} model, not a space", "name a sonar model: sonarllm models list")
@@ -72,23 +77,24 @@ def load_space(name: str = DEFAULT, runtime: Runtime | None = None) -> Space:
 
 
 def load_writer(name: str = DEFAULT, runtime: Runtime | None = None, space: str = "") -> Writer:
-    """A concept model with its space. UserError if the space found is not the one it was trained in."""
+    """A model that writes, with its space. UserError if the space found is not the one it was trained in."""
     runtime = runtime or choose()
     folder = registry.find(name)
     config = model_dir.read_config(folder)
-    if config["kind"] != "sonar-llm":
-        cure = "name a sonar-llm model: sonarllm models list"
+    if config["kind"] not in model_dir.WRITERS:
+        cure = f"name a model of another kind ({', '.join(model_dir.WRITERS)}): sonarllm models list"
         raise UserError(f"{name} is a {config['kind']} model: it can't write texts", cure)
     home = load_space(space or model_dir.space_of(folder, config), runtime)
     want = config.get("sonar", {}).get("fingerprint", "")
     if want != home.fingerprint:
         raise UserError(
-            f"{folder.name} was trained in the space {config['sonar'].get('name')} ({want}), not {home.name} "
+            f"{folder.name} was trained in the space {config.get('sonar', {}).get('name')} ({want}), not {home.name} "
             f"({home.fingerprint})",
             "use the space it names, or train a concept model in this one",
         )
     with torch.device("meta"):
-        net = SonarLLM(model_dir.net_config(SonarLLMConfig, folder, config))
+        config_class, net_class = NETS[config["kind"]]
+        net = net_class(model_dir.net_config(config_class, folder, config))
     tensors.load_weights(net, folder, runtime.device, runtime.dtype)
     return Writer(
         folder.name,
@@ -99,4 +105,5 @@ def load_writer(name: str = DEFAULT, runtime: Runtime | None = None, space: str 
         begin=config.get("begin", ""),
         lang=config.get("lang", "eng_Latn"),
         familiar=float(config.get("familiar", 0.0)),
+        kind=config["kind"],
     )

@@ -17,7 +17,8 @@ from torch import nn
 
 from ..nets.llama import LlamaConfig
 from ..nets.sonar import Sonar, SonarConfig
-from .kinds import build_model, space_config
+from ..nets.token_lm import TokenLMConfig
+from .kinds import build_model, space_config, trained_parameters
 from .losses import chunk_size
 from .recipe import Settings
 
@@ -66,17 +67,16 @@ def estimate(settings: Settings, ranks: int = 1, gpu: bool = False) -> Budget:
     whole of weights and gradients beside them. A frozen decoder is float32, on a GPU with bfloat16 products bfloat16.
     """
     model = build_model(settings)
-    only = tuple(settings.run.train_only) or ("",)
-    named = dict(model.named_parameters())
-    trained = {name: p for name, p in named.items() if name.startswith(only)}
+    trained = trained_parameters(settings, model)
     count = sum(p.numel() for p in trained.values())
     matrices = sum(p.numel() for name, p in trained.items() if p.ndim == 2 and not name.endswith("embed.weight"))
     state = ADAMW * count - (ADAMW - MUON) * matrices * (settings.optim.name == "muon")
-    whole = sum(p.numel() for p in named.values())
+    whole = sum(p.numel() for p in model.parameters())
     held = 1 / ranks if settings.parallel.shard == "full" and ranks > 1 else 1.0
     within = 1.0 if held < 1 else 0.0
     space = space_config(settings.sonar) if settings.kind != "sonar" else None
-    frozen = _decoder_parameters(space) if space is not None and settings.kind == "sonar-llm" else whole - count
+    through = space is not None and settings.kind != "token-llm"
+    frozen = whole - count + (_decoder_parameters(space) if space is not None and through else 0)
     half = 2 if settings.run.dtype == "bfloat16" else 4
     tokens, sentences, shape = _step(settings)
     return Budget(
@@ -120,6 +120,11 @@ def step_flops(settings: Settings, model: nn.Module, space: SonarConfig | None, 
         body = sentences * body_flops(config, space.embedding, settings.data.max_sentences)
         through = read * decoder_flops(space, length) + sentences * cross_flops(space)
         return 3 * body + 2 * (through + 2 * tokens * space.width * space.vocab_size)
+    if settings.kind == "mse-lcm" and isinstance(config, LlamaConfig) and space is not None:
+        return 3 * sentences * body_flops(config, space.embedding, settings.data.max_sentences)
+    if isinstance(config, TokenLMConfig):
+        body = body_flops(config, 0, settings.data.max_sentences * SENTENCE_TOKENS)
+        return 3 * tokens * (body + 2 * config.width * config.vocab_size)
     return 6.0 * sentences * sum(p.numel() for p in model.parameters())
 
 
@@ -167,7 +172,10 @@ def _activations(settings: Settings, model: nn.Module, space: SonarConfig | None
         return tokens * both + logits
     kept = 0.0
     if isinstance(config, LlamaConfig):
-        kept = tokens / SENTENCE_TOKENS * stack(config.layers, config.width, config.ffn, 4)
+        positions = tokens if isinstance(config, TokenLMConfig) else tokens / SENTENCE_TOKENS
+        kept = positions * stack(config.layers, config.width, config.ffn, 4)
+    if isinstance(config, TokenLMConfig):
+        kept += 4 * chunk_size(config.vocab_size) * config.vocab_size
     if space is not None and settings.kind == "sonar-llm":
         logits = 4 * chunk_size(space.vocab_size) * space.vocab_size
         kept += tokens * stack(space.decoder_layers, space.width, space.ffn, 2) + logits

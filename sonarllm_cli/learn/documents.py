@@ -230,7 +230,7 @@ class Documents:
 class DocumentData:
     """The documents of a recipe, for training and validation, in the space `space`."""
 
-    def __init__(self, settings: Settings, folder: Path, space: Space) -> None:
+    def __init__(self, settings: Settings, folder: Path, space: Space, *, embed: bool = True) -> None:
         self.settings = settings
         data = settings.data
         train = corpus.documents(data, data.documents)
@@ -253,7 +253,8 @@ class DocumentData:
         if not len(self.train):
             raise UserError("no document has two sentences", "check data.root, data.documents, data.store")
         log.info("%d documents, %d sentences", len(self.train), len(self.table))
-        own.embed(space, folder / "embeddings.safetensors")
+        if embed:
+            own.embed(space, folder / "embeddings.safetensors")
 
     def _documents(self, documents: list[tuple[str, list[str]]], table: Sentences) -> Documents:
         """A document ends before a sentence that is too long; one that is then too short is left out."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..nets.kinds import NETS
 from ..nets.sonar import Sonar, SonarConfig
-from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
 from ..tokens import TAGS
 from ..weights import model_dir, registry
 from .recipe import Settings, config_from
@@ -41,6 +41,14 @@ def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
         from .sonar_task import SonarTask
 
         return SonarTask(settings, folder, device)
+    if settings.kind == "token-llm":
+        from .token_llm_task import TokenLLMTask
+
+        return TokenLLMTask(settings, folder, device)
+    if settings.kind in ("mse-lcm", "diffusion-lcm"):
+        from .lcm_task import DiffusionTask, LCMTask
+
+        return (LCMTask if settings.kind == "mse-lcm" else DiffusionTask)(settings, folder, device)
     from .sonar_llm_task import SonarLLMTask
 
     return SonarLLMTask(settings, folder, device)
@@ -54,14 +62,21 @@ def build_model(settings: Settings) -> nn.Module:
             vocabulary = settings.vocabulary
             ids = 1 + vocabulary.pieces + len(vocabulary.langs) + len(TAGS)
             return Sonar(config_from(SonarConfig, {"vocab_size": ids, **settings.model}))
-        width = {"embedding": space_config(settings.sonar).embedding}
-        return SonarLLM(config_from(SonarLLMConfig, {**width, **settings.model}))
+        config_class, net_class = NETS[settings.kind]
+        key = "vocab_size" if settings.kind == "token-llm" else "embedding"
+        given = {key: getattr(space_config(settings.sonar), key)}
+        return net_class(config_from(config_class, {**given, **settings.model}))
+
+
+def trained_parameters(settings: Settings, model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a model that the recipe trains, by name; a normaliser is fitted, not trained."""
+    only = tuple(settings.run.train_only) or ("",)
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and name.startswith(only)}
 
 
 def trainable_parameters(settings: Settings) -> int:
-    """Parameters that the recipe trains."""
-    only = tuple(settings.run.train_only) or ("",)
-    return sum(p.numel() for name, p in build_model(settings).named_parameters() if name.startswith(only))
+    """How many those are."""
+    return sum(p.numel() for p in trained_parameters(settings, build_model(settings)).values())
 
 
 def space_config(name: str) -> SonarConfig:

@@ -1,6 +1,8 @@
 """Recipes: TOML → validated settings. Defaults < recipe < `--set`; an unknown key is an error with the nearest name.
 
 settings = load("recipes/mini/sonar.toml", ["optim.lr=1e-3"])
+
+A recipe may serve several kinds: `--set kind=mse-lcm` chooses one, and [for.mse-lcm] says what is different for it.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
+from ..weights.model_dir import WRITERS
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-KINDS = ("sonar", "sonar-llm")
+KINDS = ("sonar", *WRITERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class Data:
     max_tokens: int = 128  # of a sentence; longer ones are left out and counted
     max_sentences: int = 32  # of a document
     min_sentences: int = 2
-    summaries: float = 0.5  # share of documents read as body, marker, title (sonar-llm)
+    summaries: float = 0.5  # share of documents read as body, marker, title
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ class Loss:
     dae_share: float = 0.05
     mix_share: float = 0.0  # decode from a random point between both embeddings (interpolation)
     noise_share: float = 0.0  # decode from a noised embedding, by an amount uniform in [0, 1]
-    input_noise: float = 0.0  # sonar-llm: noise on the vectors it reads
+    input_noise: float = 0.0  # on the vectors that a concept model reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,7 @@ class Optim:
     steps: int = 0  # 0: from `epochs`
     epochs: float = 4.0
     batch_tokens: int = 4096  # of a micro-batch, padding included
-    documents: int = 512  # a step (sonar-llm)
+    documents: int = 512  # a step, where documents are read
     accumulate: int = 1  # micro-batches a step (sonar); processes share them
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-5
@@ -128,7 +131,7 @@ class Settings:
     name: str = ""
     about: str = ""  # for the model card
     licence: str = ""
-    sonar: str = ""  # sonar-llm: the model whose space it lives in
+    sonar: str = ""  # kinds that write texts: the model whose space they live in
     model: dict[str, Any] = field(default_factory=dict)  # fields of the kind's config
     data: Data = field(default_factory=Data)
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
@@ -182,22 +185,51 @@ def load(path: str, overrides: Sequence[str] = ()) -> Settings:
         raise UserError(f"can't read {path}: {error}", "give the path of a .toml file") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}", "mend the line it names") from None
-    for text in overrides:
-        key, sep, value = text.partition("=")
-        if not sep or not key.strip():
-            raise UserError(f"--set {text!r} is not KEY=VALUE", "write --set optim.lr=3e-4")
-        try:
-            parsed: Any = tomllib.loads(f"x = {value}")["x"]
-        except tomllib.TOMLDecodeError:
-            parsed = value
-        *sections, last = key.strip().split(".")
+    changes = [_assignment(text) for text in overrides]
+    table = _for_kind(table, next((value for key, value in reversed(changes) if key == "kind"), None))
+    for key, value in changes:
+        *sections, last = key.split(".")
         place = table
         for section in sections:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise UserError(f"--set {key}: {section!r} is not a section", "see --print-config")
-        place[last] = parsed
+        place[last] = value
     return build(table)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """`optim.lr=3e-4` → key and value."""
+    key, sep, value = text.partition("=")
+    if not sep or not key.strip():
+        raise UserError(f"--set {text!r} is not KEY=VALUE", "write --set optim.lr=3e-4")
+    try:
+        return key.strip(), tomllib.loads(f"x = {value}")["x"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _for_kind(table: dict[str, Any], kind: str | None) -> dict[str, Any]:
+    """A recipe that serves several kinds, as `kind` (by default its own) reads it: what stands under [for.KIND] comes
+    over the rest, and {kind} in the name is the kind."""
+    table = {**table, "kind": kind} if kind else dict(table)
+    special = table.pop("for", {})
+    if not isinstance(special, dict):
+        raise UserError("for must be a section", "write [for.mse-lcm.optim]")
+    for name in special:
+        _one_of("for", name, KINDS)
+    table = _merged(table, special.get(str(table.get("kind")), {}))
+    if isinstance(table.get("name"), str):
+        table["name"] = table["name"].replace("{kind}", str(table.get("kind")))
+    return table
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    out = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _merged(out[key], value) if both else value
+    return out
 
 
 def build(table: dict[str, Any]) -> Settings:

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..flow.model import load_space
-from ..nets.sonar_llm import ENDING, MARKER, SonarLLM, SonarLLMConfig
+from ..nets.kinds import NETS
+from ..nets.sonar import SonarDecoder
+from ..nets.sonar_llm import ENDING, MARKER
 from ..runtime import by_length, choose
 from ..weights import tensors
 from .card import card
@@ -37,28 +39,35 @@ POSITIONS = 512  # padded sentences that the body reads at once
 
 
 class SonarLLMTask:
-    """Data, model and loss of one `sonar-llm` run, for the loop."""
+    """Data, model and loss of one `sonar-llm` run, for the loop. Other kinds on the same documents are made of it."""
+
+    embeds = True  # whether the kind reads embeddings
 
     def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
         self.settings, self.device = settings, device
         if not settings.sonar:
             raise UserError("the recipe names no space", 'add sonar = "mini-sonar", or a model folder')
         self.space = load_space(settings.sonar, choose(str(device), "float32"))
-        self.data = DocumentData(settings, folder, self.space)
+        self.data = DocumentData(settings, folder, self.space, embed=self.embeds)
         self.table = self.data.table
-        self.std_D = self.table.std() if settings.loss.input_noise else torch.zeros(self.space.dim)
-        self.frozen = self.space.net.decoder
+        self.std_D = self.table.std() if settings.loss.input_noise and self.embeds else torch.zeros(self.space.dim)
+        self.frozen: SonarDecoder | None = self.space.net.decoder if self.embeds else None
         del self.space.net.encoder  # its work is done
-        if device.type == "cuda" and settings.run.dtype == "bfloat16":
+        if self.frozen is not None and device.type == "cuda" and settings.run.dtype == "bfloat16":
             self.frozen.to(torch.bfloat16)
-        self.config: SonarLLMConfig = config_from(SonarLLMConfig, {"embedding": self.space.dim, **settings.model})
-        if self.config.embedding != self.space.dim:
-            raise UserError(
-                f"model.embedding is {self.config.embedding}, {self.space.name} has width {self.space.dim}",
-                "leave model.embedding out",
-            )
-        self.model = SonarLLM(self.config)
-        self.model.body.init_()
+        config_class, net_class = NETS[settings.kind]
+        self.config = config_from(config_class, {**self._given(), **settings.model})
+        for name, value in self._given().items():
+            if getattr(self.config, name) != value:
+                raise UserError(
+                    f"model.{name} is {getattr(self.config, name)}, {self.space.name} has {value}",
+                    f"leave model.{name} out",
+                )
+        self.model = net_class(self.config).init_()
+
+    def _given(self) -> dict[str, int]:
+        """What the space decides of the network."""
+        return {"embedding": self.space.dim}
 
     # ------------------------------------------------------------------------------------------ batches
 
@@ -102,19 +111,27 @@ class SonarLLMTask:
         return torch.cat(parts), np.concatenate(rows)
 
     def _predict_group(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
+        context_BSD, at_B, at_S, row_N = self._context(documents, generator)
+        predicted_BSD = self.model(context_BSD)
+        return predicted_BSD[at_B, at_S], row_N
+
+    def _context(
+        self, documents: Sequence[Document], generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
+        """`DocumentData.context`, with `loss.input_noise` on what is read."""
         context_BSD, at_B, at_S, row_N = self.data.context(documents)
         noise = self.settings.loss.input_noise
         if noise and generator is not None:
             amount = noise * torch.rand(context_BSD.shape[:2], generator=generator)[..., None]
             context_BSD = context_BSD + amount * self.std_D * torch.randn(context_BSD.shape, generator=generator)
-        predicted_BSD = self.model(context_BSD.to(self.device))
-        return predicted_BSD[at_B, at_S], row_N
+        return context_BSD.to(self.device), at_B, at_S, row_N
 
     def _decode(
         self, predicted_ND: Tensor, row_N: np.ndarray, scale: float, *, reference: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Predicted embeddings → scale × Σ nll of the sentences in `row_N` and each one's nll: of words and `</s>` or,
         for `reference`, of what the published scripts score."""
+        assert self.frozen is not None
         scale_N = torch.full((len(row_N),), scale, device=self.device)
         return sentences_nll(self.frozen, self.table.target_ids(row_N), predicted_ND, scale_N, reference=reference)
 
@@ -149,7 +166,11 @@ class SonarLLMTask:
     @functools.cached_property
     @torch.no_grad()
     def familiar(self) -> float:
-        """Nats a token under which the space reconstructs `FAMILIAR` of the validation documents; 0 without any."""
+        """Nats a token under which the space reconstructs `FAMILIAR` of the validation documents; 0 without any, or for
+        a kind that reads no embeddings."""
+        if not self.embeds:
+            return 0.0
+        assert self.frozen is not None
         nats, dtype = [], next(self.frozen.parameters()).dtype
         for i in range(min(len(self.data.valid), FAMILIAR_DOCUMENTS)):
             rows = self.data.valid.body(i)
@@ -163,9 +184,9 @@ class SonarLLMTask:
         data = self.settings.data
         tensors.save(
             folder,
-            kind="sonar-llm",
+            kind=self.settings.kind,
             model=model,
-            card=card(self.settings, "sonar-llm", facts),
+            card=card(self.settings, self.settings.kind, facts),
             licence=self.settings.licence,
             weights=self.settings.run.weights,
             sonar={"name": self.space.name, "fingerprint": self.space.fingerprint},

@@ -25,7 +25,7 @@ from ..runtime import log
 from .recipe import Settings
 
 COUNTS = ("tokens", "sentences")  # what steps report as sums
-SHOWN = ("nll", "loss", "grad_norm", "lr")  # on the bar
+SHOWN = ("nll", "mse", "loss", "grad_norm", "lr")  # on the bar
 
 
 class Window:

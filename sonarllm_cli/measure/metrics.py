@@ -1,4 +1,5 @@
-"""Scores of texts and embeddings. Each is the field's own code where there is one; ours are xsim and repetition.
+"""Scores of texts and embeddings. Each is the field's own code where there is one; ours are xsim, repetition
+and overlap.
 
 Legend: N texts, D embedding.
 """
@@ -6,16 +7,16 @@ Legend: N texts, D embedding.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
-from functools import lru_cache
 from types import ModuleType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from .wordnet import NoSynonyms, wordnet
 
 
 def _need(name: str) -> ModuleType:
@@ -28,6 +29,16 @@ def _need(name: str) -> ModuleType:
 def bleu(found: Sequence[str], wanted: Sequence[str]) -> float:
     """Corpus BLEU of sacrebleu (Post 2018), 0 to 100."""
     return _need("sacrebleu").corpus_bleu(list(found), [list(wanted)]).score
+
+
+def sentence_bleu(found: Sequence[str], wanted: Sequence[str]) -> float:
+    """Mean sentence BLEU of nltk over white-space tokens, smoothing method 4 (Chen & Cherry 2014), 0 to 100: the
+    paper's. A text that is not there scores 0."""
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
+    smooth = SmoothingFunction().method4
+    pairs = [(a.split(), b.split()) for a, b in zip(found, wanted)]
+    return 100 * _mean([sentence_bleu([b], a, smoothing_function=smooth) if a and b else 0.0 for a, b in pairs])
 
 
 def chrf(found: Sequence[str], wanted: Sequence[str]) -> float:
@@ -46,45 +57,40 @@ def rouge_l(found: Sequence[str], wanted: Sequence[str]) -> float:
     return 100 * _mean([scorer.score(b, a)["rougeL"].fmeasure for a, b in zip(found, wanted)])
 
 
-class _NoSynonyms:
-    """Stands where nltk's METEOR wants WordNet, on a machine that has none."""
-
-    @staticmethod
-    def synsets(_: str, pos: Any = None) -> list[Any]:
-        return []
-
-
-@lru_cache
-def _wordnet() -> Any:
-    """The user's WordNet where their nltk data has one, else one without synonyms."""
-    try:
-        from nltk.corpus import wordnet
-
-        wordnet.ensure_loaded()
-        return wordnet
-    except LookupError:
-        return _NoSynonyms()
-
-
 def meteor_name() -> str:
     """What the METEOR here is: with WordNet's synonyms, or exact and stem matches alone."""
-    return "METEOR (exact, stem)" if isinstance(_wordnet(), _NoSynonyms) else "METEOR"
+    return "METEOR (exact, stem)" if isinstance(wordnet(), NoSynonyms) else "METEOR"
 
 
 def meteor(found: Sequence[str], wanted: Sequence[str]) -> float:
     """Mean METEOR of nltk (Banerjee & Lavie 2005) over lower-cased white-space tokens, 0 to 100."""
     from nltk.translate.meteor_score import single_meteor_score
 
-    scores = [single_meteor_score(b.split(), a.split(), wordnet=_wordnet()) for a, b in zip(found, wanted)]
+    scores = [single_meteor_score(b.split(), a.split(), wordnet=wordnet()) for a, b in zip(found, wanted)]
     return 100 * _mean(scores)
+
+
+def words_apart(texts: Sequence[str]) -> list[str]:
+    """Texts with a space between words and punctuation, which no score then takes for part of a word."""
+    return [" ".join(re.findall(r"\w+|[^\w\s]", text)) for text in texts]
+
+
+def overlap(found: Sequence[str], sources: Sequence[str], n: int = 3) -> float:
+    """Share of word n-grams that stand in the text's source too, 0 to 100, over all texts: how much is copied."""
+    total = copied = 0
+    for text, source in zip(found, sources):
+        theirs = set(_grams(source, n))
+        grams = _grams(text, n)
+        total += len(grams)
+        copied += sum(gram in theirs for gram in grams)
+    return 100 * copied / max(1, total)
 
 
 def repetition(texts: Sequence[str], n: int = 4) -> float:
     """Share of word n-grams that stand in the same text before, 0 to 100, over all texts."""
     total = repeated = 0
     for text in texts:
-        words = text.split()
-        grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        grams = _grams(text, n)
         total += len(grams)
         repeated += len(grams) - len(set(grams))
     return 100 * repeated / max(1, total)
@@ -102,6 +108,11 @@ def xsim(source_ND: Tensor, target_ND: Tensor, k: int = 4) -> float:
     near_1N = cosine_NN.topk(k, dim=0).values.mean(0, keepdim=True)
     best_N = (cosine_NN / ((near_N1 + near_1N) / 2)).argmax(1)
     return 100 * (best_N != torch.arange(len(best_N), device=best_N.device)).float().mean().item()
+
+
+def _grams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = text.split()
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
 def _mean(values: list[float]) -> float:

@@ -11,41 +11,55 @@ import itertools
 import math
 import platform
 import random
+import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import __version__
-from ..errors import UserError
-from ..flow.compose import Writing, continuation, summarize
+from ..errors import RunError, UserError
+from ..flow.compose import AUTO, Writing, continue_sentences, sampling_of, sentences_of, shortened
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import embed_sentences
 from ..flow.model import Space, Writer, load_space, load_writer
+from ..flow.predict import predict_all
 from ..learn import corpus
-from ..learn.losses import sentence_nll
+from ..learn.losses import sentence_nll, token_nll
 from ..learn.recipe import Data
 from ..nets.sonar_llm import ENDING
+from ..nets.token_lm import TokenLM
 from ..runtime import Runtime
 from ..tokens import EOS, fitting
+from ..weights import model_dir, registry
 from . import metrics
+from .judge import GRADES, Judge
 
 Sample = dict[str, Any]
 Result = tuple[dict[str, float], list[Sample]]
+Task = Callable[..., Result]  # model, data, wish → figures and samples
 MOST_WORDS = 30  # of a sentence to auto-encode
 
 
 @dataclass(frozen=True)
 class Wish:
-    """How a task is run: where, less which texts, on how many of each language, by which search and draw."""
+    """How a task is run: where, less which texts, on how many of each language, by which search and draw. `generator`
+    is the one source of what is random in writing."""
 
     runtime: Runtime
     seen: list[str]
     limit: int
     beam: int
     seed: int
+    generator: torch.Generator
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    def writing(self, **options: Any) -> Writing:
+        """How a text is written in this task."""
+        return Writing(search=Search(beam=self.beam), sampling=self.sampling, **options)
 
 
 def evaluate(
@@ -58,19 +72,55 @@ def evaluate(
     limit: int = 500,
     beam: int = 5,
     seed: int = 0,
+    seeds: int = 1,
+    sampling: dict[str, Any] | None = None,
+    run: Task | None = None,
 ) -> dict[str, Any]:
-    """Run a task; → figures beside all that is needed to get them again: settings, data hash, seed, versions."""
-    if task not in TASKS:
+    """Run a task; → figures beside all that is needed to get them again: settings, data hash, seed, versions.
+
+    With `seeds` the task is run with that many seeds from `seed` on, each another draw of texts and of noise; figures
+    are then means, beside their standard deviations. `run` is a task that is not among `TASKS`.
+    """
+    run = run or TASKS.get(task)
+    if run is None:
         raise UserError(f"no task {task!r}", f"use one of {', '.join(TASKS)}")
     settings = {"task": task, "model": model, "limit": limit, "beam": beam, "seed": seed, "unseen only": bool(seen)}
-    wish = Wish(runtime, list(seen), limit, beam, seed)
-    figures, samples = TASKS[task](model, list(data), wish)
-    return {
-        "figures": {name: round(value, 2) for name, value in figures.items()},
+    settings |= {"seeds": seeds} if seeds > 1 else {}
+    settings |= {"sampling": sampling} if sampling else {}
+    results: list[Result] = []
+    for one in range(seed, seed + seeds):
+        own = replace(runtime, seed=one)
+        wish = Wish(own, list(seen), limit, beam, one, own.generator(), sampling or {})
+        results.append(run(model, list(data), wish))
+    names = [name for name in results[0][0] if all(name in figures for figures, _ in results)]
+    values = {name: [figures[name] for figures, _ in results] for name in names}
+    means = {name: statistics.fmean(v) if seeds > 1 else v[0] for name, v in values.items()}
+    out: dict[str, Any] = {"figures": {name: round(value, 2) for name, value in means.items()}}
+    if seeds > 1:
+        out["deviation"] = {name: round(statistics.stdev(v), 2) for name, v in values.items()}
+    return out | {
+        "model": facts_of(model),
         "settings": settings,
         "data": {Path(name).name: hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16] for name in data},
         "versions": {"sonarllm": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "samples": samples,
+        "samples": results[0][1],
+    }
+
+
+def facts_of(model: str) -> dict[str, Any]:
+    """What a result says of its model: name, kind, parameters that were trained, space, and its own run."""
+    folder = registry.find(model)
+    config = model_dir.read_config(folder)
+    training = config.get("training", {})
+    settings = training.get("settings", {})
+    fixed = 2 * config["model"]["embedding"] if config["kind"].endswith("-lcm") else 0  # the normaliser
+    return {
+        "name": settings.get("name") or folder.name,
+        "kind": config["kind"],
+        "parameters": registry.count_parameters(folder) - fixed,
+        "space": config.get("sonar", {}).get("fingerprint") or config.get("fingerprint", ""),
+        "steps": training.get("steps", 0),
+        "seed": settings.get("run", {}).get("seed", 0),
     }
 
 
@@ -126,52 +176,84 @@ def xsim(model: str, data: list[str], run: Wish) -> Result:
 
 
 def summaries(model: str, data: list[str], run: Wish) -> Result:
-    """Body → title in one sentence: ROUGE-L and METEOR, beside the body's first sentence (Lead-1)."""
+    """Body → title: ROUGE-L and METEOR of as many sentences as the title has, and of as many as the model writes before
+    it ends; how much stands in the body word for word; beside the body's first sentence (Lead-1)."""
     seen = set(run.seen)
     writer: Writer = load_writer(model, run.runtime)
     rows = _draw([(t, b) for t, b in corpus.documents(Data(), data) if t and b and t not in seen], run.limit, run.seed)
-    writing = Writing(no_repeat=True, search=Search(beam=run.beam))
-    found = [
-        summarize("\n\n".join(body), sentences=1, lang=writer.lang, model=writer, writing=writing)[0].text
-        for _, body in rows
-    ]
-    wanted, lead = [t for t, _ in rows], [b[0] for _, b in rows]
+    if not rows:
+        raise UserError("no document with a title in the data", 'give JSON Lines such as {"title": "…", "text": "…"}')
+    given: list[str] = []
+    own: list[list[str]] = []
+    for title, body in rows:
+        count = max(1, len(sentences_of(title, writer.lang, writer)))
+        article = sentences_of("\n\n".join(body), writer.lang, writer)
+        article_SD = embed_sentences(article, writer.lang, writer.space)
+        writing = run.writing(no_repeat=True)
+        found = [s.text for s in shortened(article, article_SD, writer, writing, max(count, AUTO), run.generator)]
+        given.append(" ".join(found[:count]))  # it writes the same whether it is asked for one more or not
+        own.append(found[:AUTO])
+    wanted, lead, free = [t for t, _ in rows], [b[0] for _, b in rows], [" ".join(f) for f in own]
     figures: dict[str, float] = {"texts": len(rows)}
-    for name, texts in (("model", found), ("Lead-1", lead)):
+    for name, texts in (("model", given), ("own stop", free), ("Lead-1", lead)):
         figures[f"{name} ROUGE-L"] = metrics.rouge_l(texts, wanted)
         figures[f"{name} {metrics.meteor_name()}"] = metrics.meteor(texts, wanted)
-    samples = [{"text": " ".join(b), "found": f, "wanted": t} for (t, b), f in list(zip(rows, found))[:10]]
+    figures["own stop sentences"] = sum(map(len, own)) / len(own)
+    figures["own stop repetition-4"] = metrics.repetition(free)
+    figures["source overlap-3"] = metrics.overlap(given, [" ".join(b) for _, b in rows])
+    samples = [{"text": " ".join(b), "found": f, "wanted": t} for (t, b), f in list(zip(rows, given))[:10]]
     return figures, samples
 
 
 @torch.inference_mode()
 def nextsentence(model: str, data: list[str], run: Wish) -> Result:
     """Cross-entropy of each next sentence's tokens, given the text before it: clean and reference readings in nats a
-    token, and bits a byte, the only figure that compares across tokenizers."""
+    token, and bits a byte, the only figure that compares across tokenizers.
+
+    An LCM is not trained for it: what is scored is the space's decoder on the embedding it predicts (diffusion: one
+    draw of it). A token LLM scores its own words and `</s>`, and has no reference reading.
+    """
     writer = load_writer(model, run.runtime)
-    space, decoder = writer.space, writer.space.net.decoder
-    nll = {"clean": 0.0, "reference": 0.0}
-    count = {"clean": 0, "reference": 0}
+    tokens = isinstance(writer.net, TokenLM)
+    nll = {"clean": 0.0} if tokens else {"clean": 0.0, "reference": 0.0}
+    count = dict.fromkeys(nll, 0)
     size = sentences = 0
-    for texts in _texts(data, run, space):
-        context_SD = embed_sentences(texts, writer.lang, space)
-        predicted_SD = writer.net(context_SD[None, :-1])[0]
-        ids = [space.tokenizer.target(t, writer.lang) for t in texts[1:]]
-        length_B = torch.tensor([len(i) for i in ids], device=predicted_SD.device)
-        ids_BT = torch.full((len(ids), int(length_B.max())), EOS, device=predicted_SD.device)
-        for row, i in enumerate(ids):
-            ids_BT[row, : len(i)] = torch.tensor(i)
+    for texts in _texts(data, run, writer.space):
         for name in nll:
-            one_B = torch.ones(len(ids), device=predicted_SD.device)
-            total, nll_N, _ = sentence_nll(
-                decoder, ids_BT, length_B, predicted_SD, one_B, reference=name == "reference"
-            )
-            nll[name] += total.item()
+            nll_N = _own_nll(writer, texts) if tokens else _decoder_nll(writer, texts, run, name == "reference")
+            nll[name] += nll_N.sum().item()
             count[name] += len(nll_N)
         size += sum(len(t.encode()) for t in texts[1:])
-        sentences += len(ids)
+        sentences += len(texts) - 1
     figures = {f"{name} nats a token": nll[name] / count[name] for name in nll}
     return figures | {"bits a byte": nll["clean"] / math.log(2) / size, "sentences": sentences}, []
+
+
+def _decoder_nll(writer: Writer, texts: list[str], run: Wish, reference: bool) -> Tensor:
+    """Of every token of the sentences after the first, through the decoder, from the embeddings predicted: → nll_N."""
+    space = writer.space
+    context_SD = embed_sentences(texts, writer.lang, space)
+    sampling = sampling_of(writer, run.writing())
+    generator = space.runtime.generator()  # the same draw for both readings
+    predicted_SD = predict_all(writer, context_SD[:-1], generator, sampling)
+    ids = [space.tokenizer.target(t, writer.lang) for t in texts[1:]]
+    length_B = torch.tensor([len(i) for i in ids], device=predicted_SD.device)
+    ids_BT = torch.full((len(ids), int(length_B.max())), EOS, device=predicted_SD.device)
+    for row, i in enumerate(ids):
+        ids_BT[row, : len(i)] = torch.tensor(i)
+    one_B = torch.ones(len(ids), device=predicted_SD.device)
+    return sentence_nll(space.net.decoder, ids_BT, length_B, predicted_SD, one_B, reference=reference)[1]
+
+
+def _own_nll(writer: Writer, texts: list[str]) -> Tensor:
+    """The same, by a token LLM itself."""
+    net, tokenizer = writer.net, writer.space.tokenizer
+    assert isinstance(net, TokenLM)
+    words = [[*w, EOS] for w in tokenizer.content(texts)]
+    ids = torch.tensor([*tokenizer.prompt(writer.lang), *(i for w in words for i in w)], device=net.output.device)
+    hidden_TM = net(ids[None, :-1])[0]
+    count = len(ids) - 2 - len(words[0])
+    return token_nll(hidden_TM[-count:], net.output, ids[-count:])[1]
 
 
 def generated(model: str, data: list[str], run: Wish) -> Result:
@@ -184,10 +266,7 @@ def generated(model: str, data: list[str], run: Wish) -> Result:
     found, samples = [], []
     for texts in rows:
         length = len(texts) - 3  # after the two given, before the last, which mostly is the ending
-        writing = Writing(max_sentences=length, search=Search(beam=run.beam))
-        found.append(
-            [s.text for s in continuation(" ".join(texts[:2]), lang=writer.lang, model=writer, writing=writing)]
-        )
+        found.append(continued(writer, texts[:2], run, length))
         samples.append({"text": " ".join(texts[:2]), "found": " ".join(found[-1]), "wanted": " ".join(texts[2:-1])})
     first, wanted = [f[0] if f else "" for f in found], [texts[2] for texts in rows]
     return {
@@ -200,29 +279,96 @@ def generated(model: str, data: list[str], run: Wish) -> Result:
     }, samples[:10]
 
 
-def _texts(data: list[str], run: Wish, space: Space) -> list[list[str]]:
-    """Documents as at most 32 sentences, the ending last. As in training, one ends before a sentence over the limit of
-    encoder or decoder. UserError where none is left."""
+def nlg(model: str, data: list[str], run: Wish) -> Result:
+    """The paper's table of continuations, from two sentences ("short") and from half a text ("long").
+
+    By its rules: the first sentence written against the true one, by sentence BLEU (nltk, method 4), ROUGE-L and
+    METEOR; where nothing was written, at which its script fails, the score is 0. "clean": all that is written, to as
+    many sentences as the text goes on for, against all the rest, words apart from punctuation, by corpus BLEU.
+    """
+    writer = load_writer(model, run.runtime)
+    bodies = [_body(texts) for texts in _texts(data, run, writer.space, least=3)]
+    figures: dict[str, float] = {"texts": len(bodies)}
+    samples: list[Sample] = []
+    for name in ("short", "long"):
+        cut = [2 if name == "short" else max(2, len(body) // 2) for body in bodies]
+        found = [continued(writer, body[:at], run, len(body) - at) for body, at in zip(bodies, cut)]
+        sources = [" ".join(body[:at]) for body, at in zip(bodies, cut)]
+        first, true_first = [f[0] if f else "" for f in found], [body[at] for body, at in zip(bodies, cut)]
+        whole, rest = [" ".join(f) for f in found], [" ".join(body[at:]) for body, at in zip(bodies, cut)]
+        clean, clean_rest = metrics.words_apart(whole), metrics.words_apart(rest)
+        figures |= {
+            f"{name} BLEU": metrics.sentence_bleu(first, true_first),
+            f"{name} ROUGE-L": metrics.rouge_l(first, true_first),
+            f"{name} {metrics.meteor_name()}": metrics.meteor(first, true_first),
+            f"{name} clean BLEU": metrics.bleu(whole, rest),
+            f"{name} clean ROUGE-L": metrics.rouge_l(clean, clean_rest),
+            f"{name} clean {metrics.meteor_name()}": metrics.meteor(clean, clean_rest),
+            f"{name} sentences written": sum(map(len, found)) / len(found),
+            f"{name} repetition-4": metrics.repetition(whole),
+            f"{name} source overlap-3": metrics.overlap(whole, sources),
+        }
+        samples += [{"text": a, "found": b, "wanted": c} for a, b, c in list(zip(sources, whole, rest))[:10]]
+    return figures, samples
+
+
+def judged(judge: Judge) -> Task:
+    """A task whose figures are a language model's grades, 1 to 10, of continuations from two sentences."""
+
+    def run(model: str, data: list[str], wish: Wish) -> Result:
+        writer = load_writer(model, wish.runtime)
+        rows = [_body(texts) for texts in _texts(data, wish, writer.space, least=3)]
+        samples: list[Sample] = []
+        for body in rows:
+            beginning = " ".join(body[:2])
+            written = " ".join(continued(writer, body[:2], wish, len(body) - 2))
+            samples.append({"text": beginning, "found": written, "wanted": " ".join(body[2:])})
+            samples[-1]["grades"] = judge.grade(beginning, written)
+        graded = [s["grades"] for s in samples if s["grades"]]
+        if not graded:
+            raise RunError(f"{judge.model} graded none of {len(rows)} texts", "try another --judge-model")
+        figures = {name: statistics.fmean(g[name] for g in graded) for name in GRADES}
+        return figures | {"graded": len(graded), "texts": len(rows)}, samples
+
+    return run
+
+
+def _body(texts: list[str]) -> list[str]:
+    return texts[:-1] if texts[-1] == ENDING else texts
+
+
+def continued(writer: Writer, beginning: Sequence[str], run: Wish, most: int) -> list[str]:
+    """The sentences written after a beginning, at most so many."""
+    writing = run.writing(max_sentences=most)
+    stream = continue_sentences(beginning, writer, writing, lang=writer.lang, generator=run.generator)
+    return [s.text for s in stream]
+
+
+def _texts(data: list[str], run: Wish, space: Space, least: int = 1) -> list[list[str]]:
+    """Documents of `least` sentences or more, as at most 32, the ending last. As in training, one ends before a
+    sentence over the limit of encoder or decoder. UserError where none is left."""
     config = space.net.config
     fit = fitting(space.tokenizer, min(config.max_source_tokens, config.max_target_tokens - 2))
     rows: list[list[str]] = []
     for _, body in corpus.documents(Data(), data):
         short = list(itertools.takewhile(fit, body))
-        if short:
+        if len(short) >= least:
             rows.append([*short[:31], *([ENDING] if len(short) == len(body) else [])])
     rows = [row for row in rows if len(row) > 1]
     if not rows:
-        raise UserError("no documents in the data", 'give JSON Lines such as {"text": "…"}')
+        what = f"documents of {least} sentences" if least > 1 else "documents"
+        raise UserError(f"no {what} in the data", 'give JSON Lines such as {"text": "…"}')
     return _draw(rows, run.limit, run.seed)
 
 
-TASKS: dict[str, Callable[..., Result]] = {
+TASKS: dict[str, Task] = {
     "autoencode": autoencode,
     "translate": translate,
     "xsim": xsim,
     "summarize": summaries,
     "nextsentence": nextsentence,
     "generate": generated,
+    "nlg": nlg,
 }
 
 

@@ -51,6 +51,14 @@ class KVCache:
         self.length = end
         return self.k[:, :, :end], self.v[:, :, :end]
 
+    def copy(self, rows: int = 1) -> KVCache:
+        """A cache of its own that holds the same; one row's, `rows` times."""
+        out = KVCache(self.capacity)
+        if self.k is not None and self.v is not None:
+            used = slice(0, self.length)
+            out.append(self.k[:, :, used].repeat(rows, 1, 1, 1), self.v[:, :, used].repeat(rows, 1, 1, 1))
+        return out
+
     def select(self, rows: Tensor) -> None:
         """Keep the batch rows `rows` (int64; repeats allowed), in that order."""
         if self.k is not None and self.v is not None:

@@ -42,3 +42,8 @@ class SonarLLM(nn.Module):
 
     def forward(self, context_BSD: Tensor, caches: list[KVCache] | None = None) -> Tensor:
         return self.project_out(self.body(self.project_in(context_BSD), caches))
+
+    def init_(self) -> SonarLLM:
+        """The body's start; projectors keep PyTorch's."""
+        self.body.init_()
+        return self

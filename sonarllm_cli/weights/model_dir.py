@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..tokens import Tokenizer
 
 FORMAT = 1
+WRITERS = ("sonar-llm", "token-llm", "mse-lcm", "diffusion-lcm")  # kinds that write texts, in a space of their own
 AGAIN = "fetch or import the model again"
 
 

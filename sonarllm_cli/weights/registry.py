@@ -83,7 +83,7 @@ def space_tokenizer(name: str) -> tuple[Tokenizer, int]:
     """The tokenizer of a space, or of a concept model's, and the tokens its encoder takes; no weights are read."""
     folder = find(name)
     config = model_dir.read_config(folder)
-    if config["kind"] == "sonar-llm":
+    if config["kind"] in model_dir.WRITERS:
         return space_tokenizer(model_dir.space_of(folder, config))
     limit = config.get("model", {}).get("max_source_tokens")
     if config["kind"] != "sonar" or not isinstance(limit, int):
