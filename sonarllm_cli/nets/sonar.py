@@ -288,7 +288,7 @@ class Sonar(nn.Module):
             elif (".cross_" in name or ".slots.proj" in name) and parameter.ndim == 2:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
         for layer in self.decoder.layers:
-            if self.config.slots > 1:  # equal queries and keys: a position looks at the slot of its own number first
+            if isinstance(layer, DecoderLayer) and layer.slots > 1:  # a position looks at the slot of its own number
                 layer.cross_attn.kv_proj.weight[: self.config.width] = layer.cross_attn.q_proj.weight
         return self
 
