@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -121,6 +122,7 @@ def shard(model: nn.Module, ranks: Ranks) -> None:
     Within a step parameters stay whole, from the first micro-batch to the last, which sums the gradients: what is
     sent does not grow with the micro-batches.
     """
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # of a view: nothing here writes into outputs
     mesh = init_device_mesh(ranks.device.type, (ranks.count,))
     for block in blocks(model):
         fully_shard(block, mesh=mesh, reshard_after_forward=False)

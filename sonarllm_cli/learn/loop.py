@@ -53,6 +53,7 @@ class Trainer:
         self.per_epoch = 0  # steps of the first epoch, by which the run's length is reckoned
         self.seconds = 0.0
         self.best = math.inf
+        self.validated: tuple[int, dict[str, float]] = (-1, {})  # the last step that was, and its figures
         self.asked = False  # a signal asks this process to leave
         self.stop = self.due = False  # all processes leave, or save, after this step
         if newest:
@@ -273,6 +274,8 @@ class Trainer:
         """Log validation and, where it is the best so far, keep the model in `best/`."""
         if not self.ranks.first and not self.sharded:
             return {}
+        if self.validated[0] == self.step:  # the run ends where validation was due
+            return self.validated[1]
         with self.watch.aside():
             figures = self.validate()
             name = self.settings.run.best or next(iter(figures), "")
@@ -284,6 +287,7 @@ class Trainer:
             if name and figures[name] < self.best:
                 self.best = figures[name]
                 self._write_model("best", figures)
+        self.validated = (self.step, figures)
         return figures
 
     def _finish(self) -> dict[str, float]:
