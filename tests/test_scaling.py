@@ -82,3 +82,13 @@ def test_a_plot_holds_every_point_and_is_xml():
     assert len(dots) == 2 and float(dots[0].get("cx")) < float(dots[1].get("cx"))
     assert float(dots[0].get("cy")) < float(dots[1].get("cy"))  # a loss that is lower is drawn lower
     assert plot([], x="x", y="y") == ""
+
+
+def test_a_kind_without_a_law_says_why_and_leaves_the_others_theirs():
+    good = [scaling.Point("good", n, 9 * n**-0.5 + 1) for n in SIZES]
+    bad = [scaling.Point("bad", n, loss) for n, loss in ((1e6, 2.0), (2e6, 2.5), (4e6, 2.7))]
+    found = scaling.scaling([*bad, *good])
+    assert found["good"]["alpha"] == pytest.approx(0.5, rel=1e-4)
+    assert found["bad"].keys() == {"points", "why"} and scaling.drawn(found).count("<polyline") == 1
+    with pytest.raises(UserError):
+        scaling.scaling(bad)

@@ -234,6 +234,9 @@ def scaling(
             print(line(record), file=out)
             return
         for name, law in found.items():
+            if "why" in law:
+                print(f"{name}: no law through {len(law['points'])} points: {law['why']}", file=out)
+                continue
             print(f"{name}: L(N) = a · N^(−α) + b, R² {law['r2']:.4f}, {len(law['points'])} points", file=out)
             for key, sign in (("a", "a"), ("alpha", "α"), ("b", "b")):
                 low, high = ("?" if end is None else f"{end:.4g}" for end in law[f"{key} 95%"])

@@ -144,11 +144,15 @@ def _laws(laws: Sequence[Record]) -> list[Block]:
     for record in laws:
         rows = []
         for name, law in record["laws"].items():
+            if "why" in law:
+                rows.append([name, *["–"] * 7, str(len(law["points"]))])
+                continue
             cells = [text for key in ("a", "alpha", "b") for text in (f"{law[key]:.4g}", _interval(law[f"{key} 95%"]))]
             rows.append([name, *cells, f"{law['r2']:.4f}", str(len(law["points"]))])
         note = f"L(N) = a · N^(−α) + b through {record.get('figure') or 'the loss'}; N: parameters that were trained."
         head = ["", "a", "95 %", "α", "95 %", "b", "95 %", "R²", "points"]
-        blocks += [Heading("Scaling"), Note(note), Table(head, rows)]
+        none = [f"No law for {name}: {law['why']}." for name, law in record["laws"].items() if "why" in law]
+        blocks += [Heading("Scaling"), Note(note), Table(head, rows), *map(Note, none)]
         blocks += [Drawing(f"Scaling: {name}", drawn({name: law})) for name, law in record["laws"].items()]
     return blocks
 

@@ -185,21 +185,27 @@ def drawn(laws: dict[str, Any], y: str = "loss") -> str:
     for i, (name, law) in enumerate(laws.items()):
         points = [(n, loss) for n, loss in law["points"]]
         colour = COLOURS[i % len(COLOURS)]
-        grid = np.geomspace(points[0][0], points[-1][0], 60)
-        line = [(float(n), float(law["a"] * n ** -law["alpha"] + law["b"])) for n in grid]
-        series += [Series(name, line, colour=colour), Series(name, points, line=False, dots=True, colour=colour)]
+        series.append(Series(name, points, line=False, dots=True, colour=colour))
+        if "why" not in law:
+            grid = np.geomspace(points[0][0], points[-1][0], 60)
+            line = [(float(n), float(law["a"] * n ** -law["alpha"] + law["b"])) for n in grid]
+            series.append(Series(name, line, colour=colour))
     return plot(series, x="trainable parameters", y=y, log_x=True, title="scaling")
 
 
 def scaling(points: Sequence[Point]) -> dict[str, Any]:
-    """A law for each kind, and the points it goes through."""
+    """A law for each kind, and the points it goes through; where a kind has none, `why`. UserError if none has."""
     out: dict[str, Any] = {}
     for group in dict.fromkeys(p.group for p in points):
         own = sorted((p.size, p.loss) for p in points if p.group == group)
-        law = fit([n for n, _ in own], [loss for _, loss in own])
-        out[group or "points"] = {
-            **{name: getattr(law, name) for name in ("a", "alpha", "b", "r2")},
-            **{f"{name} 95%": _ends(getattr(law, f"{name}_interval")) for name in ("a", "alpha", "b")},
-            "points": [list(p) for p in own],
-        }
+        found = out[group or "points"] = {"points": [list(p) for p in own]}
+        try:
+            law = fit([n for n, _ in own], [loss for _, loss in own])
+        except UserError as error:
+            found["why"], reason = error.message, error
+            continue
+        found |= {name: getattr(law, name) for name in ("a", "alpha", "b", "r2")}
+        found |= {f"{name} 95%": _ends(getattr(law, f"{name}_interval")) for name in ("a", "alpha", "b")}
+    if out and all("why" in found for found in out.values()):
+        raise reason
     return out
