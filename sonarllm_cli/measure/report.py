@@ -61,12 +61,15 @@ def _results(root: Path) -> tuple[list[Record], list[Record]]:
 
 
 def _runs(root: Path) -> Runs:
+    from ..learn.kinds import trainable_parameters
     from ..learn.recipe import load
 
     found = []
     for path in sorted(root.rglob("settings.toml")):
         if (path.parent / "metrics.jsonl").is_file():
-            found.append((path.parent, load(str(path)).as_dict(), curve(path.parent)))
+            settings = load(str(path))
+            about = {**settings.as_dict(), "parameters": trainable_parameters(settings)}
+            found.append((path.parent, about, curve(path.parent)))
     return found
 
 
@@ -104,7 +107,7 @@ def _models(results: Sequence[Record], runs: Runs) -> list[Block]:
         name = settings["name"] or settings["kind"]
         seeds.setdefault(name, set()).add(settings["run"]["seed"])
         steps = max((line["step"] for line in log if "step" in line), default=0)
-        rows.setdefault(name, [settings["kind"], "", f"{steps:,}", ""])
+        rows.setdefault(name, [settings["kind"], f"{settings['parameters'] / 1e6:.2f} M", f"{steps:,}", ""])
     if not rows:
         return []
     table = [[name, *about, ", ".join(map(str, sorted(seeds[name])))] for name, about in rows.items()]
