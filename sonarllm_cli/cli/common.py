@@ -66,7 +66,7 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--seed", type=int, help="Seed of what is random."),
         click.option("-b", "--batch-size", default="auto", metavar="N|auto", help="Texts at once.", show_default=True),
-        click.option("--dtype", default="auto", help="float32, bfloat16, float16 or auto.", show_default=True),
+        click.option("--dtype", default="auto", help="float32, bfloat16, float16, int8 (CPU) or auto.", show_default=True),
         click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True),
         click.option("-m", "--model", default="mini", help="A model's name or folder.", show_default=True),
     ):
