@@ -308,7 +308,9 @@ class _Prefill:
         if source_R is not None:
             for cache in self.caches:
                 cache.select(source_R)
-            if len(source_R) != len(self.cross[0]):  # else rows keep their sentence, whose beams share its cross-attention
+            if len(source_R) != len(
+                self.cross[0]
+            ):  # else rows keep their sentence, whose beams share its cross-attention
                 self.cross = [c[source_R] for c in self.cross]
         hidden_R1M = self.decoder.step(next_R[:, None], self.cross, self.caches)
         return self.decoder.logits(hidden_R1M[:, 0])[:, : self.vocab_size]

@@ -193,7 +193,9 @@ def exact_int8() -> bool:
     """Whether oneDNN's int8 product is here and exact: old processors saturate 255 · 127 + 255 · 127 in 16 bits."""
     try:
         q_NI, w_OI = torch.full((2, 64), 255, dtype=torch.uint8), torch.full((16, 64), 127, dtype=torch.int8)
-        y_NO = _qlinear(q_NI, 0, torch.ops.onednn.qlinear_prepack(w_OI, None), torch.ones(16), torch.zeros(16, dtype=torch.int32))
+        y_NO = _qlinear(
+            q_NI, 0, torch.ops.onednn.qlinear_prepack(w_OI, None), torch.ones(16), torch.zeros(16, dtype=torch.int32)
+        )
     except (AttributeError, RuntimeError):
         return False
     return bool((y_NO == 255 * 127 * 64).all())
