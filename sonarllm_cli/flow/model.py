@@ -90,7 +90,9 @@ def load_space(name: str = DEFAULT, runtime: Runtime | None = None, *, trainable
     return Space(folder.name, config.get("fingerprint", ""), tokenizer, net, runtime)
 
 
-def load_writer(name: str = DEFAULT, runtime: Runtime | None = None, space: str = "") -> Writer:
+def load_writer(
+    name: str = DEFAULT, runtime: Runtime | None = None, space: str = "", *, trainable: bool = False
+) -> Writer:
     """A model that writes, with its space. UserError if the space found is not the one it was trained in."""
     runtime = runtime or choose()
     folder = registry.find(name)
@@ -98,7 +100,7 @@ def load_writer(name: str = DEFAULT, runtime: Runtime | None = None, space: str 
     if config["kind"] not in model_dir.WRITERS:
         cure = f"name a model of another kind ({', '.join(model_dir.WRITERS)}): sonarllm models list"
         raise UserError(f"{name} is a {config['kind']} model: it can't write texts", cure)
-    home = load_space(space or model_dir.space_of(folder, config), runtime)
+    home = load_space(space or model_dir.space_of(folder, config), runtime, trainable=trainable)
     want = config.get("sonar", {}).get("fingerprint", "")
     if want != home.fingerprint:
         raise UserError(
@@ -110,7 +112,8 @@ def load_writer(name: str = DEFAULT, runtime: Runtime | None = None, space: str 
         config_class, net_class = NETS[config["kind"]]
         net = net_class(model_dir.net_config(config_class, folder, config))
     tensors.load_weights(net, folder, runtime.device, runtime.dtype)
-    pack(net, replace(runtime, int8=False))  # the concept model is small beside its space
+    if not trainable:
+        pack(net, replace(runtime, int8=False))  # the concept model is small beside its space
     return Writer(
         folder.name,
         net,

@@ -161,12 +161,19 @@ def _token_llm(
     return found
 
 
-def plot(result: dict[str, Any], path: str) -> None:
-    """Seconds over tokens, both on log scales, measured points filled, extrapolated ones hollow."""
+def need_matplotlib() -> None:
+    """UserError where there is none."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError:
         raise UserError("a plot needs matplotlib", "pip install 'sonarllm-cli[eval]'") from None
+
+
+def plot(result: dict[str, Any], path: str) -> None:
+    """Seconds over tokens, both on log scales, measured points filled, extrapolated ones hollow."""
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
     points = [Point(**p) for p in result["points"]]
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.add_subplot()

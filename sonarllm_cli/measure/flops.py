@@ -71,6 +71,17 @@ def body_flops(body: LlamaConfig, positions: float, causal: bool) -> float:
     return positions * (2 * body_parameters(body) + attention)
 
 
+def encoder_parameters(space: SonarConfig) -> int:
+    """Weights of the encoder's products."""
+    return space.encoder_layers * (4 * space.width**2 + 2 * space.width * space.ffn)
+
+
+def decoder_parameters(space: SonarConfig) -> int:
+    """Weights that each step of decoding reads: the layers' products and the output projection."""
+    layer = 4 * space.width**2 + 2 * space.width * space.ffn
+    return space.decoder_layers * layer + space.vocab_size * space.width
+
+
 def encoder_flops(space: SonarConfig, tokens: float) -> float:
     """One sentence embedded."""
     length, M = tokens + EDGE, space.width

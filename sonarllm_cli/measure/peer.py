@@ -230,7 +230,7 @@ def _sonar_space(net: Sonar, part: str) -> tuple[Run, dict[str, str]]:
         start = time.perf_counter()
         found = search(vectors, BatchLayout.of(vectors), prompt, BatchLayout.of(prompt)).hypotheses
         seconds = time.perf_counter() - start
-        return {"seconds": seconds, "ids": [hyps[0].seq.tolist()[prompt.shape[1] :] for hyps in found]}
+        return {"seconds": seconds, "ids": [hyps[0].seq.tolist() for hyps in found]}
 
     return decode, versions
 
@@ -275,6 +275,7 @@ def _transformers(net: Sonar, part: str) -> tuple[Run, dict[str, str]]:
         found = model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=vectors[:, None]),  # type: ignore[arg-type]
             decoder_start_token_id=their[request["prompt"][0]],
+            forced_eos_token_id=their[3],
             forced_bos_token_id=request["prompt"][1],
             num_beams=request["beam"],
             max_length=request["max_tokens"],
