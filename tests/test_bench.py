@@ -101,7 +101,7 @@ def test_a_missing_library_is_named(home, tmp_path, monkeypatch):
     (tmp_path / "transformers.py").write_text("raise ImportError('none')")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     with pytest.raises(UserError, match="can't be imported"):
-        Peer("transformers", "encoder", Weights(model="tiny"), sys.executable, 1)
+        Peer("transformers", "encoder", Weights(model="tiny"), sys.executable, 1).wait()
 
 
 def test_the_command_prints_a_record(home, capsys):

@@ -117,6 +117,7 @@ work_options: tuple[Callable[[Any], Any], ...] = (
     click.option("--peer", type=click.Choice(["sonar-space", "transformers"]), help="Compare with this library."),
     click.option("--peer-python", default="", metavar="PATH", help="The Python that has it, if not this one."),
     click.option("--size", type=click.Choice(["published"]), help="Random weights of the published shape; no model."),
+    click.option("--layers", default=0, show_default=True, help="Layers of the published size; 0: all 24."),
     click.option("--dtypes", default="float32,bfloat16,int8", show_default=True, help="To compare; the first is 1."),
     click.option("--texts", default=32, show_default=True, help="Texts at once."),
     click.option("--rounds", default=3, show_default=True, help="In turns; the median is shown."),

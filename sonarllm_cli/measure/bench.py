@@ -30,7 +30,7 @@ from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
 from ..runtime import Runtime, choose
 from ..tokens import EOS
 from . import flops
-from .peer import Peer, Weights, random_sonar
+from .peer import Peer, Weights, published, random_sonar
 from .timing import Timing, bandwidth, matrix_rate, side_by_side
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
@@ -51,6 +51,7 @@ class Wish:
     peer_python: str = ""
     beam: int = 5
     max_tokens: int = 24
+    layers: int = 0  # of the published size; 0: all
 
 
 @dataclass
@@ -89,18 +90,18 @@ def space_of(wish: Wish, part: str, dtype: str) -> Space:
     if not wish.published:
         return load_space(wish.model, runtime)
     with torch.device("meta"):
-        net = Sonar(SonarConfig())
+        net = Sonar(published(wish.layers))
     for name in ("encoder", "decoder") if part == "net" else (part,):
-        module = copy.deepcopy(_random(name, wish.seed)).to(runtime.device, runtime.dtype)
+        module = copy.deepcopy(_random(name, wish.seed, wish.layers)).to(runtime.device, runtime.dtype)
         pack(module, runtime)
         setattr(net, name, module)
     return Space("published size", "", _Ids(), net, runtime)  # type: ignore[arg-type]
 
 
 @functools.lru_cache(maxsize=1)
-def _random(part: str, seed: int) -> nn.Module:
+def _random(part: str, seed: int, layers: int) -> nn.Module:
     """Random weights of the published shape, kept while one dtype after the other is made of them."""
-    return random_sonar(SonarConfig(), part, seed).get_submodule(part)
+    return random_sonar(published(layers), part, seed).get_submodule(part)
 
 
 def sentence_ids(space: Space, count: int, seed: int) -> list[list[int]]:
@@ -315,7 +316,7 @@ def _plain(wish: Wish, writer: Writer) -> Writer:
 
 
 def _peer(wish: Wish, part: str) -> Peer:
-    weights = Weights(model="" if wish.published else wish.model, seed=wish.seed)
+    weights = Weights(model="" if wish.published else wish.model, seed=wish.seed, layers=wish.layers)
     return Peer(wish.peer, part, weights, wish.peer_python, torch.get_num_threads())
 
 
@@ -348,7 +349,7 @@ def quality(wish: Wish, texts: Sequence[str], lang: str) -> dict[str, Any]:
 
 
 def _result(work: str, unit: str, wish: Wish, space: Space, rows: list[Row], **facts: Any) -> dict[str, Any]:
-    limits = machine(space.runtime.device)
+    limits, config = machine(space.runtime.device), space.net.config
     out = []
     for row in rows:
         t = row.timing
@@ -362,6 +363,7 @@ def _result(work: str, unit: str, wish: Wish, space: Space, rows: list[Row], **f
     return {
         "work": work,
         "model": space.name,
+        "layers": config.encoder_layers if work == "embed" else config.decoder_layers,
         "texts": wish.count,
         **facts,
         "threads": torch.get_num_threads(),

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,18 @@ LIBRARIES = ("sonar-space", "transformers")
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Whose weights: a model by name or folder, or random ones of the published shape, the same for one `seed`."""
+    """Whose weights: a model by name or folder, or random ones of the published shape, the same for one `seed`, with
+    `layers` layers (0: all)."""
 
     model: str = ""
     seed: int = 0
+    layers: int = 0
+
+
+def published(layers: int) -> SonarConfig:
+    """The published shape; with fewer layers, where memory or time are short."""
+    full = SonarConfig()
+    return replace(full, encoder_layers=layers or full.encoder_layers, decoder_layers=layers or full.decoder_layers)
 
 
 def random_sonar(config: SonarConfig, part: str, seed: int = 0) -> Sonar:
@@ -70,17 +79,29 @@ class Peer:
             )
         except OSError as error:
             raise UserError(f"{python} can't be run: {error.strerror}", "check --peer-python") from None
-        self.library = library
-        self.versions = self._ask({"library": library, "part": part, "threads": threads, **asdict(weights)})["versions"]
+        self.library, self.versions = library, {}  # type: tuple[str, dict[str, str]]
+        self._send({"library": library, "part": part, "threads": threads, **asdict(weights)})
+
+    def wait(self) -> Peer:
+        """Until the library has its model, which it builds while the parent builds its own."""
+        if not self.versions:
+            self.versions = self._answer()["versions"]
+        return self
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin and self.process.stdout
-        try:
+        self.wait()
+        self._send(request)
+        return self._answer()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self.process.stdin
+        with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout
+        answer = self.process.stdout.readline()
         if not answer:
             raise UserError(f"{self.library} stopped", "its own message is above")
         found = json.loads(answer)
@@ -143,7 +164,7 @@ def _build(request: dict[str, Any]) -> tuple[Run, dict[str, str]]:
 
         net = load_space(request["model"], choose("cpu", "float32"), trainable=True).net
     else:
-        net = random_sonar(SonarConfig(), part, request["seed"])
+        net = random_sonar(published(request["layers"]), part, request["seed"])
     config = net.config
     if config.slots > 1 or config.norm_embedding or config.embedding != config.width or config.pooling != "mean":
         raise UserError("has no place for this model's vectors", "compare on --size published, or an imported SONAR")
