@@ -16,7 +16,7 @@ device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1
 
 
 def tokens(text: str) -> int:
-    """"64K", "1M" or a plain number; K is 1,024 and M 1,048,576."""
+    """ "64K", "1M" or a plain number; K is 1,024 and M 1,048,576."""
     number, unit = text[:-1], text[-1:].upper()
     factor = {"K": 1 << 10, "M": 1 << 20}.get(unit)
     digits = number if factor else text

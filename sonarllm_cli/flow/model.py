@@ -67,8 +67,8 @@ def pack(net: nn.Module, runtime: Runtime) -> None:
 
 
 def load_space(name: str = DEFAULT, runtime: Runtime | None = None, *, trainable: bool = False) -> Space:
-    """A space by the name or folder of a SONAR model, or of a concept model that lives in one. On a CPU it is packed for
-    inference, unless gradients are to go through it (`trainable`)."""
+    """A space by the name or folder of a SONAR model, or of a concept model that lives in one. On a CPU it is packed
+    for inference, unless gradients are to go through it (`trainable`)."""
     runtime = runtime or choose()
     folder = registry.find(name)
     config = model_dir.read_config(folder)

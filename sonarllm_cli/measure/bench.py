@@ -25,7 +25,7 @@ from ..flow.embed import embed_sentences, encode
 from ..flow.model import Space, Writer, load_space, load_writer, pack
 from ..flow.predict import Reader, predict
 from ..nets.llama import LlamaConfig
-from ..nets.sonar import Sonar, SonarConfig
+from ..nets.sonar import Sonar
 from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
 from ..runtime import Runtime, choose
 from ..tokens import EOS

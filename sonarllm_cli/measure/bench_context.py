@@ -35,7 +35,7 @@ BLOCK = 1024  # sentences embedded at once
 
 @dataclass(frozen=True)
 class Point:
-    """One context length: operations computed, seconds and bytes measured, or extrapolated from the longest measured."""
+    """One context length: operations computed; seconds and bytes measured, or extrapolated from the longest one."""
 
     tokens: int
     sonar_flops: float
@@ -72,8 +72,9 @@ def bench_context(
     token = _token_llm(writer, shapes, lengths, time_limit)
     points = []
     for n, (seconds, size), (token_seconds, token_size, guessed) in zip(lengths, sonar, token):
-        cost = [f(shapes, n, per_sentence, flops.PAPER) for f in (flops.sonar_llm_flops, flops.token_llm_flops)]
-        points.append(Point(n, *cost, seconds, size, token_seconds, token_size, guessed))
+        ours = flops.sonar_llm_flops(shapes, n, per_sentence, flops.PAPER)
+        theirs = flops.token_llm_flops(shapes, n, per_sentence, flops.PAPER)
+        points.append(Point(n, ours, theirs, seconds, size, token_seconds, token_size, guessed))
     named = {writer.name: shapes, "600M": PUBLISHED}
     return {
         "model": writer.name,

@@ -114,7 +114,9 @@ class Peer:
         found = self._ask({"ids": [list(i) for i in ids], "batch": batch})
         return found["seconds"], torch.tensor(found["embeddings"])
 
-    def decode(self, embedding_ND: Tensor, prompt: list[int], beam: int, max_tokens: int) -> tuple[float, list[list[int]]]:
+    def decode(
+        self, embedding_ND: Tensor, prompt: list[int], beam: int, max_tokens: int
+    ) -> tuple[float, list[list[int]]]:
         """Embeddings → seconds, the best hypothesis' ids after the prompt."""
         vectors = embedding_ND.float().tolist()
         found = self._ask({"embeddings": vectors, "prompt": prompt, "beam": beam, "max_tokens": max_tokens})
@@ -241,7 +243,7 @@ def _sonar_space(net: Sonar, part: str) -> tuple[Run, dict[str, str]]:
         )
     ).create_model()
     _fill(decoder, net.decoder, SONAR_DECODERS[0])
-    both = SonarEncoderDecoderModel(DummyEncoderModel(), decoder).eval()  # type: ignore[arg-type]
+    both = SonarEncoderDecoderModel(DummyEncoderModel(), decoder).eval()
     words = VocabularyInfo(size=own.vocab_size, unk_idx=1, bos_idx=2, eos_idx=3, pad_idx=0)
 
     def decode(request: dict[str, Any]) -> dict[str, Any]:
@@ -294,7 +296,7 @@ def _transformers(net: Sonar, part: str) -> tuple[Run, dict[str, str]]:
         vectors = torch.tensor(request["embeddings"])
         start = time.perf_counter()
         found = model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=vectors[:, None]),  # type: ignore[arg-type]
+            encoder_outputs=BaseModelOutput(last_hidden_state=vectors[:, None]),
             decoder_start_token_id=their[request["prompt"][0]],
             forced_eos_token_id=their[3],
             forced_bos_token_id=request["prompt"][1],

@@ -55,7 +55,10 @@ def clock(run: Callable[[], Any], device: torch.device | None = None) -> float:
 
 
 def side_by_side(
-    runs: Mapping[str, Callable[[], float | None]], rounds: int = 3, device: torch.device | None = None, warm: bool = True
+    runs: Mapping[str, Callable[[], float | None]],
+    rounds: int = 3,
+    device: torch.device | None = None,
+    warm: bool = True,
 ) -> dict[str, Timing]:
     """Each piece of work once a round, in turns, so that what else the machine does falls on all of them.
 

@@ -61,7 +61,7 @@ class KVCache:
         return out
 
     def select(self, rows: Tensor) -> None:
-        """Keep the batch rows `rows` (int64; repeats allowed), in that order. Rows that stay in place are not copied."""
+        """Keep the batch rows `rows` (int64; repeats allowed), in that order. What stays in place is not copied."""
         if self.k is not None and self.v is not None:
             used = slice(0, self.length)
             if len(rows) == self.k.shape[0]:
@@ -101,7 +101,7 @@ def plain_attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None,
 
 
 def onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN's products serve here: on a CPU that has it, in float32, or bfloat16 where the processor has it."""
+    """Whether oneDNN's products serve: on a CPU, in float32, or bfloat16 where the processor has it."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     ops = torch.ops.mkldnn
@@ -111,7 +111,7 @@ def onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x · weightᵀ on the weight as it lies, for inference by oneDNN, which is faster: a tied table needs no second copy.
+    """x · weightᵀ on the weight as it lies, by oneDNN, which is faster: a tied table needs no second copy.
 
     x_…I, weight_OI → y_…O. Its plain twin is `F.linear`.
     """
