@@ -29,6 +29,7 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype
     seed: int | None = None
+    int8: bool = False  # a space's products are of int8; activations between them have `dtype`
 
     def generator(self) -> torch.Generator:
         """A fresh random generator on the device: seeded when a seed was given, else by the system."""
@@ -59,10 +60,14 @@ def choose(device: str = "auto", dtype: str = "auto", threads: int | None = None
         if place.type == "cuda":
             dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     dtype = ALIASES.get(dtype, dtype)
+    if dtype == "int8":
+        if place.type != "cpu":
+            raise UserError(f"int8 runs on a CPU, not on {device}", "use --dtype bfloat16, or --device cpu")
+        return Runtime(device=place, dtype=torch.float32, seed=seed, int8=True)
     if dtype not in DTYPES:
-        guess = nearest(dtype, [*DTYPES, *ALIASES])
+        guess = nearest(dtype, [*DTYPES, *ALIASES, "int8"])
         hint = f"did you mean {guess}? " if guess else ""
-        raise UserError(f"unknown dtype {dtype!r}", f"{hint}use one of {', '.join(DTYPES)}")
+        raise UserError(f"unknown dtype {dtype!r}", f"{hint}use one of {', '.join(DTYPES)}, int8")
     return Runtime(device=place, dtype=DTYPES[dtype], seed=seed)
 
 

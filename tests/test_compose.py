@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow.compose import Writing, generate, generate_stream, summarize
+from sonarllm_cli.flow.compose import Writing, generate, generate_stream, read_document, summarize
 from sonarllm_cli.flow.decode import Search, decode
 from sonarllm_cli.flow.embed import embed_sentences
 from sonarllm_cli.flow.predict import Reader, predict
@@ -105,3 +105,22 @@ def test_unfamiliar_text_is_summarised_in_its_own_sentences(writer, caplog, extr
     with caplog.at_level(logging.INFO, "sonarllm"):
         found = summarize(" ".join(article), model=familiar, extract=extract, writing=Writing(search=SHORT))
     assert all(s.text in article for s in found) == own == ("--abstract" in caplog.text)
+
+
+def test_reading_in_chunks_equals_reading_at_once(writer, monkeypatch):
+    monkeypatch.setattr("sonarllm_cli.flow.predict.CHUNK", 7)
+    context_SD = torch.randn(45, writer.space.dim)
+    reader, heard = Reader(writer), []
+    reader.read(context_SD[:3])
+    found_D = reader.read(context_SD[3:], lambda *news: heard.append(news))
+    torch.testing.assert_close(found_D, predict(writer, context_SD), atol=1e-5, rtol=1e-5)
+    assert heard[0] == ("reading", 7, 42) and heard[-1] == ("reading", 42, 42)
+
+
+def test_a_text_read_in_blocks_is_the_text(writer, monkeypatch):
+    texts = [f"Sentence number {i} is here." for i in range(23)]
+    whole = read_document(" ".join(texts), "eng_Latn", writer)
+    monkeypatch.setattr("sonarllm_cli.flow.compose.BLOCK", 5)
+    found = read_document(" ".join(texts), "eng_Latn", writer)
+    assert found[0] == whole[0] == texts
+    torch.testing.assert_close(found[1], whole[1], atol=1e-6, rtol=1e-5)

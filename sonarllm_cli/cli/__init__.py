@@ -23,6 +23,7 @@ COMMANDS = {
     "summarize": "Summarise a text",
     "train": "Train a model from a recipe",
     "evaluate": "Score a model on data",
+    "bench": "Measure what a context costs and how fast the chain is here",
     "models": "List, import, fetch and remove models",
     "completion": "Print the completion script of a shell",
 }

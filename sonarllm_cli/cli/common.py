@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,7 +67,9 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--seed", type=int, help="Seed of what is random."),
         click.option("-b", "--batch-size", default="auto", metavar="N|auto", help="Texts at once.", show_default=True),
-        click.option("--dtype", default="auto", help="float32, bfloat16, float16 or auto.", show_default=True),
+        click.option(
+            "--dtype", default="auto", help="float32, bfloat16, float16, int8 (CPU) or auto.", show_default=True
+        ),
         click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True),
         click.option("-m", "--model", default="mini", help="A model's name or folder.", show_default=True),
     ):
@@ -113,6 +116,28 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def line(record: dict[str, Any]) -> str:
     """A record as one line of JSON."""
     return json.dumps(record, ensure_ascii=False)
+
+
+@contextmanager
+def reporting(show: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A `report(what, done, total)` that draws a bar with the time left on stderr; None where none is shown."""
+    if not show:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+            if what == "reading" and done == total:  # what is written next goes to the same terminal
+                bar.stop()
+
+        yield report
 
 
 def progress(items: Iterable[T], label: str, show: bool, size: Callable[[T], int], total: int | None) -> Iterator[T]:

@@ -14,6 +14,7 @@ from .common import (
     lang_option,
     line,
     output_option,
+    reporting,
     sampling_options,
     search_options,
 )
@@ -84,7 +85,9 @@ def generate(
         sampling=sampling,
     )
     text = read_text(file)
-    with open_output(output) as out:
-        for s in continuation(text, lang=lang, model=compute.model, runtime=compute.runtime, writing=writing):
+    with reporting(compute.bar) as report, open_output(output) as out:
+        for s in continuation(
+            text, lang=lang, model=compute.model, runtime=compute.runtime, writing=writing, report=report
+        ):
             record = {"text": s.text, "score": round(s.score, 6), "ending": round(s.ending, 6)}
             print(line(record) if as_json else s.text, file=out, flush=True)

@@ -15,6 +15,7 @@ from .common import (
     lang_option,
     line,
     output_option,
+    reporting,
     sampling_options,
     search_options,
 )
@@ -67,16 +68,19 @@ def summarize(
     if sentences != "auto" and not sentences.isdigit():
         raise UserError(f"--sentences {sentences!r} is not a number", "use --sentences 2, or auto")
     search = Search(beam=beam, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    found = shorten(
-        read_text(file),
-        sentences=None if sentences == "auto" else int(sentences),
-        lang=lang,
-        model=compute.model,
-        runtime=compute.runtime,
-        extract=extract,
-        cite=3 if cite else 0,
-        writing=Writing(no_repeat=True, out_lang=out_lang, search=search, sampling=sampling),
-    )
+    text = read_text(file)
+    with reporting(compute.bar) as report:
+        found = shorten(
+            text,
+            sentences=None if sentences == "auto" else int(sentences),
+            lang=lang,
+            model=compute.model,
+            runtime=compute.runtime,
+            extract=extract,
+            cite=3 if cite else 0,
+            writing=Writing(no_repeat=True, out_lang=out_lang, search=search, sampling=sampling),
+            report=report,
+        )
     with open_output(output) as out:
         for s in found:
             if as_json:

@@ -25,7 +25,7 @@ from ..tokens import EOS
 from .decode import Hypothesis, Search, decode_batch, draw_tokens, log_softmax, search_beams
 from .embed import embed_sentences
 from .model import Writer
-from .predict import Reader
+from .predict import Reader, Report
 
 Proposal = tuple[list[Hypothesis], Tensor]  # best first, and the predicted embedding_1D
 
@@ -33,7 +33,7 @@ Proposal = tuple[list[Hypothesis], Tensor]  # best first, and the predicted embe
 class Author(Protocol):
     """Reads sentences (words and embeddings) after those read before, and proposes the next."""
 
-    def next(self, texts: Sequence[str], embedding_SD: Tensor) -> Proposal: ...
+    def next(self, texts: Sequence[str], embedding_SD: Tensor, report: Report | None = None) -> Proposal: ...
 
 
 def author_of(
@@ -65,8 +65,8 @@ class ConceptAuthor:
         self.space, self.lang, self.search, self.generator = writer.space, lang, search, generator
         self.reader = Reader(writer, generator, sampling)
 
-    def next(self, texts: Sequence[str], embedding_SD: Tensor) -> Proposal:
-        next_1D = self.reader.read(embedding_SD)[None]
+    def next(self, texts: Sequence[str], embedding_SD: Tensor, report: Report | None = None) -> Proposal:
+        next_1D = self.reader.read(embedding_SD, report)[None]
         generator = self.generator if self.search.samples else None
         return decode_batch(next_1D, self.lang, self.space, self.search, generator=generator)[0], next_1D
 
@@ -80,7 +80,7 @@ class TokenAuthor:
         self.unread: list[int] = list(writer.space.tokenizer.prompt(writer.lang))
 
     @torch.inference_mode()
-    def next(self, texts: Sequence[str], embedding_SD: Tensor) -> Proposal:
+    def next(self, texts: Sequence[str], embedding_SD: Tensor, report: Report | None = None) -> Proposal:
         if len(texts) != len(embedding_SD):
             raise UserError(f"{self.writer.name} reads words, not embeddings", "give it the text")
         space = self.writer.space

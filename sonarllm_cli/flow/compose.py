@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,11 +21,13 @@ from .author import author_of
 from .decode import Search
 from .embed import embed_sentences, fits
 from .model import DEFAULT, Writer, load_writer
+from .predict import Report
 from .reconstruct import reconstruction
-from .segment import segment
+from .segment import segment_stream
 
 STOPS = ("predicted", "reembedded")
 FEEDBACKS = ("reembed", "latent")
+BLOCK = 1024  # sentences of a text embedded at once
 AUTO = 3  # sentences a summary of its own length may have
 
 
@@ -73,10 +76,26 @@ class Cited:
 
 def sentences_of(text: str, lang: str, writer: Writer) -> list[str]:
     """A text's sentences as the encoder takes them; UserError if it has none."""
-    found = [s.flat for s in segment(text, lang=lang, fits=fits(writer.space))]
+    found = [s.flat for s in segment_stream([text], lang=lang, fits=fits(writer.space))]
     if not found:
         raise UserError("the text has no sentence", "give it some text")
     return found
+
+
+def read_document(text: str, lang: str, writer: Writer, report: Report | None = None) -> tuple[list[str], Tensor]:
+    """A text's sentences as the encoder takes them, and their embeddings: → S texts, text_SD. A block of sentences at a
+    time, so that a long text needs little more than what comes out. UserError if it has no sentence."""
+    texts: list[str] = []
+    blocks: list[Tensor] = []
+    found = segment_stream([text], lang=lang, fits=fits(writer.space))
+    while block := list(islice(found, BLOCK)):
+        texts += [s.flat for s in block]
+        blocks.append(embed_sentences(texts[-len(block) :], lang, writer.space))
+        if report:
+            report("embedding", block[-1].end, len(text))
+    if not texts:
+        raise UserError("the text has no sentence", "give it some text")
+    return texts, torch.cat(blocks)
 
 
 def generate(
@@ -102,23 +121,36 @@ def continuation(
     runtime: Runtime | None = None,
     writing: Writing | None = None,
     generator: torch.Generator | None = None,
+    report: Report | None = None,
 ) -> Iterator[Written]:
     """`generate`, each sentence as soon as it is written. What is random comes from `generator`, if not from the
-    runtime's seed."""
+    runtime's seed. `report` hears how far embedding and reading are."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
-    beginning = sentences_of(text, lang, writer)
-    return continue_sentences(beginning, writer, writing or Writing(), lang=lang, generator=generator)
+    beginning, context_SD = read_document(text, lang, writer, report)
+    return _continued(beginning, context_SD, writer, writing or Writing(), generator, report)
 
 
 def continue_sentences(
     beginning: Sequence[str], writer: Writer, writing: Writing, *, lang: str, generator: torch.Generator | None = None
 ) -> Iterator[Written]:
     """`continuation` of a text that is in sentences already."""
-    context_SD, texts = embed_sentences(beginning, lang, writer.space), list(beginning)
+    context_SD = embed_sentences(beginning, lang, writer.space)
+    return _continued(beginning, context_SD, writer, writing, generator)
+
+
+def _continued(
+    beginning: Sequence[str],
+    context_SD: Tensor,
+    writer: Writer,
+    writing: Writing,
+    generator: torch.Generator | None,
+    report: Report | None = None,
+) -> Iterator[Written]:
+    texts = list(beginning)
     if writer.begin:
         context_SD = torch.cat([embed_sentences([writer.begin], writer.lang, writer.space), context_SD])
         texts = [writer.begin, *beginning]
-    return generate_stream(context_SD, writer, writing, beginning, texts=texts, generator=generator)
+    return generate_stream(context_SD, writer, writing, beginning, texts=texts, generator=generator, report=report)
 
 
 def generate_stream(
@@ -129,6 +161,7 @@ def generate_stream(
     *,
     texts: Sequence[str] = (),
     generator: torch.Generator | None = None,
+    report: Report | None = None,
 ) -> Iterator[Written]:
     """Sentences after the context, each as soon as it is decoded. The one that ends the text is not among them.
 
@@ -145,7 +178,7 @@ def generate_stream(
     author = author_of(writer, lang, search, generator or space.runtime.generator(), sampling)
     unread_SD, unread = context_SD, list(texts)
     for count in range(writing.max_sentences):
-        hypotheses, next_1D = author.next(unread, unread_SD)
+        hypotheses, next_1D = author.next(unread, unread_SD, None if count else report)
         if writing.no_repeat:
             hypotheses = [h for h in hypotheses if h.text not in seen]
             if not hypotheses:
@@ -182,6 +215,7 @@ def summarize(
     extract: bool | None = None,
     cite: int = 0,
     writing: Writing | None = None,
+    report: Report | None = None,
 ) -> list[Cited]:
     """A summary of `text` in at most `sentences` sentences, by default 3; the model may end it sooner, which is logged
     where a number was asked for.
@@ -194,12 +228,11 @@ def summarize(
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     if sentences is not None and sentences < 1:
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
-    article = sentences_of(text, lang, writer)
-    article_SD = embed_sentences(article, lang, writer.space)
+    article, article_SD = read_document(text, lang, writer, report)
     if extract is None:
         extract = _unfamiliar(article, article_SD, lang, writer)
     writing = writing or Writing(no_repeat=True)
-    written = shortened(article, article_SD, writer, writing, sentences or AUTO)
+    written = shortened(article, article_SD, writer, writing, sentences or AUTO, report=report)
     if sentences and len(written) < sentences:
         log.info("%s ended its summary after %d of %d sentences", writer.name, len(written), sentences)
     if extract:
@@ -214,6 +247,7 @@ def shortened(
     writing: Writing,
     most: int,
     generator: torch.Generator | None = None,
+    report: Report | None = None,
 ) -> list[Written]:
     """What the model writes after an article and its marker: one to `most` sentences, never the ending."""
     context_SD, texts = article_SD, [*article]
@@ -221,7 +255,10 @@ def shortened(
         context_SD = torch.cat([article_SD, embed_sentences([writer.marker], writer.lang, writer.space)])
         texts = [*article, writer.marker]
     writing = replace(writing, max_sentences=most, min_sentences=1)
-    return list(generate_stream(context_SD, writer, writing, [writer.ending], texts=texts, generator=generator))
+    stream = generate_stream(
+        context_SD, writer, writing, [writer.ending], texts=texts, generator=generator, report=report
+    )
+    return list(stream)
 
 
 def _unfamiliar(article: list[str], article_SD: Tensor, lang: str, writer: Writer) -> bool:

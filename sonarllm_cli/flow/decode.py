@@ -155,7 +155,7 @@ Found = list[tuple[tuple[int, ...], float]]  # (ids after the prompt, score), be
 
 
 class Speaker(Protocol):
-    """What a search asks of a model: log-probabilities of the next token, row by row. `score_S` is what the prompt of
+    """What a search asks of a model: the next token's logits, row by row. `score_S` is what the prompt of
     `prompt` tokens has already, `log_SV` of the first token, `limit` the tokens that prompt and text may have."""
 
     score_S: Tensor
@@ -164,7 +164,7 @@ class Speaker(Protocol):
     limit: int
 
     def step(self, next_R: Tensor, source_R: Tensor | None = None) -> Tensor:
-        """A token for each row; with `source_R`, row r goes on from the row `source_R[r]`. → log_RV"""
+        """A token for each row; with `source_R`, row r goes on from the row `source_R[r]`. → logits_RV"""
 
 
 def beam_search(space: Space, embedding_SD: Tensor, prompt: list[int], search: Search) -> list[Found]:
@@ -180,15 +180,13 @@ def search_beams(state: Speaker, search: Search) -> list[Found]:
     finished: list[Found] = [[] for _ in alive]
     score_SK = state.score_S[:, None]
     tokens_SKT = torch.zeros(len(alive), 1, 0, dtype=torch.long, device=score_SK.device)
-    log_SKV = state.log_SV[:, None]
+    logits_RV = state.log_SV
     limit = state.limit
     for length in range(state.prompt + 1, limit + 1):  # of the sequence with the token chosen here
         S, now = score_SK.shape
-        if length == limit:  # the last place is for </s>
-            top_SKW, id_SKW = log_SKV[..., EOS : EOS + 1], torch.full((S, now, 1), EOS, device=score_SK.device)
-        else:
-            log_SKV[..., PAD] = -torch.inf
-            top_SKW, id_SKW = log_SKV.topk(width, dim=-1)  # the best 2K overall are among the best 2K of each beam
+        # the best 2K overall are among the best 2K of each beam; the last place is for </s>
+        top_RW, id_RW = best_tokens(logits_RV, V, width, only_end=length == limit)
+        top_SKW, id_SKW = top_RW.view(S, now, -1), id_RW.view(S, now, -1)
         flat_SC = (score_SK[..., None] + top_SKW).flatten(1)
         best_SW, place_SW = flat_SC.topk(min(width, flat_SC.shape[1]), dim=1)
         beam_SW = place_SW // top_SKW.shape[-1]
@@ -212,7 +210,7 @@ def search_beams(state: Speaker, search: Search) -> list[Found]:
         tokens_SKT = torch.cat([tokens_SKT[row_S[:, None], beam_SK], next_SK[..., None]], -1)
         alive = [alive[s] for s in keep]
         source_R = (row_S[:, None] * now + beam_SK).flatten()
-        log_SKV = state.step(next_SK.flatten(), source_R).view(len(keep), -1, V)
+        logits_RV = state.step(next_SK.flatten(), source_R)
     return [sorted(found, key=lambda h: -h[1]) for found in finished]
 
 
@@ -245,7 +243,7 @@ def draw_tokens(state: Speaker, search: Search, generator: torch.Generator | Non
                 done[row] = token == EOS
         if all(done):
             break
-        log_RV = state.step(next_R)
+        log_RV = log_softmax(state.step(next_R), log_RV.shape[1])
     out: list[Found] = []
     for s in range(0, rows, n):
         hyps: Found = [
@@ -263,6 +261,27 @@ def _draw(log_RV: Tensor, search: Search, generator: torch.Generator | None) -> 
         outside = sorted_RV.cumsum(-1) - sorted_RV >= search.top_p
         p_RV = torch.zeros_like(p_RV).scatter(1, order_RV, sorted_RV.masked_fill(outside, 0.0))
     return torch.multinomial(p_RV, 1, generator=generator)[:, 0]
+
+
+def best_tokens(logits_RV: Tensor, vocab_size: int, count: int, only_end: bool = False) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens of each row, `<pad>` never, and their log-probabilities in float32; or with `only_end` those
+    of `</s>`. A few rows at a time: no second table of rows × vocabulary is made.
+
+    logits_RV → log_RW, id_RW. Its plain twin is `log_softmax` and `topk`.
+    """
+    rows = 8 if logits_RV.device.type == "cpu" else len(logits_RV)
+    logs, ids = [], []
+    for part_RV in logits_RV.split(rows):
+        score_RV = part_RV[:, :vocab_size].float()
+        total_R1 = score_RV.logsumexp(-1, keepdim=True)
+        if only_end:
+            top_RW, id_RW = score_RV[:, EOS : EOS + 1], torch.full_like(total_R1, EOS, dtype=torch.long)
+        else:
+            score_RV[:, PAD] = -torch.inf
+            top_RW, id_RW = score_RV.topk(count, dim=-1)
+        logs.append(top_RW - total_R1)
+        ids.append(id_RW)
+    return torch.cat(logs), torch.cat(ids)
 
 
 def log_softmax(logits: Tensor, vocab_size: int) -> Tensor:
@@ -289,6 +308,9 @@ class _Prefill:
         if source_R is not None:
             for cache in self.caches:
                 cache.select(source_R)
-            self.cross = [c[source_R] for c in self.cross]
+            if len(source_R) != len(
+                self.cross[0]
+            ):  # else rows keep their sentence, whose beams share its cross-attention
+                self.cross = [c[source_R] for c in self.cross]
         hidden_R1M = self.decoder.step(next_R[:, None], self.cross, self.caches)
-        return log_softmax(self.decoder.logits(hidden_R1M[:, 0]), self.vocab_size)
+        return self.decoder.logits(hidden_R1M[:, 0])[:, : self.vocab_size]

@@ -127,6 +127,8 @@ def encode(ids: Sequence[Sequence[int]], space: Space, batch_size: int | None = 
 
 def _encode_batch(ids: list[Sequence[int]], space: Space) -> Tensor:
     length = [len(i) for i in ids]
+    if space.runtime.device.type == "cpu":
+        return space.net.encoder.ragged(torch.tensor([i for text in ids for i in text]), length)
     padded = torch.full((len(ids), max(length)), EOS)
     for row, i in enumerate(ids):
         padded[row, : len(i)] = torch.tensor(i)

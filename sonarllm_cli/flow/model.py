@@ -6,14 +6,17 @@ writer = load_writer("mini", runtime)      # with its space
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from ..errors import UserError
 from ..nets.diffusion_lcm import DiffusionLCM
 from ..nets.kinds import NETS
 from ..nets.mse_lcm import MseLCM
+from ..nets.layers import onednn_serves
+from ..nets.packed import pack_
 from ..nets.sonar import Sonar, SonarConfig
 from ..nets.sonar_llm import ENDING, SonarLLM
 from ..nets.token_lm import TokenLM
@@ -55,19 +58,30 @@ class Writer:
     kind: str
 
 
-def load_space(name: str = DEFAULT, runtime: Runtime | None = None) -> Space:
-    """A space by the name or folder of a SONAR model, or of a concept model that lives in one."""
+def pack(net: nn.Module, runtime: Runtime) -> None:
+    """The linear layers of a loaded network in the layout that is fastest to run, where there is one."""
+    if onednn_serves(runtime.device, runtime.dtype):
+        pack_(net, int8=runtime.int8)
+    elif runtime.int8:
+        raise UserError("int8 needs PyTorch with oneDNN", "use --dtype float32 or bfloat16")
+
+
+def load_space(name: str = DEFAULT, runtime: Runtime | None = None, *, trainable: bool = False) -> Space:
+    """A space by the name or folder of a SONAR model, or of a concept model that lives in one. On a CPU it is packed
+    for inference, unless gradients are to go through it (`trainable`)."""
     runtime = runtime or choose()
     folder = registry.find(name)
     config = model_dir.read_config(folder)
     if config["kind"] in model_dir.WRITERS:
-        return load_space(model_dir.space_of(folder, config), runtime)
+        return load_space(model_dir.space_of(folder, config), runtime, trainable=trainable)
     if config["kind"] != "sonar":
         raise UserError(f"{name} is a {config['kind']} model, not a space", "name a sonar model: sonarllm models list")
     shape = model_dir.net_config(SonarConfig, folder, config)
     with torch.device("meta"):
         net = Sonar(shape)
     tensors.load_weights(net, folder, runtime.device, runtime.dtype)
+    if not trainable:
+        pack(net, runtime)
     tokenizer = model_dir.load_tokenizer(folder, config)
     if tokenizer.vocab_size > shape.vocab_size:
         raise UserError(
@@ -76,7 +90,9 @@ def load_space(name: str = DEFAULT, runtime: Runtime | None = None) -> Space:
     return Space(folder.name, config.get("fingerprint", ""), tokenizer, net, runtime)
 
 
-def load_writer(name: str = DEFAULT, runtime: Runtime | None = None, space: str = "") -> Writer:
+def load_writer(
+    name: str = DEFAULT, runtime: Runtime | None = None, space: str = "", *, trainable: bool = False
+) -> Writer:
     """A model that writes, with its space. UserError if the space found is not the one it was trained in."""
     runtime = runtime or choose()
     folder = registry.find(name)
@@ -84,7 +100,7 @@ def load_writer(name: str = DEFAULT, runtime: Runtime | None = None, space: str 
     if config["kind"] not in model_dir.WRITERS:
         cure = f"name a model of another kind ({', '.join(model_dir.WRITERS)}): sonarllm models list"
         raise UserError(f"{name} is a {config['kind']} model: it can't write texts", cure)
-    home = load_space(space or model_dir.space_of(folder, config), runtime)
+    home = load_space(space or model_dir.space_of(folder, config), runtime, trainable=trainable)
     want = config.get("sonar", {}).get("fingerprint", "")
     if want != home.fingerprint:
         raise UserError(
@@ -96,6 +112,8 @@ def load_writer(name: str = DEFAULT, runtime: Runtime | None = None, space: str 
         config_class, net_class = NETS[config["kind"]]
         net = net_class(model_dir.net_config(config_class, folder, config))
     tensors.load_weights(net, folder, runtime.device, runtime.dtype)
+    if not trainable:
+        pack(net, replace(runtime, int8=False))  # the concept model is small beside its space
     return Writer(
         folder.name,
         net,

@@ -5,16 +5,22 @@ Legend: B documents, S sentences, D embedding, M model width, C columns (a zero 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..nets.diffusion_lcm import DiffusionLCM, DiffusionLCMConfig
 from .model import Writer
 
+CHUNK = 512  # sentences read at once: attention of a chunk to what is before it needs CHUNK × S scores, not S × S
+Report = Callable[[str, int, int], None]  # what is being done, how much of it is, how much there is
+
 
 class Reader:
     """Reads a document, sentence by sentence, and has the next one's embedding ready after each. What was read is kept
-    in the key/value cache, so a new sentence costs one position.
+    in the key/value cache, so a new sentence costs one position. A long document is read in chunks: memory is linear in
+    its sentences, 2 · layers · key/value heads · head size numbers each.
 
     A diffusion model draws its noise from `generator`; `sampling` are its steps, guidance and so on, if not its own.
     """
@@ -30,12 +36,24 @@ class Reader:
         self.read_BSM: Tensor | None = None  # what a diffusion model's first tower made of all sentences
 
     @torch.inference_mode()
-    def read(self, embedding_SD: Tensor) -> Tensor:
+    def read(self, embedding_SD: Tensor, report: Report | None = None) -> Tensor:
         """Sentences, in order, after those read before: embedding_SD → next_D."""
-        net = self.writer.net
+        net, done = self.writer.net, 0
+        if self.caches[0].k is None:  # a place for every sentence and some to come, rather than doubling
+            for cache in self.caches:
+                cache.capacity = len(embedding_SD) + 64
+        read = []
+        for chunk_SD in embedding_SD.split(CHUNK):
+            if isinstance(net, DiffusionLCM):
+                read.append(net.read(chunk_SD[None], self.caches))
+            else:
+                next_D = net(chunk_SD[None], self.caches)[0, -1]
+            done += len(chunk_SD)
+            if report:
+                report("reading", done, len(embedding_SD))
         if not isinstance(net, DiffusionLCM):
-            return net(embedding_SD[None], self.caches)[0, -1]
-        new_BSM = net.read(embedding_SD[None], self.caches)
+            return next_D
+        new_BSM = torch.cat(read, 1)
         self.read_BSM = new_BSM if self.read_BSM is None else torch.cat([self.read_BSM, new_BSM], 1)
         all_BNC = torch.ones(1, 1, self.read_BSM.shape[1] + 1, dtype=torch.bool, device=new_BSM.device)
         return net.sample(self.read_BSM, all_BNC, self.generator, self.sampling)[0, 0]

@@ -47,7 +47,7 @@ class SonarLLMTask:
         self.settings, self.device = settings, device
         if not settings.sonar:
             raise UserError("the recipe names no space", 'add sonar = "mini-sonar", or a model folder')
-        self.space = load_space(settings.sonar, choose(str(device), "float32"))
+        self.space = load_space(settings.sonar, choose(str(device), "float32"), trainable=True)
         self.data = DocumentData(settings, folder, self.space, embed=self.embeds)
         self.table = self.data.table
         self.std_D = self.table.std() if settings.loss.input_noise and self.embeds else torch.zeros(self.space.dim)

@@ -44,7 +44,9 @@ class SonarTask:
     def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
         self.settings, self.device = settings, device
         data = settings.data
-        self.base = load_space(settings.run.init, choose(str(device), "float32")) if settings.run.init else None
+        self.base = (
+            load_space(settings.run.init, choose(str(device), "float32"), trainable=True) if settings.run.init else None
+        )
         mono = corpus.sentences(corpus.documents(data, data.documents))
         pairs = corpus.translations(data, data.pairs)
         self.tokenizer = self._tokenizer(mono, pairs, folder)

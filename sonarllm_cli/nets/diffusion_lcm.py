@@ -151,7 +151,7 @@ class TimeEmbedding(nn.Module):
         half = TIME // 2
         rate = torch.exp(-math.log(10_000) / half * torch.arange(half, device=step_N.device, dtype=torch.float32))
         angle = step_N[..., None].float() * rate
-        wave = torch.cat([angle.cos(), angle.sin()], -1).to(self.inner_proj.weight.dtype)
+        wave = torch.cat([angle.cos(), angle.sin()], -1).to(self.inner_proj.bias.dtype)
         return self.output_proj(F.silu(self.inner_proj(wave)))
 
 
@@ -242,7 +242,7 @@ class DiffusionLCM(nn.Module):
 
     def denoise(self, x_BND: Tensor, step_BN: Tensor, read_L: list[Tensor], mask_BNC: Tensor | None) -> Tensor:
         """Normalised embeddings with the noise of their steps, and what was read, for each layer → x̂₀_BND, float32."""
-        dtype = self.project_out.weight.dtype
+        dtype = self.project_out.bias.dtype
         h_BNM, time_BNM = self.noisy_in(x_BND.to(dtype)), self.embed_time(step_BN)
         for layer, read in zip(self.denoiser, read_L):
             h_BNM = layer(h_BNM, time_BNM, read, mask_BNC)

@@ -6,6 +6,7 @@ Legend: B texts, T tokens (new ones), C cached and new tokens, M model width, H 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -60,15 +61,20 @@ class KVCache:
         return out
 
     def select(self, rows: Tensor) -> None:
-        """Keep the batch rows `rows` (int64; repeats allowed), in that order."""
+        """Keep the batch rows `rows` (int64; repeats allowed), in that order. What stays in place is not copied."""
         if self.k is not None and self.v is not None:
             used = slice(0, self.length)
+            if len(rows) == self.k.shape[0]:
+                moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+                if len(moved):
+                    self.k[moved, :, used] = self.k[rows[moved], :, used]
+                    self.v[moved, :, used] = self.v[rows[moved], :, used]
+                return
             k, v = self.k[:, :, used].index_select(0, rows), self.v[:, :, used].index_select(0, rows)
-            if len(rows) != self.k.shape[0]:
-                self.k, self.v = self.k[: len(rows)], self.v[: len(rows)]
-                if len(rows) > self.k.shape[0]:
-                    shape = (len(rows), k.shape[1], self.capacity, k.shape[3])
-                    self.k, self.v = k.new_empty(shape), v.new_empty(shape)
+            if len(rows) > self.k.shape[0]:
+                shape = (len(rows), k.shape[1], self.capacity, k.shape[3])
+                self.k, self.v = k.new_empty(shape), v.new_empty(shape)
+            self.k, self.v = self.k[: len(rows)], self.v[: len(rows)]
             self.k[:, :, used], self.v[:, :, used] = k, v
 
 
@@ -94,6 +100,26 @@ def plain_attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None,
     return score_BHTC.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
 
+def onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN's products serve: on a CPU, in float32, or bfloat16 where the processor has it."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    ops = torch.ops.mkldnn
+    if not (hasattr(ops, "_linear_pointwise") and hasattr(ops, "_reorder_linear_weight")):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and ops._is_mkldnn_bf16_supported())
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x · weightᵀ on the weight as it lies, by oneDNN, which is faster: a tied table needs no second copy.
+
+    x_…I, weight_OI → y_…O. Its plain twin is `F.linear`.
+    """
+    if not (torch.is_grad_enabled() and x.requires_grad) and onednn_serves(x.device, x.dtype):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return F.linear(x, weight)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with biases; query, key and value come of one product.
 
@@ -116,6 +142,21 @@ class SelfAttention(nn.Module):
             k, v = cache.append(k, v)
         mixed_BHTK = attend(q, k, v, mask=mask, causal=causal and T > 1)
         return self.out_proj(mixed_BHTK.transpose(1, 2).reshape(B, T, M))
+
+    def ragged(self, x_NM: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+        """Texts of several lengths end to end, without padding. `runs`: how many neighbours have how many tokens each.
+
+        x_NM → x_NM. Its plain twin is `forward` with a mask.
+        """
+        mixed_NM = torch.empty_like(x_NM)
+        start, M = 0, x_NM.shape[1]
+        qkv_N = self.qkv_proj(x_NM)
+        for count, T in runs:
+            end = start + count * T
+            q, k, v = qkv_N[start:end].view(count, T, 3, self.heads, M // self.heads).permute(2, 0, 3, 1, 4)
+            mixed_NM[start:end].view(count, T, self.heads, -1).copy_(attend(q, k, v).transpose(1, 2))
+            start = end
+        return self.out_proj(mixed_NM)
 
 
 class FeedForward(nn.Module):

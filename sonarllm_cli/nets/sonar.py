@@ -10,14 +10,16 @@ Source: Duquenne et al. 2023 (arXiv 2308.11466); layer order and positions as in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .layers import FeedForward, KVCache, SelfAttention, attend, sinusoid_TM
+from .layers import FeedForward, KVCache, SelfAttention, attend, product, sinusoid_TM
 
 POOLINGS = ("mean", "max", "last", "attention")
 
@@ -62,17 +64,30 @@ class Embed(nn.Module):
 
     def __init__(self, config: SonarConfig) -> None:
         super().__init__()
-        self.scale = config.width**0.5
+        self.scale, self.width = config.width**0.5, config.width
         self.max_tokens = max(config.max_source_tokens, config.max_target_tokens)
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.width))
         nn.init.normal_(self.weight, std=config.width**-0.5)
         self._table: Tensor | None = None  # positions; made at first use, so not in the state
 
     def forward(self, ids_BT: Tensor, first: int = 0) -> Tensor:
-        table, end = self._table, first + ids_BT.shape[1]
-        if table is None or table.device != self.weight.device or table.dtype != self.weight.dtype:
-            table = self._table = sinusoid_TM(self.max_tokens, self.weight.shape[1]).to(self.weight)
-        return F.embedding(ids_BT, self.weight) * self.scale + table[first:end]
+        end = first + ids_BT.shape[1]
+        return self.words(ids_BT) * self.scale + self.positions(end, self.weight)[first:end]
+
+    def words(self, ids: Tensor) -> Tensor:
+        """The token table's rows."""
+        return F.embedding(ids, self.weight)
+
+    def positions(self, count: int, like: Tensor) -> Tensor:
+        """Positions of at least `count` tokens, where and as `like` is: → positions_TM."""
+        table = self._table
+        if table is None or table.device != like.device or table.dtype != like.dtype:
+            table = self._table = sinusoid_TM(max(count, self.max_tokens), self.width).to(like)
+        return table
+
+    def project(self, hidden_M: Tensor) -> Tensor:
+        """hidden_…M → logits_…V. The table is the output projection too."""
+        return product(hidden_M, self.weight)
 
 
 class EncoderLayer(nn.Module):
@@ -90,6 +105,11 @@ class EncoderLayer(nn.Module):
         drop = self.dropout if self.training else 0.0
         x_BTM = x_BTM + _drop(self.self_attn(self.self_attn_layer_norm(x_BTM), mask=mask_B11T), drop)
         return x_BTM + _drop(self.ffn(self.ffn_layer_norm(x_BTM)), drop)
+
+    def ragged(self, x_NM: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+        """`forward` without padding or dropout; see `SelfAttention.ragged`."""
+        x_NM = x_NM + self.self_attn.ragged(self.self_attn_layer_norm(x_NM), runs)
+        return x_NM + self.ffn(self.ffn_layer_norm(x_NM))
 
 
 class CrossAttention(nn.Module):
@@ -199,7 +219,29 @@ class SonarEncoder(nn.Module):
         x_BTM = _drop(self.embed(ids_BT), self.config.dropout if self.training else 0.0)
         for layer in self.layers:
             x_BTM = layer(x_BTM, mask_B11T)
-        embedding_BD = self.out_proj(self.pool(self.layer_norm(x_BTM), real_BT))
+        return self.project(self.pool(self.layer_norm(x_BTM), real_BT))
+
+    def ragged(self, ids_N: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Texts end to end, without padding: products are over all tokens of the batch, and texts of one length that
+        stand together share their attention. For inference.
+
+        ids_N, length of each text → embedding_BD. Its plain twin is `forward`.
+        """
+        runs = [(len(list(same)), T) for T, same in groupby(lengths)]
+        table_TM = self.embed.positions(max(lengths), self.layer_norm.weight)
+        place_N = torch.cat([torch.arange(T).repeat(count) for count, T in runs]).to(ids_N.device)
+        x_NM = self.embed.words(ids_N) * self.embed.scale + table_TM[place_N]
+        for layer in self.layers:
+            x_NM = layer.ragged(x_NM, runs)  # type: ignore[operator]
+        pooled = []
+        for (count, T), x in zip(runs, self.layer_norm(x_NM).split([count * T for count, T in runs])):
+            real_BT = torch.ones(count, T, dtype=torch.bool, device=ids_N.device)
+            pooled.append(self.pool(x.view(count, T, -1), real_BT))
+        return self.project(torch.cat(pooled))
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """What pooling gave, in the space: → embedding_BD."""
+        embedding_BD = self.out_proj(pooled)
         return F.layer_norm(embedding_BD, embedding_BD.shape[-1:]) if self.config.norm_embedding else embedding_BD
 
     def pool(self, x_BTM: Tensor, real_BT: Tensor) -> Tensor:
@@ -261,7 +303,7 @@ class SonarDecoder(nn.Module):
 
     def logits(self, hidden_M: Tensor) -> Tensor:
         """hidden_…M → logits_…V, in the weights' dtype."""
-        return F.linear(hidden_M, self.embed.weight)
+        return self.embed.project(hidden_M)
 
 
 class Sonar(nn.Module):

@@ -1,0 +1,233 @@
+"""sonarllm bench: what a context costs, and how fast each arrow of the chain is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ..errors import UserError
+from .common import json_option, line, quiet_options, reporting
+
+model_option = click.option("-m", "--model", default="mini", help="A model's name or folder.", show_default=True)
+threads_option = click.option("--threads", type=int, help="Processor cores to use.")
+device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True)
+
+
+def tokens(text: str) -> int:
+    """ "64K", "1M" or a plain number; K is 1,024 and M 1,048,576."""
+    number, unit = text[:-1], text[-1:].upper()
+    factor = {"K": 1 << 10, "M": 1 << 20}.get(unit)
+    digits = number if factor else text
+    if not digits.isdigit() or int(digits) < 1:
+        raise UserError(f"--context {text!r} is not a number of tokens", "use --context 1M, or 4096")
+    return int(digits) * (factor or 1)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--context", metavar="N", help="Tokens to go up to: 64K, 1M …")
+@click.option("--tokens-per-sentence", default=60, show_default=True, help="Of the document that is measured.")
+@click.option("--time-limit", default=45.0, show_default=True, help="Seconds for the token LLM; beyond, extrapolated.")
+@click.option("--dtype", default="auto", help="float32, bfloat16, float16, int8 (CPU) or auto.", show_default=True)
+@click.option("--plot", metavar="FILE", help="Draw seconds over tokens (.png, .svg, .pdf).")
+@model_option
+@device_option
+@threads_option
+@json_option
+@quiet_options
+@click.pass_context
+def bench(
+    ctx: click.Context,
+    context: str | None,
+    tokens_per_sentence: int,
+    time_limit: float,
+    dtype: str,
+    plot: str | None,
+    model: str,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """What a context costs SONAR-LLM and a token LLM with the same body: operations, seconds, memory, crossover.
+
+    With a subcommand: how fast embedding, decoding and generating are on this machine.
+
+    \b
+    Example:
+      sonarllm bench --context 4K --time-limit 2
+    """
+    if ctx.invoked_subcommand:
+        return
+    if not context:
+        raise UserError("nothing to measure", "give --context 1M, or see sonarllm bench --help")
+    most = tokens(context)
+    import sys
+
+    from ..flow.model import load_writer
+    from ..measure import bench_context
+    from ..runtime import choose, set_up_logging
+
+    set_up_logging(quiet)
+    if plot:
+        bench_context.need_matplotlib()
+    writer = load_writer(model, choose(device, dtype, threads))
+    with reporting(not quiet and sys.stderr.isatty()) as report:
+        result = bench_context.bench_context(writer, most, tokens_per_sentence, time_limit, report)
+    if plot:
+        bench_context.plot(result, plot)
+    if as_json:
+        print(line(result))
+    else:
+        _show_context(result)
+
+
+def _show_context(result: dict[str, Any]) -> None:
+    header = ("tokens", "SONAR-LLM", "", "", "token LLM", "", "", "ratio of seconds")
+    rows = [("", "TFLOP", "seconds", "memory", "TFLOP", "seconds", "memory", "")]
+    for p in result["points"]:
+        mark = "~" if p["extrapolated"] else ""
+        rows.append(
+            (
+                f"{p['tokens']:,}",
+                f"{p['sonar_flops'] / 1e12:.3g}",
+                f"{p['sonar_seconds']:.3g}",
+                f"{p['sonar_bytes'] / 1e6:,.0f} MB",
+                f"{p['token_flops'] / 1e12:.3g}",
+                f"{mark}{p['token_seconds']:.3g}",
+                f"{mark}{p['token_bytes'] / 1e6:,.0f} MB",
+                f"{mark}{p['token_seconds'] / p['sonar_seconds']:.3g}",
+            )
+        )
+    _table(header, rows)
+    print("Both read the document with a cache; SONAR-LLM embeds it first and writes one sentence (beam 1).")
+    print("The token LLM: the same body, a token table, random weights. ~ extrapolated. Memory: above the weights.\n")
+    names = list(result["parameters"])
+    places = {None: "none up to 16M", 0: "always cheaper"}
+    rows = [
+        (how, *(places.get(found[n]) or f"{found[n]:,.0f} tokens" for n in names))
+        for how, found in result["crossover"].items()
+    ]
+    _table(("SONAR-LLM costs less from, when we count:", *names), rows)
+    print(f"{result['tokens per sentence']} tokens a sentence; encoder and decoder included.")
+
+
+work_options: tuple[Callable[[Any], Any], ...] = (
+    click.option("--peer", type=click.Choice(["sonar-space", "transformers"]), help="Compare with this library."),
+    click.option("--peer-python", default="", metavar="PATH", help="The Python that has it, if not this one."),
+    click.option("--size", type=click.Choice(["published"]), help="Random weights of the published shape; no model."),
+    click.option("--layers", default=0, show_default=True, help="Layers of the published size; 0: all 24."),
+    click.option("--dtypes", default="float32,bfloat16,int8", show_default=True, help="To compare; the first is 1."),
+    click.option("--texts", default=32, show_default=True, help="Texts at once."),
+    click.option("--rounds", default=3, show_default=True, help="In turns; the median is shown."),
+    click.option("--beam", default=5, show_default=True, help="Beams of the search."),
+    click.option("--max-tokens", default=24, show_default=True, help="Of a decoded text, prompt and </s> included."),
+    click.option("--seed", default=0, show_default=True, help="Of random words and weights."),
+    model_option,
+    device_option,
+    threads_option,
+    json_option,
+)
+
+
+def work(command: Callable[..., Any]) -> click.Command:
+    """A subcommand with what all of them take; it gets a `Wish`."""
+    for option in reversed(work_options):
+        command = option(command)
+    return bench.command()(quiet_options(command))
+
+
+def _wish(quiet: bool, threads: int | None, device: str, size: str | None, dtypes: str, texts: int, **own: Any) -> Any:
+    from ..measure.bench import Wish
+    from ..runtime import choose, set_up_logging
+
+    set_up_logging(quiet)
+    names = tuple(dtypes.split(","))
+    for name in names:
+        runtime = choose(device, name, threads)
+    if texts < 1 or own["rounds"] < 1:
+        raise UserError("texts and rounds are at least 1", "use --texts 32 --rounds 3")
+    return Wish(published=bool(size), dtypes=names, count=texts, device=str(runtime.device), **own)
+
+
+@work
+@click.option("--quality", metavar="FILE", help="Texts, one a line: what each dtype costs in BLEU, instead of speed.")
+@click.option("--lang", default="eng_Latn", show_default=True, help="Language of the texts.")
+def embed(as_json: bool, quality: str | None, lang: str, **values: Any) -> None:
+    """Time embedding: texts a second, share of the float32 matrix rate, cosine with the first dtype's embeddings.
+
+    \b
+    Example:
+      sonarllm bench embed --texts 8 --rounds 1
+    """
+    from ..measure import bench as measure
+
+    wish = _wish(**values)
+    if not quality:
+        _show(measure.bench_embed(wish), as_json)
+        return
+    from ..files import read_lines
+
+    result = measure.quality(wish, [row.text for row in read_lines(quality)], lang)
+    _show(result, as_json)
+
+
+@work
+def decode(as_json: bool, **values: Any) -> None:
+    """Time beam search of one sentence and of --texts at once: a step's time, share of the memory bandwidth.
+
+    \b
+    Example:
+      sonarllm bench decode --texts 2 --rounds 1
+    """
+    from ..measure.bench import bench_decode
+
+    _show(bench_decode(_wish(**values)), as_json)
+
+
+@work
+@click.option("--sentences", default=32, show_default=True, help="To write.")
+@click.option("--read", default=1000, show_default=True, help="Sentences before the one that is predicted.")
+def generate(as_json: bool, sentences: int, read: int, **values: Any) -> None:
+    """Time predicting, cached and recomputed, and writing a text, against the published loop.
+
+    \b
+    Example:
+      sonarllm bench generate --sentences 2 --read 20 --rounds 1
+    """
+    from ..measure.bench import bench_generate
+
+    _show(bench_generate(_wish(**values), sentences, read), as_json)
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    """A result as one line of JSON, or a table under what holds for all its rows."""
+    if as_json:
+        print(line(result))
+        return
+    names = list(dict.fromkeys(name for row in result["rows"] for name in row))
+    cells = [[_cell(name, row[name]) if name in row else "" for name in names] for row in result["rows"]]
+    facts = {k: v for k, v in result.items() if not isinstance(v, (list, dict))}
+    print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items()))
+    _table(names, cells)
+
+
+def _cell(name: str, value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if name.startswith("of ") or name in ("spread", "same texts"):
+        return f"{100 * value:.0f} %"
+    return f"{value:.5f}" if name == "cosine" else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def _table(header: Any, rows: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=200, highlight=False).print(table)

@@ -1,0 +1,116 @@
+"""The cost model against counted operations; timing, the context table, and the published loop."""
+
+import json
+import os
+import sys
+
+import pytest
+import torch
+from test_nets import tiny
+from torch.utils.flop_counter import FlopCounterMode
+
+from sonarllm_cli.cli import main
+from sonarllm_cli.cli.bench import tokens
+from sonarllm_cli.errors import UserError
+from sonarllm_cli.flow.compose import Writing, generate_stream
+from sonarllm_cli.flow.decode import Search
+from sonarllm_cli.measure import flops
+from sonarllm_cli.measure.bench import published_loop
+from sonarllm_cli.measure.bench_context import PUBLISHED, TokenLLM, bench_context
+from sonarllm_cli.measure.peer import Peer, Weights
+from sonarllm_cli.measure.timing import side_by_side
+from sonarllm_cli.nets import layers, llama
+from sonarllm_cli.nets.layers import KVCache, plain_attend
+from sonarllm_cli.nets.llama import Llama, LlamaConfig
+
+BODY = LlamaConfig(width=16, ffn=24, layers=2, heads=4, head_size=8, kv_heads=2)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Operations of what runs, masked scores among them."""
+    for module in (layers, llama):
+        monkeypatch.setattr(module, "attend", plain_attend)
+    return FlopCounterMode(display=False)
+
+
+def test_reading_costs_what_is_counted(counted):
+    with counted:
+        Llama(BODY)(torch.randn(1, 9, 16))
+    assert counted.get_total_flops() == flops.body_flops(BODY, 9, causal=False)
+
+
+def test_embedding_costs_what_is_counted(counted):
+    net = tiny()
+    with counted:
+        net.encoder(torch.arange(7)[None], torch.tensor([7]))
+    assert counted.get_total_flops() == flops.encoder_flops(net.config, 7 - flops.EDGE)
+
+
+def test_decoding_costs_what_is_counted(counted):
+    decoder = tiny().decoder
+    caches, cross = [KVCache() for _ in decoder.layers], decoder.cross(torch.randn(3, 16))
+    with counted, torch.enable_grad():  # with gradients the plain products run, which are counted
+        for _ in range(7):
+            decoder.logits(decoder.step(torch.zeros(3, 1, dtype=torch.long), cross, caches))
+    assert counted.get_total_flops() == flops.decoder_flops(decoder.config, 7 - flops.EDGE, beam=3)
+
+
+def test_at_the_crossover_both_cost_the_same_and_the_papers_is_there():
+    for how in flops.SHOWN:
+        if at := flops.crossover(PUBLISHED, 60, how):
+            costs = [f(PUBLISHED, at, 60, how) for f in (flops.sonar_llm_flops, flops.token_llm_flops)]
+            assert costs[0] == pytest.approx(costs[1], rel=0.01)
+    assert 2048 < flops.crossover(PUBLISHED, 60, flops.PAPER) < 4096
+    assert flops.crossover(PUBLISHED, 60, flops.Assumptions(writes="all")) > 20_000
+
+
+def test_rounds_run_in_turns_and_a_run_may_time_itself():
+    order = []
+    found = side_by_side({"a": lambda: order.append("a"), "b": lambda: order.append("b") or 7.0}, rounds=3)
+    assert order == ["a", "b"] * 4
+    assert found["b"].seconds == (7.0, 7.0, 7.0) and found["b"].spread == 0 and len(found["a"].seconds) == 3
+
+
+def test_the_context_table_marks_what_is_extrapolated(writer):
+    found = bench_context(writer, 4096, per_sentence=20, time_limit=0)
+    short, long = found["points"]
+    assert (short["tokens"], long["tokens"]) == (1024, 4096)
+    assert not short["extrapolated"] and long["extrapolated"]
+    assert long["token_seconds"] > 4 * short["token_seconds"] > 0 and long["token_bytes"] == 4 * short["token_bytes"]
+    with pytest.raises(UserError, match="tokens a sentence"):
+        bench_context(writer, 4096, per_sentence=10_000)
+
+
+def test_the_token_model_reads_in_chunks_as_at_once(monkeypatch):
+    torch.manual_seed(0)
+    net, ids = TokenLLM(BODY, 50).eval(), torch.randint(50, (23,))
+    whole = net(ids)
+    monkeypatch.setattr("sonarllm_cli.measure.bench_context.CHUNK", 5)
+    torch.testing.assert_close(net(ids), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_the_published_loop_writes_what_generate_writes(writer):
+    context_SD, search = torch.randn(4, writer.space.dim), Search(beam=2, max_tokens=8)
+    writing = Writing(max_sentences=3, min_sentences=3, search=search)
+    found = [s.text for s in generate_stream(context_SD, writer, writing)]
+    assert published_loop(writer, context_SD, 3, search) == found
+
+
+def test_a_missing_library_is_named(home, tmp_path, monkeypatch):
+    (tmp_path / "transformers.py").write_text("raise ImportError('none')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    with pytest.raises(UserError, match="can't be imported"):
+        Peer("transformers", "encoder", Weights(model="tiny"), sys.executable, 1).wait()
+
+
+def test_the_command_prints_a_record(home, capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--context", "1K", "-m", "tiny-llm", "--tokens-per-sentence", "20", "--json"])
+    assert json.loads(capsys.readouterr().out)["points"][0]["tokens"] == 1024
+
+
+def test_a_context_is_a_number_of_tokens():
+    assert [tokens(t) for t in ("1M", "64k", "777")] == [1 << 20, 64 << 10, 777]
+    with pytest.raises(UserError):
+        tokens("lots")
