@@ -14,8 +14,8 @@ from torch import nn
 from ..errors import UserError
 from ..nets.diffusion_lcm import DiffusionLCM
 from ..nets.kinds import NETS
-from ..nets.mse_lcm import MseLCM
 from ..nets.layers import onednn_serves
+from ..nets.mse_lcm import MseLCM
 from ..nets.packed import pack_
 from ..nets.sonar import Sonar, SonarConfig
 from ..nets.sonar_llm import ENDING, SonarLLM
