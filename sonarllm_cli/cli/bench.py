@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UserError
+from .bench_train import train
 from .common import json_option, line, quiet_options, reporting
 
 model_option = click.option("-m", "--model", default="mini", help="A model's name or folder.", show_default=True)
@@ -81,6 +82,9 @@ def bench(
         print(line(result))
     else:
         _show_context(result)
+
+
+bench.add_command(train)
 
 
 def _show_context(result: dict[str, Any]) -> None:

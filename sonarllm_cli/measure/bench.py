@@ -301,7 +301,9 @@ def _writer(wish: Wish, dtype: str) -> Writer:
     net.body.init_()
     net = net.to(runtime.device, runtime.dtype).eval().requires_grad_(False)
     pack(net, Runtime(device=runtime.device, dtype=runtime.dtype))
-    return Writer("600M", net, space, marker="", ending=str(EOS + 1), begin="", lang="eng_Latn")
+    return Writer(
+        "600M", net, space, marker="", ending=str(EOS + 1), begin="", lang="eng_Latn", familiar=0.0, kind="sonar-llm"
+    )
 
 
 def _plain(wish: Wish, writer: Writer) -> Writer:
