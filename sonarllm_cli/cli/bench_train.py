@@ -36,7 +36,7 @@ def train(
 
     \b
     Example:
-      sonarllm bench train
+      sonarllm bench train --documents 1 --micro-batch 1 --decoder-layers 1 --steps 1
     """
     from ..measure.bench_train import BenchTrain, compare
 
