@@ -16,12 +16,13 @@ from sonarllm_cli.flow.compose import Writing, generate_stream
 from sonarllm_cli.flow.decode import Search
 from sonarllm_cli.measure import flops
 from sonarllm_cli.measure.bench import published_loop
-from sonarllm_cli.measure.bench_context import PUBLISHED, TokenLLM, bench_context
+from sonarllm_cli.measure.bench_context import PUBLISHED, bench_context, read_tokens
 from sonarllm_cli.measure.peer import Peer, Weights
 from sonarllm_cli.measure.timing import side_by_side
 from sonarllm_cli.nets import layers, llama
 from sonarllm_cli.nets.layers import KVCache, plain_attend
 from sonarllm_cli.nets.llama import Llama, LlamaConfig
+from sonarllm_cli.nets.token_lm import TokenLM, TokenLMConfig
 
 BODY = LlamaConfig(width=16, ffn=24, layers=2, heads=4, head_size=8, kv_heads=2)
 
@@ -84,10 +85,10 @@ def test_the_context_table_marks_what_is_extrapolated(writer):
 
 def test_the_token_model_reads_in_chunks_as_at_once(monkeypatch):
     torch.manual_seed(0)
-    net, ids = TokenLLM(BODY, 50).eval(), torch.randint(50, (23,))
-    whole = net(ids)
+    net, ids = TokenLM(TokenLMConfig(**vars(BODY), vocab_size=50)).eval(), torch.randint(50, (23,))
+    whole = net.logits(net(ids[None])[0, -1])
     monkeypatch.setattr("sonarllm_cli.measure.bench_context.CHUNK", 5)
-    torch.testing.assert_close(net(ids), whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(read_tokens(net, ids), whole, atol=1e-5, rtol=1e-5)
 
 
 def test_the_published_loop_writes_what_generate_writes(writer):

@@ -202,7 +202,8 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
         for name, timing in timings.items():
             steps[name] = max(map(len, found[name]))
             same = sum(a == b for a, b in zip(found[name], base)) / many
-            cost = many * flops.decoder_flops(config, steps[name] - flops.EDGE + 1, wish.beam)
+            prompted, after = len(prompt) - flops.EDGE, steps[name] - 1 - flops.EDGE  # one beam reads the prompt
+            cost = flops.decoder_flops(config, prompted) + flops.decoder_flops(config, after, wish.beam)
             size = flops.decoder_parameters(config) * BYTES.get(name, 4)
             extra = {
                 "same texts": same,
@@ -210,7 +211,7 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
                 "weights MB": size / 1e6,
                 "bytes read": steps[name] * size,
             }
-            rows.append(Row(f"{name}, {many} at once", timing, cost, many, extra))
+            rows.append(Row(f"{name}, {many} at once", timing, many * cost, many, extra))
     if peer:
         peer.close()
     return _result("decode", "texts", wish, first, rows, steps=limit - len(prompt))

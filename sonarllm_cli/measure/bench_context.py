@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import encode
 from ..flow.model import Writer, pack
 from ..flow.predict import CHUNK, Reader, Report
-from ..nets.llama import Llama, LlamaConfig
+from ..nets.llama import LlamaConfig
 from ..nets.sonar import SonarConfig
+from ..nets.token_lm import TokenLM, TokenLMConfig
 from ..tokens import EOS
 from . import flops
 from .timing import peak_memory
@@ -63,6 +64,8 @@ def bench_context(
 
     `time_limit`: seconds that the token LLM may take; what would take longer is extrapolated.
     """
+    if writer.kind != "sonar-llm":
+        raise UserError(f"{writer.name} is a {writer.kind} model", "name a sonar-llm model: sonarllm models list")
     most = writer.space.net.config.max_source_tokens - flops.EDGE
     if not 1 <= per_sentence <= most:
         raise UserError(f"{per_sentence} tokens a sentence is not between 1 and {most}", f"use up to {most}")
@@ -117,19 +120,12 @@ def _sonar_llm(writer: Writer, lengths: list[int], per_sentence: int, report: Re
     return found
 
 
-class TokenLLM(nn.Module):
-    """A Llama body with a token table, which is its output projection too: ids_T, in chunks → logits_V of the next."""
-
-    def __init__(self, config: LlamaConfig, vocab_size: int) -> None:
-        super().__init__()
-        self.body = Llama(config).init_()
-        self.embed = nn.Embedding(vocab_size, config.width)
-
-    def forward(self, ids_T: Tensor) -> Tensor:
-        caches = self.body.caches(len(ids_T))
-        for chunk in ids_T.split(CHUNK):
-            hidden_1TM = self.body(self.embed(chunk)[None], caches)
-        return self.embed.weight @ hidden_1TM[0, -1]
+def read_tokens(net: TokenLM, ids_T: Tensor) -> Tensor:
+    """A document of tokens, read in chunks with a cache: ids_T → logits_V of the next."""
+    caches = net.body.caches(len(ids_T))
+    for chunk in ids_T.split(CHUNK):
+        hidden_1TM = net(chunk[None], caches)
+    return net.logits(hidden_1TM[0, -1])
 
 
 @torch.inference_mode()
@@ -138,9 +134,10 @@ def _token_llm(
 ) -> list[tuple[float, int, bool]]:
     """Seconds, peak bytes, and whether they are extrapolated: seconds by operations, bytes by tokens."""
     runtime = writer.space.runtime
-    net = TokenLLM(shapes.body, shapes.vocab_size).to(runtime.device, runtime.dtype).eval().requires_grad_(False)
-    pack(net.body, runtime)
-    net(torch.zeros(64, dtype=torch.long, device=runtime.device))
+    config = TokenLMConfig(**vars(shapes.body), vocab_size=shapes.vocab_size)
+    net = TokenLM(config).init_().to(runtime.device, runtime.dtype).eval().requires_grad_(False)
+    pack(net.body, replace(runtime, int8=False))
+    read_tokens(net, torch.zeros(64, dtype=torch.long, device=runtime.device))
     found: list[tuple[float, int, bool]] = []
     measured: tuple[float, int, int] | None = None
     spent = 0.0
@@ -154,7 +151,7 @@ def _token_llm(
         gc.collect()
         with peak_memory(runtime.device) as peak:
             start = time.perf_counter()
-            net(torch.randint(shapes.vocab_size, (n,), device=runtime.device))
+            read_tokens(net, torch.randint(shapes.vocab_size, (n,), device=runtime.device))
             seconds = time.perf_counter() - start
             measured = seconds, peak(), n
         spent += seconds
