@@ -47,7 +47,7 @@ def sonar(corpus, **optim):
             | {"valid_documents": ["docs.jsonl.xz"], "valid_pairs": []},
             "vocabulary": {"pieces": 290, "langs": ["eng_Latn", "ita_Latn"]},
             "optim": {"steps": 12, "batch_tokens": 400, "warmup": 2, "lr": 3e-3} | optim,
-            "loss": {"noise_share": 0.2, "mix_share": 0.2},
+            "loss": {"noise_share": 0.2, "mix_share": 0.2, "mixup_share": 0.2, "contrast": 0.1},
         }
     )
 

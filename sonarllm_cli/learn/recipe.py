@@ -67,6 +67,7 @@ class Loss:
     mt_share: float = 0.4  # of sentences that have a translation
     dae_share: float = 0.05
     mix_share: float = 0.0  # decode from a random point between both embeddings (interpolation)
+    mixup_share: float = 0.0  # decode from a vector mixed with another text's, by up to a half
     noise_share: float = 0.0  # decode from a noised embedding, by an amount uniform in [0, 1]
     input_noise: float = 0.0  # on the vectors that a concept model reads
 

@@ -1,7 +1,8 @@
 """Training SONAR itself: L = L_MT + 0.1·L_MSE + 0.01·L_DAE (Duquenne et al. 2023, 3.2), from parallel and plain text.
 
 Each sentence of a batch is encoded once and decoded once. What it is decoded *from* is drawn for it: its own
-embedding (auto-encoding), its translation's (L_MT), a random point between both (interpolation), each perhaps noised.
+embedding (auto-encoding), its translation's (L_MT), a random point between both (interpolation), each perhaps mixed with
+another text's (mixup, Zhang et al. 2018) or noised.
 
 Legend: B texts, T tokens, D embedding, M model width, V vocabulary, N labelled tokens.
 """
@@ -115,26 +116,30 @@ class SonarTask:
         between_B = torch.rand(B, generator=generator) * (paired_B & (draw_B > 1 - weights.mix_share))
         config = self.model.config
         amount_BD = amounts(B, config.slots, config.embedding, weights.noise_share, generator)
+        mixed_BD = amounts(B, config.slots, config.embedding, weights.mixup_share, generator) / 2
+        stranger_B = torch.randperm(B, generator=generator)
         weight_B = torch.where(translate_B, weights.mt, torch.where(denoise_B, weights.dae, weights.ae))
         scale_B = batch.share * weight_B / (length_B - 2).sum()
         first_B = paired_B & (torch.arange(B) < partner_B)
         blend_B = torch.where(translate_B, 1.0, between_B)
         plain_B = (blend_B == 0) & ~denoise_B
 
-        ids, source, length_B, partner_B, blend_B, amount_BD, scale_B, plain_B, translate_B, first_B = (
-            t.to(self.device)
-            for t in (ids, source, length_B, partner_B, blend_B, amount_BD, scale_B, plain_B, translate_B, first_B)
+        ids, source, length_B, partner_B, blend_B, amount_BD, mixed_BD, stranger_B = (
+            t.to(self.device) for t in (ids, source, length_B, partner_B, blend_B, amount_BD, mixed_BD, stranger_B)
         )
+        scale_B, plain_B, translate_B, first_B = (t.to(self.device) for t in (scale_B, plain_B, translate_B, first_B))
         z_BD = self.model.encoder(source, length_B - 1)
         other_BD = z_BD[partner_B]
         from_BD = z_BD + blend_B[:, None].to(z_BD.dtype) * (other_BD - z_BD)
+        if weights.mixup_share:
+            from_BD = from_BD + mixed_BD.to(z_BD.dtype) * (z_BD[stranger_B] - from_BD)
         if weights.noise_share:
             from_BD = noised(from_BD, amount_BD, generator)
         value, nll_N, row_N = sentence_nll(self.model.decoder, ids, length_B, from_BD, scale_B)
         facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "sentences": B}
         facts["spread"] = z_BD.detach().float().std(0).mean().item()
         plain_N, translate_N = plain_B[row_N], translate_B[row_N]
-        if plain_N.any() and not weights.noise_share:
+        if plain_N.any() and not (weights.noise_share or weights.mixup_share):
             facts["ae"] = nll_N[plain_N].mean().item()
         if translate_N.any():
             facts["mt"] = nll_N[translate_N].mean().item()
