@@ -1,8 +1,8 @@
 """Training SONAR itself: L = L_MT + 0.1·L_MSE + 0.01·L_DAE (Duquenne et al. 2023, 3.2), from parallel and plain text.
 
 Each sentence of a batch is encoded once and decoded once. What it is decoded *from* is drawn for it: its own
-embedding (auto-encoding), its translation's (L_MT), a random point between both (interpolation), each perhaps mixed with
-another text's (mixup, Zhang et al. 2018) or noised.
+embedding (auto-encoding), its translation's (L_MT), a random point between both (interpolation), each perhaps mixed
+with another text's (mixup, Zhang et al. 2018) or noised.
 
 Legend: B texts, T tokens, D embedding, M model width, V vocabulary, N labelled tokens.
 """
