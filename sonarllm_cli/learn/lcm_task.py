@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 
 from ..nets.diffusion_lcm import noised
-from ..runtime import by_length
 from .documents import Batch, Document, Lazy
 from .recipe import Settings
-from .sonar_llm_task import CPU, POSITIONS, SonarLLMTask
+from .sonar_llm_task import CPU, SonarLLMTask
 
 FITTED = 100_000  # sentences, evenly spaced over the documents, that the normaliser is fitted to
 
@@ -85,13 +84,7 @@ class DiffusionTask(LCMTask):
     """A `diffusion-lcm` run: x̂₀ from a step and a noise drawn for each sentence, some without what came before."""
 
     def _errors(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
-        parts, rows = [], []
-        room = None if self.settings.parallel.shard == "full" else POSITIONS  # as many calls in every process
-        for group in by_length([len(d.rows) for d in documents], len(documents), room):
-            error_N, row_N = self._errors_of_group([documents[i] for i in group], generator)
-            parts.append(error_N)
-            rows.append(row_N)
-        return torch.cat(parts), np.concatenate(rows)
+        return self._grouped(documents, lambda group: self._errors_of_group(group, generator))
 
     def _errors_of_group(
         self, documents: list[Document], generator: torch.Generator | None

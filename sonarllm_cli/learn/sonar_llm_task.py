@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +100,16 @@ class SonarLLMTask:
     def _predict(
         self, documents: list[Document], generator: torch.Generator | None = None
     ) -> tuple[Tensor, np.ndarray]:
-        """Documents → the predicted embeddings of all their target sentences and those sentences' rows. Documents of
-        like length go through the body together, so that little is padding."""
-        parts, rows = [], []
+        """Documents → the predicted embeddings of all their target sentences and those sentences' rows."""
+        return self._grouped(documents, lambda group: self._predict_group(group, generator))
+
+    def _grouped(
+        self, documents: list[Document], work: Callable[[list[Document]], tuple[Tensor, np.ndarray]]
+    ) -> tuple[Tensor, np.ndarray]:
+        """`work` on documents of like length together, so that little is padding; its outcomes as one."""
         room = None if self.settings.parallel.shard == "full" else POSITIONS  # as many calls in every process
-        for group in by_length([len(d.rows) for d in documents], len(documents), room):
-            predicted_ND, row_N = self._predict_group([documents[i] for i in group], generator)
-            parts.append(predicted_ND)
-            rows.append(row_N)
+        groups = by_length([len(d.rows) for d in documents], len(documents), room)
+        parts, rows = zip(*(work([documents[i] for i in group]) for group in groups))
         return torch.cat(parts), np.concatenate(rows)
 
     def _predict_group(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:

@@ -117,7 +117,7 @@ class SonarTask:
         config = self.model.config
         amount_BD = amounts(B, config.slots, config.embedding, weights.noise_share, generator)
         mixed_BD = amounts(B, config.slots, config.embedding, weights.mixup_share, generator) / 2
-        stranger_B = torch.randperm(B, generator=generator)
+        stranger_B = torch.randperm(B, generator=generator) if weights.mixup_share else partner_B
         weight_B = torch.where(translate_B, weights.mt, torch.where(denoise_B, weights.dae, weights.ae))
         scale_B = batch.share * weight_B / (length_B - 2).sum()
         first_B = paired_B & (torch.arange(B) < partner_B)
@@ -218,9 +218,12 @@ def amounts(count: int, slots: int, width: int, share: float, generator: torch.G
     each slot has its own amount, so that the decoder trusts one part and not another, as of a prediction that is sure
     of some words only. → amount_BD
     """
+    if not share:
+        return torch.zeros(count, width)
     amount_BS = torch.rand(count, slots, generator=generator)
-    whole_B = torch.rand(count, generator=generator) < 0.5
-    amount_BS[whole_B] = amount_BS[whole_B, :1]
+    if slots > 1:
+        whole_B = torch.rand(count, generator=generator) < 0.5
+        amount_BS[whole_B] = amount_BS[whole_B, :1]
     amount_BS *= (torch.rand(count, generator=generator) < share)[:, None]
     return amount_BS.repeat_interleave(width // slots, 1)
 
