@@ -41,6 +41,15 @@ class Runtime:
         return generator
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has bfloat16 products; where it has not, they cost a hundred times those of float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "cpu":
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return True
+
+
 def choose(device: str = "auto", dtype: str = "auto", threads: int | None = None, seed: int | None = None) -> Runtime:
     """`auto` is the first GPU, else the CPU; float32 on a CPU, bfloat16 on a GPU that has it, else float16.
 
@@ -58,7 +67,7 @@ def choose(device: str = "auto", dtype: str = "auto", threads: int | None = None
     if dtype == "auto":
         dtype = "float32"
         if place.type == "cuda":
-            dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+            dtype = "bfloat16" if multiplies_bfloat16(place) else "float16"
     dtype = ALIASES.get(dtype, dtype)
     if dtype == "int8":
         if place.type != "cpu":
@@ -68,6 +77,8 @@ def choose(device: str = "auto", dtype: str = "auto", threads: int | None = None
         guess = nearest(dtype, [*DTYPES, *ALIASES, "int8"])
         hint = f"did you mean {guess}? " if guess else ""
         raise UserError(f"unknown dtype {dtype!r}", f"{hint}use one of {', '.join(DTYPES)}, int8")
+    if dtype == "bfloat16" and not multiplies_bfloat16(place):
+        log.warning("no bfloat16 products here: they are far slower than those of float32 or int8")
     return Runtime(device=place, dtype=DTYPES[dtype], seed=seed)
 
 

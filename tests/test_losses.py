@@ -7,8 +7,9 @@ import torch
 
 from sonarllm_cli.learn import optim
 from sonarllm_cli.learn.losses import alignment, contrast, noised, plain_token_nll, sentence_nll, token_nll
+from sonarllm_cli.learn.muon import Muon
 from sonarllm_cli.learn.recipe import Optim
-from sonarllm_cli.learn.sonar_task import amounts, garble
+from sonarllm_cli.learn.sonar_task import amounts, garble, places, shifted
 from sonarllm_cli.nets.sonar import Sonar, SonarConfig
 
 
@@ -61,6 +62,34 @@ def test_noise_is_drawn_for_texts_or_for_each_of_their_slots(slots):
     assert some_B.float().mean().item() == pytest.approx(0.5, abs=0.03)
     assert (some_B & alike_B).float().mean().item() == pytest.approx(0.25 if slots > 1 else 0.5, abs=0.03)
     assert amount_BD[some_B].mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_shifted_slots_keep_their_order_and_most_their_place():
+    place_BS = places(4000, 8, 0.5, torch.Generator().manual_seed(0))
+    assert (place_BS.diff(dim=1) >= 0).all() and (place_BS.diff(dim=1) <= 2).all()
+    moved_B = (place_BS != torch.arange(8)).any(1)
+    assert moved_B.float().mean().item() == pytest.approx(0.5 * (1 - 0.8**8), abs=0.03)
+    assert torch.equal(places(3, 8, 0.0, torch.Generator()), torch.arange(8).repeat(3, 1))
+    z = torch.arange(6.0).view(1, 6)  # three slots of two
+    assert shifted(z, torch.tensor([[0, 0, 2]])).tolist() == [[0.0, 1.0, 0.0, 1.0, 4.0, 5.0]]
+
+
+@pytest.mark.parametrize("shapes", [[(6, 10), (10, 6)], [(6, 10)] * 3])
+def test_muon_is_torchs_but_for_the_dtype_of_its_products(shapes):
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    steps = (
+        Muon(ours, lr=0.1, weight_decay=0.1),
+        torch.optim.Muon(theirs, lr=0.1, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        for a, b in zip(ours, theirs):
+            a.grad = torch.randn(a.shape)
+            b.grad = a.grad.clone()
+        for step in steps:
+            step.step()
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b, atol=4e-3, rtol=0)  # torch's are of bfloat16; three steps move a weight by 0.1
 
 
 def test_alignment_is_the_mean_squared_difference():

@@ -5,6 +5,7 @@ import lzma
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -138,6 +139,34 @@ def test_a_concept_model_trains_through_the_frozen_decoder_and_writes(corpus, tr
     assert len(found) == 2
 
 
+def test_a_decoder_learns_from_what_a_concept_model_predicts(corpus, trained, tmp_path):
+    base = trained / "sonar/model"
+    Trainer(concept(corpus, base), tmp_path / "llm").run()
+    settings = sonar(corpus, steps=40, lr=1e-2).as_dict()
+    settings["run"] |= {"init": str(base), "writer": str(tmp_path / "llm/model"), "train_only": ["decoder.layers."]}
+    settings["loss"] |= {"guess": 0.5}
+    trainer = Trainer(build(settings), tmp_path / "again")
+    texts, guess_ND = trainer.task.guesses.draw(torch.Generator().manual_seed(0))
+    row_N = [trainer.task.guesses.table.ids.index(ids) for ids in texts]
+    own_ND = trainer.task.guesses.table.embeddings(np.array(row_N))
+    assert guess_ND.shape == own_ND.shape and not torch.equal(guess_ND, own_ND)
+    trainer.run()
+    lines = [json.loads(line) for line in (tmp_path / "again/metrics.jsonl").read_text().splitlines()]
+    guess = [line["guess"] for line in lines if "guess" in line]
+    assert guess[-1] < guess[0] - 0.2
+    before, after = (load_file(f / "model.safetensors") for f in (base, tmp_path / "again/model"))
+    assert all(torch.equal(after[k], v) for k, v in before.items() if k.startswith("encoder."))
+
+
+@pytest.mark.parametrize("lacking", ["init", "writer"])
+def test_guesses_need_a_space_and_a_concept_model(corpus, trained, tmp_path, lacking):
+    settings = sonar(corpus).as_dict()
+    settings["run"] |= {"init": str(trained / "sonar/model"), "writer": "tiny-llm"} | {lacking: ""}
+    settings["loss"] |= {"guess": 0.5}
+    with pytest.raises(UserError, match=f"add run.{lacking}"):
+        Trainer(build(settings), tmp_path / "r")
+
+
 def test_micro_batches_do_not_change_the_gradient(corpus, trained, tmp_path):
     grads = []
     for tokens in (300, 64):
@@ -149,6 +178,32 @@ def test_micro_batches_do_not_change_the_gradient(corpus, trained, tmp_path):
         grads.append((len(batches), trainer.task.model.project_in.weight.grad))
     assert grads[0][0] < grads[1][0]
     torch.testing.assert_close(grads[0][1], grads[1][1], atol=1e-6, rtol=1e-4)
+
+
+def test_a_concept_model_begins_at_the_mean_embedding_or_at_another_model(corpus, trained, tmp_path):
+    task = Trainer(concept(corpus, trained / "sonar/model"), tmp_path / "r").task
+    assert torch.equal(task.model.project_out.bias, task.table.embeddings_ND[2:].mean(0))
+    Trainer(concept(corpus, trained / "sonar/model"), tmp_path / "r").run()
+    begun = Trainer(concept(corpus, trained / "sonar/model", run={"init": str(tmp_path / "r/model")}), tmp_path / "b")
+    stored = load_file(tmp_path / "r/model/model.safetensors")
+    assert all(torch.equal(p, stored[name].float()) for name, p in begun.task.model.named_parameters())
+    for init, cure in ((trained / "sonar/model", "sonar model"), (tmp_path / "r/model", "another shape")):
+        other = {"width": 32} if init.parent.name == "r" else {}
+        settings = concept(corpus, trained / "sonar/model", run={"init": str(init)}).as_dict()
+        settings["model"] |= other
+        with pytest.raises(UserError, match=cure):
+            Trainer(build(settings), tmp_path / "c")
+
+
+@pytest.mark.parametrize(("has", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_where_there_are_no_bfloat16_products_a_run_has_float32_ones(corpus, tmp_path, monkeypatch, has, dtype):
+    from sonarllm_cli.learn import loop
+
+    settings = sonar(corpus).as_dict()
+    settings["run"] |= {"dtype": "bfloat16"}
+    monkeypatch.setattr(loop, "multiplies_bfloat16", lambda device: has)
+    with Trainer(build(settings), tmp_path / "r")._autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
 def test_a_concept_model_refuses_another_space(corpus, trained, tmp_path):

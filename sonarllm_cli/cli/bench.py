@@ -122,7 +122,12 @@ work_options: tuple[Callable[[Any], Any], ...] = (
     click.option("--peer-python", default="", metavar="PATH", help="The Python that has it, if not this one."),
     click.option("--size", type=click.Choice(["published"]), help="Random weights of the published shape; no model."),
     click.option("--layers", default=0, show_default=True, help="Layers of the published size; 0: all 24."),
-    click.option("--dtypes", default="float32,bfloat16,int8", show_default=True, help="To compare; the first is 1."),
+    click.option(
+        "--dtypes",
+        default="auto",
+        show_default=True,
+        help="To compare, the first is 1: float32,bfloat16,int8. auto leaves out a bfloat16 that the CPU has not.",
+    ),
     click.option("--texts", default=32, show_default=True, help="Texts at once."),
     click.option("--rounds", default=3, show_default=True, help="In turns; the median is shown."),
     click.option("--beam", default=5, show_default=True, help="Beams of the search."),
@@ -144,10 +149,14 @@ def work(command: Callable[..., Any]) -> click.Command:
 
 def _wish(quiet: bool, threads: int | None, device: str, size: str | None, dtypes: str, texts: int, **own: Any) -> Any:
     from ..measure.bench import Wish
-    from ..runtime import choose, set_up_logging
+    from ..runtime import choose, multiplies_bfloat16, set_up_logging
 
     set_up_logging(quiet)
-    names = tuple(dtypes.split(","))
+    if dtypes == "auto":
+        half = ("bfloat16",) if multiplies_bfloat16(choose(device).device) else ()
+        names: tuple[str, ...] = ("float32", *half, "int8")
+    else:
+        names = tuple(dtypes.split(","))
     for name in names:
         runtime = choose(device, name, threads)
     if texts < 1 or own["rounds"] < 1:

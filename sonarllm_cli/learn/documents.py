@@ -89,6 +89,7 @@ class Table(Protocol):
     def names(self, rows: np.ndarray) -> list[str]: ...  # of their documents, "" where unknown
     def bytes(self, rows: np.ndarray) -> int: ...  # UTF-8, together
     def embeddings(self, rows: np.ndarray) -> Tensor: ...  # rows_… → embeddings_…D, float32, on the CPU
+    def mean(self) -> Tensor: ...  # mean_D over the table
     def std(self) -> Tensor: ...  # std_D over the table
 
 
@@ -125,6 +126,10 @@ class Sentences:
     def embeddings(self, rows: np.ndarray) -> Tensor:
         """rows_… → embeddings_…D, float32, on the CPU."""
         return self.embeddings_ND[torch.from_numpy(rows).long()].float()
+
+    def mean(self) -> Tensor:
+        """Mean of each dimension over the table, ending and marker left out: → mean_D."""
+        return self.embeddings_ND[2:].float().mean(0)
 
     def std(self) -> Tensor:
         """Deviation of each dimension over the table, ending and marker left out: → std_D."""
@@ -189,6 +194,10 @@ class Joined:
         for at, part_ND in out:
             out_ND[at] = part_ND
         return out_ND.view(*rows.shape, -1)
+
+    def mean(self) -> Tensor:
+        """That of the largest table."""
+        return max(self.parts, key=len).mean()
 
     def std(self) -> Tensor:
         """That of the largest table."""

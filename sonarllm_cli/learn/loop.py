@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from ..errors import RunError, UserError
 from ..files import atomic_write
-from ..runtime import DTYPES, log
+from ..runtime import DTYPES, log, multiplies_bfloat16
 from . import optim
 from .checkpoint import Checkpoints, restore
 from .distributed import Ranks, blocks, gathered, last_of_step, shard, whole
@@ -37,6 +37,10 @@ class Trainer:
     def __init__(self, settings: Settings, folder: Path, *, resume: bool = False) -> None:
         self.settings, self.folder = settings, folder
         self.ranks = Ranks(settings.run.device)
+        self.dtype = DTYPES[settings.run.dtype]
+        if self.dtype == torch.bfloat16 and not multiplies_bfloat16(self.ranks.device):
+            self.dtype = torch.float32
+            log.info("no bfloat16 products here: float32, which is faster")
         self.sharded = settings.parallel.shard == "full" and self.ranks.count > 1
         self.checkpoints = Checkpoints(folder, settings.run.keep, background=settings.run.save_background)
         newest = self.checkpoints.newest()
@@ -186,8 +190,8 @@ class Trainer:
         if first:
             self.checkpoints.sweep()
             atomic_write(self.folder / "settings.toml", to_toml(self.settings.as_dict()))
-        device, dtype = self.ranks.device, DTYPES[run.dtype]
-        self.peak = self.ranks.count * (run.peak_tflops * 1e12 or (matrix_rate(device, dtype) if first else 0.0))
+        measured = matrix_rate(self.ranks.device, self.dtype) if first and not run.peak_tflops else 0.0
+        self.peak = self.ranks.count * (run.peak_tflops * 1e12 or measured)
         self.flops_per_token = self._count_flops(steps[0][0]) if first and not self.sharded else 0.0
         self.watch = Watch(self.folder, self.settings, step=self.step, total=total, first=first)
 
@@ -225,7 +229,7 @@ class Trainer:
         loss.backward()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.settings.run.dtype == "bfloat16":
+        if self.dtype == torch.bfloat16:
             return torch.autocast(self.ranks.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 

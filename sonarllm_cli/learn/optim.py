@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from .muon import Muon
 from .recipe import Optim
 
 
@@ -41,9 +42,7 @@ def optimizers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimizer]:
     if optim.name == "muon":
         square = [p for p in decay if p.ndim == 2]
         other = [p for p in decay if p.ndim != 2] + rest
-        muon = torch.optim.Muon(
-            square, lr=optim.lr, weight_decay=optim.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-        )
+        muon = Muon(square, lr=optim.lr, weight_decay=optim.weight_decay)
         return [muon, torch.optim.AdamW(other, lr=optim.lr, betas=betas, eps=optim.eps, weight_decay=0.0, fused=True)]
     groups = [{"params": decay, "weight_decay": optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return [torch.optim.AdamW(groups, lr=optim.lr, betas=betas, eps=optim.eps, fused=True)]

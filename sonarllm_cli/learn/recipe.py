@@ -68,7 +68,9 @@ class Loss:
     dae_share: float = 0.05
     mix_share: float = 0.0  # decode from a random point between both embeddings (interpolation)
     mixup_share: float = 0.0  # decode from a vector mixed with another text's, by up to a half
+    shift_share: float = 0.0  # decode from a vector whose slots stand a little before or after their place
     noise_share: float = 0.0  # decode from a noised embedding, by an amount uniform in [0, 1]
+    guess: float = 0.0  # decode what run.writer predicts for a sentence, so many tokens to one of the rest
     input_noise: float = 0.0  # on the vectors that a concept model reads
 
 
@@ -99,7 +101,7 @@ class Run:
 
     seed: int = 42
     device: str = "auto"  # cpu, cuda or auto: each process' GPU, else the CPU
-    dtype: str = "float32"  # of products in training: float32 or bfloat16; weights and optimizer stay float32
+    dtype: str = "float32"  # of products in training: float32, or bfloat16 where the device has it; the rest is float32
     compile: bool = False  # layers by torch.compile: slower to start, pays in long runs
     log_every: int = 20
     track: list[str] = field(default_factory=list)  # tensorboard, wandb
@@ -111,7 +113,8 @@ class Run:
     valid_batches: int = 20
     keep: int = 2  # checkpoints
     best: str = ""  # the validation figure by whose minimum best/ is kept; the first one if not given
-    init: str = ""  # start from this model's weights
+    init: str = ""  # start from the weights of this model, of the same kind and shape
+    writer: str = ""  # a concept model in the space of `init`, from whose predictions a decoder learns (loss.guess)
     train_only: list[str] = field(default_factory=list)  # parameter prefixes; the rest is frozen
     weights: str = "float16"  # of the final folder: float32, float16, bfloat16 or int8
 

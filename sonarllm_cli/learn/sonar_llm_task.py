@@ -24,9 +24,9 @@ from ..errors import UserError
 from ..flow.model import load_space
 from ..nets.kinds import NETS
 from ..nets.sonar import SonarDecoder
-from ..nets.sonar_llm import ENDING, MARKER
+from ..nets.sonar_llm import ENDING, MARKER, SonarLLM
 from ..runtime import by_length, choose
-from ..weights import tensors
+from ..weights import model_dir, registry, tensors
 from .card import card
 from .documents import Batch, Document, DocumentData
 from .losses import sentences_nll
@@ -63,7 +63,25 @@ class SonarLLMTask:
                     f"model.{name} is {getattr(self.config, name)}, {self.space.name} has {value}",
                     f"leave model.{name} out",
                 )
-        self.model = net_class(self.config).init_()
+        self.model = self._begun(net_class)
+
+    def _begun(self, net_class: type) -> Any:
+        """The network before its first step: that of `run.init`, a model of this kind and shape, or a new one, which
+        predicts the mean embedding whatever it reads."""
+        if not (init := self.settings.run.init):
+            model = net_class(self.config).init_()
+            if isinstance(model, SonarLLM):
+                model.project_out.bias.data.copy_(self.table.mean())
+            return model
+        folder = registry.find(init)
+        config = model_dir.read_config(folder)
+        if config["kind"] != self.settings.kind:
+            raise UserError(f"run.init {init} is a {config['kind']} model", f"name a {self.settings.kind} model")
+        if model_dir.net_config(type(self.config), folder, config) != self.config:
+            raise UserError(f"run.init {init} has another shape than the recipe", "give the recipe its [model]")
+        with torch.device("meta"):
+            model = net_class(self.config)
+        return tensors.load_weights(model, folder, CPU, torch.float32).requires_grad_(True)
 
     def _given(self) -> dict[str, int]:
         """What the space decides of the network."""

@@ -18,14 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..flow.model import load_space
+from ..errors import UserError
+from ..flow.model import Space, load_space
 from ..nets.sonar import Sonar, SonarConfig
 from ..runtime import choose, log
 from ..tokens import UNK, Tokenizer
 from ..weights import tensors
 from . import corpus
 from .card import card
-from .losses import alignment, contrast, noised, sentence_nll
+from .guesses import Guesses
+from .losses import alignment, contrast, noised, sentence_nll, sentences_nll
 from .recipe import Settings, config_from
 
 CPU = torch.device("cpu")
@@ -66,7 +68,14 @@ class SonarTask:
         else:
             fields = {"vocab_size": self.tokenizer.vocab_size, **settings.model}
             self.model = Sonar(config_from(SonarConfig, fields)).init_()
+        self.guesses = Guesses(settings, folder, self._base()) if settings.loss.guess else None
         log.info("%d sentences and pairs in %s", len(self.train.left), ", ".join(self.tokenizer.langs))
+
+    def _base(self) -> Space:
+        """The space the run starts from."""
+        if self.base is None:
+            raise UserError("loss.guess needs a space to start from", "add run.init, the space of run.writer")
+        return self.base
 
     def _tokenizer(self, mono: list[str], pairs: list[tuple[str, str, str]], folder: Path) -> Tokenizer:
         """That of the model the run starts from, else one trained on its text, kept in the run folder."""
@@ -117,6 +126,7 @@ class SonarTask:
         config = self.model.config
         amount_BD = amounts(B, config.slots, config.embedding, weights.noise_share, generator)
         mixed_BD = amounts(B, config.slots, config.embedding, weights.mixup_share, generator) / 2
+        moved_BS = places(B, config.slots, weights.shift_share, generator)
         stranger_B = torch.randperm(B, generator=generator) if weights.mixup_share else partner_B
         weight_B = torch.where(translate_B, weights.mt, torch.where(denoise_B, weights.dae, weights.ae))
         scale_B = batch.share * weight_B / (length_B - 2).sum()
@@ -124,13 +134,16 @@ class SonarTask:
         blend_B = torch.where(translate_B, 1.0, between_B)
         plain_B = (blend_B == 0) & ~denoise_B
 
-        ids, source, length_B, partner_B, blend_B, amount_BD, mixed_BD, stranger_B = (
-            t.to(self.device) for t in (ids, source, length_B, partner_B, blend_B, amount_BD, mixed_BD, stranger_B)
+        ids, source, length_B, partner_B, blend_B, amount_BD, mixed_BD, stranger_B, moved_BS = (
+            t.to(self.device)
+            for t in (ids, source, length_B, partner_B, blend_B, amount_BD, mixed_BD, stranger_B, moved_BS)
         )
         scale_B, plain_B, translate_B, first_B = (t.to(self.device) for t in (scale_B, plain_B, translate_B, first_B))
         z_BD = self.model.encoder(source, length_B - 1)
         other_BD = z_BD[partner_B]
         from_BD = z_BD + blend_B[:, None].to(z_BD.dtype) * (other_BD - z_BD)
+        if weights.shift_share:
+            from_BD = shifted(from_BD, moved_BS)
         if weights.mixup_share:
             from_BD = from_BD + mixed_BD.to(z_BD.dtype) * (z_BD[stranger_B] - from_BD)
         if weights.noise_share:
@@ -139,7 +152,7 @@ class SonarTask:
         facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "sentences": B}
         facts["spread"] = z_BD.detach().float().std(0).mean().item()
         plain_N, translate_N = plain_B[row_N], translate_B[row_N]
-        if plain_N.any() and not (weights.noise_share or weights.mixup_share):
+        if plain_N.any() and not (weights.noise_share or weights.mixup_share or weights.shift_share):
             facts["ae"] = nll_N[plain_N].mean().item()
         if translate_N.any():
             facts["mt"] = nll_N[translate_N].mean().item()
@@ -151,6 +164,13 @@ class SonarTask:
             ranking = contrast(z_BD[first_B], other_BD[first_B])
             facts["contrast"] = ranking.item()
             value = value + batch.share * weights.contrast * ranking
+        if self.guesses:
+            texts, guess_ND = self.guesses.draw(generator)
+            labels = sum(len(ids) - 2 for ids in texts)
+            scale_N = torch.full((len(texts),), batch.share * weights.guess / labels, device=self.device)
+            guess, nll_N = sentences_nll(self.model.decoder, texts, guess_ND.to(self.device), scale_N)
+            facts["guess"] = nll_N.sum().item() / labels
+            value = value + guess
         return value, facts
 
     @torch.no_grad()
@@ -226,6 +246,26 @@ def amounts(count: int, slots: int, width: int, share: float, generator: torch.G
         amount_BS[whole_B] = amount_BS[whole_B, :1]
     amount_BS *= (torch.rand(count, generator=generator) < share)[:, None]
     return amount_BS.repeat_interleave(width // slots, 1)
+
+
+def places(count: int, slots: int, share: float, generator: torch.Generator) -> Tensor:
+    """Which slot stands in each slot's place: its own, or, for `share` of the texts, slots in their order of which one
+    in ten is told twice and one in ten left out, so that a word need not stand where it is looked for. → place_BS
+    """
+    own_BS = torch.arange(slots).repeat(count, 1)
+    if not share or slots == 1:
+        return own_BS
+    draw_BS = torch.rand(count, slots, generator=generator)
+    step_BS = 1 + (draw_BS < 0.1).long() - (draw_BS > 0.9).long()
+    moved_BS = (step_BS.cumsum(1) - 1).clamp(0, slots - 1)
+    chosen_B = torch.rand(count, generator=generator) < share
+    return torch.where(chosen_B[:, None], moved_BS, own_BS)
+
+
+def shifted(z_BD: Tensor, place_BS: Tensor) -> Tensor:
+    """The slots of each vector in another order: embedding_BD, place_BS → embedding_BD."""
+    parts_BSP = z_BD.view(*place_BS.shape, -1)
+    return parts_BSP.gather(1, place_BS[..., None].expand_as(parts_BSP)).flatten(1)
 
 
 def garble(ids: Tensor, length_B: Tensor, which_B: Tensor, generator: torch.Generator) -> Tensor:

@@ -44,6 +44,7 @@ FORMAT = 1
 GROUP_ROWS = 256  # of a Parquet row group: what is read to have one document
 HELD_GROUPS = 512  # whose texts are kept: about 16 MiB
 SHARD_DOCUMENTS = 4096
+SAMPLE = 16384  # rows that mean and deviation are taken of
 NAMED = 5  # of each kind of skip, by place
 MANIFEST = "manifest.json"
 
@@ -256,9 +257,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 class Stored:
-    """The sentences of a store, read from disk when they are asked for: rows as in `documents.Sentences`, by which
-    `labels`, `target_ids`, `text`, `names`, `bytes`, `embeddings`, `std` mean the same. In memory are an index, eight
-    bytes a sentence, and the texts read last.
+    """The sentences of a store, read from disk when they are asked for: rows as in `documents.Sentences`, whose methods
+    mean the same. In memory are an index, eight bytes a sentence, and the texts read last.
 
     Embeddings are not decoded as Parquet: shards are written so that a row group's are the last bytes of its column
     chunk, in order, and only the rows asked for are read. Decoding the group takes a hundred times as long.
@@ -361,9 +361,17 @@ class Stored:
         """The ids of the documents that the rows belong to."""
         return self._strings(rows, "document")
 
-    def std(self, sample: int = 16384) -> Tensor:
-        """Deviation of each dimension over at most `sample` rows, spread evenly: → std_D."""
-        return self.embeddings(np.unique(np.linspace(0, len(self) - 1, sample).astype(np.int64))).std(0)
+    def mean(self) -> Tensor:
+        """Mean of each dimension over a sample of rows: → mean_D."""
+        return self._sample().mean(0)
+
+    def std(self) -> Tensor:
+        """Deviation of each dimension over a sample of rows: → std_D."""
+        return self._sample().std(0)
+
+    def _sample(self) -> Tensor:
+        """At most `SAMPLE` rows, spread evenly: → embeddings_ND."""
+        return self.embeddings(np.unique(np.linspace(0, len(self) - 1, SAMPLE).astype(np.int64)))
 
     def _strings(self, rows: np.ndarray, column: str) -> list[str]:
         out = [""] * len(rows)
