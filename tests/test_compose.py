@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from sonarllm_cli.flow.compose import Writing, generate, generate_stream, read_d
 from sonarllm_cli.flow.decode import Search, decode
 from sonarllm_cli.flow.embed import embed_sentences
 from sonarllm_cli.flow.predict import Reader, predict
-from sonarllm_cli.flow.reconstruct import reconstruction
+from sonarllm_cli.flow.reconstruct import blurred, reconstruction
 
 SHORT = Search(beam=2, max_tokens=8)
 
@@ -85,23 +86,38 @@ def test_empty_texts_and_impossible_wishes_are_refused(writer):
             Writing(**options)
 
 
-def test_reconstruction_is_the_mean_cost_of_each_token_after_those_before_it(space):
-    texts, total, count = ["A first sentence.", "And another one, longer."], 0.0, 0
+def test_reconstruction_is_the_cost_of_each_token_after_those_before_it_over_the_bytes(space):
+    texts, total = ["A first sentence.", "Et une autre, plus longue, là."], 0.0
     embedding_SD = embed_sentences(texts, "eng_Latn", space)
     for text, embedding_D in zip(texts, embedding_SD):
         ids = space.tokenizer.target(text, "eng_Latn")
         for place in range(2, len(ids)):
             hidden = space.net.decoder(torch.tensor([ids[:place]]), embedding_D[None])[0, -1]
             total -= space.net.decoder.logits(hidden).log_softmax(-1)[ids[place]].item()
-            count += 1
-    assert reconstruction(texts, embedding_SD, "eng_Latn", space) == pytest.approx(total / count, rel=1e-5)
+    size = sum(len(text.encode()) for text in texts)
+    want = pytest.approx(total / math.log(2) / size, rel=1e-5)
+    assert reconstruction(texts, embedding_SD, "eng_Latn", space, 0) == want
+    long = [*texts, "x " * 999]
+    assert reconstruction(long, torch.cat([embedding_SD, embedding_SD[:1]]), "eng_Latn", space, 0) == want
+    blurry = reconstruction(texts, blurred(embedding_SD, 0.5), "eng_Latn", space, 0)
+    assert reconstruction(texts, embedding_SD, "eng_Latn", space, 0.5) == pytest.approx(blurry, rel=1e-5)
+
+
+def test_a_blurred_vector_keeps_its_size_and_its_share():
+    z = torch.randn(400, 64, generator=torch.Generator().manual_seed(1))
+    for amount in (0.0, 0.6, 1.0):
+        blurry = blurred(z, amount)
+        assert blurry.std().item() == pytest.approx(z.std().item(), abs=0.02)
+        assert torch.nn.functional.cosine_similarity(blurry, z).mean().item() == pytest.approx(
+            (1 - amount**2) ** 0.5, abs=0.02
+        )
 
 
 @pytest.mark.parametrize("extract, share, own", [(None, 0.9, True), (None, 1.1, False), (False, 0.9, False)])
 def test_unfamiliar_text_is_summarised_in_its_own_sentences(writer, caplog, extract, share, own):
     article = ["The first one is here.", "A second follows it.", "Then a third."]
-    nats = reconstruction(article, embed_sentences(article, "eng_Latn", writer.space), "eng_Latn", writer.space)
-    familiar = dataclasses.replace(writer, familiar=nats * share)
+    bits = reconstruction(article, embed_sentences(article, "eng_Latn", writer.space), "eng_Latn", writer.space)
+    familiar = dataclasses.replace(writer, familiar=bits * share)
     with caplog.at_level(logging.INFO, "sonarllm"):
         found = summarize(" ".join(article), model=familiar, extract=extract, writing=Writing(search=SHORT))
     assert all(s.text in article for s in found) == own == ("--abstract" in caplog.text)

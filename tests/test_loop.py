@@ -126,11 +126,11 @@ def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before(corpus, tmp_pa
     assert Trainer(settings, tmp_path / "r", resume=True).step == 2
 
 
-@pytest.mark.parametrize("kind", ["sonar", "sonar-llm"])
-def test_two_ranks_learn_what_one_does(corpus, trained, tmp_path, kind):  # noqa: F811
+@pytest.mark.parametrize(("kind", "optimizer"), [("sonar", "muon"), ("sonar-llm", "adamw"), ("sonar-llm", "muon")])
+def test_two_ranks_learn_what_one_does(corpus, trained, tmp_path, kind, optimizer):  # noqa: F811
     settings = sonar(corpus, steps=4, accumulate=3) if kind == "sonar" else concept(corpus, trained / "sonar/model")
     settings = changed(settings, run={"weights": "float32", "log_every": 1}, optim={"batch_tokens": 128, "steps": 4})
-    settings = changed(settings, loss={"input_noise": 0.1})
+    settings = changed(settings, loss={"input_noise": 0.1}, optim={"name": optimizer})
     Trainer(settings, tmp_path / "1").run()
     on_ranks(2, lambda: Trainer(settings, tmp_path / "2").run())
     curves = [[json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in "12"]

@@ -221,7 +221,7 @@ def summarize(
     where a number was asked for.
 
     `extract` gives the article's own sentences nearest to the predicted embeddings. If it is None, so does a text that
-    the model's space encodes worse than the field it was trained on, which is logged; False never does. `cite` names
+    the model's space knows less of than of the field it was trained on, which is logged; False never does. `cite` names
     that many of the article's sentences beside each. Raises UserError for a text without sentences or a model that
     can't write.
     """
@@ -265,16 +265,16 @@ def _unfamiliar(article: list[str], article_SD: Tensor, lang: str, writer: Write
     """Whether a text is of another kind than the model writes: its space reconstructs it worse than `familiar`."""
     if not writer.familiar:
         return False
-    nats = reconstruction(article, article_SD, lang, writer.space)
-    if nats > writer.familiar:
+    bits = reconstruction(article, article_SD, lang, writer.space)
+    if bits > writer.familiar:
         log.info(
-            "%s knows little of such text (%.1f nats a token, its own field is under %.1f): these are the text's own "
+            "%s knows little of such text (%.1f bits a byte, its own field is under %.1f): these are the text's own "
             "sentences; --abstract has it write",
             writer.name,
-            nats,
+            bits,
             writer.familiar,
         )
-    return nats > writer.familiar
+    return bits > writer.familiar
 
 
 def _nearest(article: list[str], article_SD: Tensor, embedding_D: Tensor, count: int) -> list[tuple[int, str, float]]:

@@ -54,7 +54,7 @@ class Writer:
     ending: str
     begin: str  # a sentence put before every text, or ""
     lang: str
-    familiar: float  # nats a token up to which its space reconstructs text of its field; 0 where nobody measured
+    familiar: float  # bits a byte up to which its space reconstructs text of its field; 0 where nobody measured
     kind: str
 
 
@@ -122,6 +122,6 @@ def load_writer(
         ending=config.get("ending", ENDING),
         begin=config.get("begin", ""),
         lang=config.get("lang", "eng_Latn"),
-        familiar=float(config.get("familiar", 0.0)),
+        familiar=float(config.get("familiar_bpb", 0.0)),
         kind=config["kind"],
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -87,6 +87,17 @@ class Ranks:
                 for grad, part in zip(held, flat.split([g.numel() for g in held])):
                     grad.copy_(part.view_as(grad))
                 held = []
+
+    def divide(self, tensors: Sequence[Tensor], work: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """`work` of each tensor, of its shape and dtype, done by one process and told to all."""
+        if self.count == 1:
+            return [work(tensor) for tensor in tensors]
+        own = [i % self.count == self.rank for i in range(len(tensors))]
+        found = [work(tensor).contiguous() if mine else torch.empty_like(tensor) for tensor, mine in zip(tensors, own)]
+        with _together():
+            for i, tensor in enumerate(found):
+                dist.broadcast(tensor, src=i % self.count)
+        return found
 
     def wait(self) -> None:
         """Until all are here, however long the others take."""

@@ -51,7 +51,7 @@ class Trainer:
         self.task = self._first_then_others()
         self._freeze()
         self._lay_out()
-        self.optimizers = optim.optimizers(self.task.model, settings.optim)
+        self.optimizers = optim.optimizers(self.task.model, settings.optim, self.ranks)
         self.step = self.epoch = self.tokens = 0
         self.place = 0  # steps taken of this epoch
         self.per_epoch = 0  # steps of the first epoch, by which the run's length is reckoned

@@ -1,8 +1,8 @@
 """Muon: momentum whose direction is made orthogonal, one step for every singular value of a matrix alike.
 
-torch.optim.Muon's arithmetic, with two differences: the products of the Newton-Schulz iteration run in a dtype that the
-device multiplies fast (torch's run in bfloat16, which costs a hundred times float32 on a CPU without it), and matrices
-of one shape go through it together.
+torch.optim.Muon's arithmetic, but the products of the Newton-Schulz iteration run in a dtype that the device
+multiplies fast (torch's run in bfloat16, which costs a hundred times float32 on a CPU without it), matrices of one
+shape go through it together, and each process of a run takes its share of them.
 
 Legend: N matrices of one shape, R rows, C columns, R ≤ C.
 Source: Jordan et al. 2024 (Muon); rates matched to AdamW's as in Liu et al. 2025 (arXiv 2502.16982).
@@ -10,42 +10,48 @@ Source: Jordan et al. 2024 (Muon); rates matched to AdamW's as in Liu et al. 202
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from ..runtime import multiplies_bfloat16
+from .distributed import Ranks
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 MATCHED = 0.2  # RMS of AdamW's updates
-TOGETHER = 1 << 22  # numbers that go through the iteration at once
+TOGETHER = 1 << 20  # numbers that go through the iteration at once
 
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, at a rate that moves weights as far as AdamW would. Matrices only."""
 
     def __init__(
-        self, params: Iterable[Tensor], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        ranks: Ranks | None = None,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.count = ranks.count if ranks else 1
+        self.divide = ranks.divide if ranks else lambda tensors, work: [work(tensor) for tensor in tensors]
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            rate, momentum = group["lr"], group["momentum"]
-            moved = sorted((p for p in group["params"] if p.grad is not None), key=lambda p: tuple(p.shape))
-            for shape, same in groupby(moved, key=lambda p: tuple(p.shape)):
-                matrices = list(same)
-                most = max(1, TOGETHER // matrices[0].numel())
-                for at in range(0, len(matrices), most):
-                    part = matrices[at : at + most]
-                    update_NRC = orthogonal(torch.stack([self._momentum(p, momentum) for p in part]))
+            rate, parts = group["lr"], list(_alike([p for p in group["params"] if p.grad is not None]))
+            for at in range(0, len(parts), self.count):
+                some = parts[at : at + self.count]
+                moves = [torch.stack([self._momentum(p, group["momentum"]) for p in part]) for part in some]
+                for part, update_NRC in zip(some, self.divide(moves, orthogonal)):
                     for p, update in zip(part, update_NRC):
                         p.mul_(1 - rate * group["weight_decay"])
-                        p.add_(update, alpha=-rate * MATCHED * max(shape) ** 0.5)
+                        p.add_(update, alpha=-rate * MATCHED * max(p.shape) ** 0.5)
 
     def _momentum(self, p: Tensor, momentum: float) -> Tensor:
         state = self.state[p]
@@ -54,6 +60,14 @@ class Muon(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(p)
         state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
         return p.grad.lerp(state["momentum_buffer"], momentum)
+
+
+def _alike(matrices: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Matrices of one shape, at most `TOGETHER` numbers of them at once."""
+    for _, same in groupby(sorted(matrices, key=lambda p: tuple(p.shape)), key=lambda p: tuple(p.shape)):
+        found = list(same)
+        size = max(1, TOGETHER // found[0].numel())
+        yield from (found[i : i + size] for i in range(0, len(found), size))
 
 
 def orthogonal(x_NRC: Tensor) -> Tensor:

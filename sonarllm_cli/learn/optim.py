@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from .distributed import Ranks
 from .muon import Muon
 from .recipe import Optim
 
@@ -31,10 +32,11 @@ def rate(step: int, total: int, optim: Optim) -> float:
     return optim.lr
 
 
-def optimizers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimizer]:
+def optimizers(model: nn.Module, optim: Optim, ranks: Ranks | None = None) -> list[torch.optim.Optimizer]:
     """AdamW on all that is trainable or, by name `muon`, Muon (Jordan et al. 2024) on the matrices of the layers and
     AdamW on embeddings, norms and biases. Both take the schedule's rate: Muon's update is scaled to AdamW's RMS
-    (Liu et al. 2025). Weight decay is for matrices only."""
+    (Liu et al. 2025). Weight decay is for matrices only. Processes share
+    Muon's work where `ranks` are given."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decay = [p for name, p in named if p.ndim >= 2 and not name.endswith("embed.weight")]
     rest = [p for name, p in named if p.ndim < 2 or name.endswith("embed.weight")]
@@ -42,7 +44,7 @@ def optimizers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimizer]:
     if optim.name == "muon":
         square = [p for p in decay if p.ndim == 2]
         other = [p for p in decay if p.ndim != 2] + rest
-        muon = Muon(square, lr=optim.lr, weight_decay=optim.weight_decay)
+        muon = Muon(square, lr=optim.lr, weight_decay=optim.weight_decay, ranks=ranks)
         return [muon, torch.optim.AdamW(other, lr=optim.lr, betas=betas, eps=optim.eps, weight_decay=0.0, fused=True)]
     groups = [{"params": decay, "weight_decay": optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return [torch.optim.AdamW(groups, lr=optim.lr, betas=betas, eps=optim.eps, fused=True)]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..flow.model import load_space
+from ..flow.reconstruct import reconstruction
 from ..nets.kinds import NETS
 from ..nets.sonar import SonarDecoder
 from ..nets.sonar_llm import ENDING, MARKER, SonarLLM
@@ -184,20 +185,18 @@ class SonarLLMTask:
         return out
 
     @functools.cached_property
-    @torch.no_grad()
     def familiar(self) -> float:
-        """Nats a token under which the space reconstructs `FAMILIAR` of the validation documents; 0 without any, or for
+        """Bits a byte under which the space reconstructs `FAMILIAR` of the validation documents; 0 without any, or for
         a kind that reads no embeddings."""
-        if not self.embeds:
+        if self.frozen is None:
             return 0.0
-        assert self.frozen is not None
-        nats, dtype = [], next(self.frozen.parameters()).dtype
+        bits, dtype = [], next(self.frozen.parameters()).dtype
         for i in range(min(len(self.data.valid), FAMILIAR_DOCUMENTS)):
             rows = self.data.valid.body(i)
             rows = rows[rows > 1]
-            _, nll_N = self._decode(self.table.embeddings(rows).to(self.device, dtype), rows, 0.0)
-            nats.append(nll_N.sum().item() / int(self.table.labels[rows].sum()))
-        return float(np.quantile(nats, FAMILIAR)) if nats else 0.0
+            embedding_SD = self.table.embeddings(rows).to(self.device, dtype)
+            bits.append(reconstruction(self.table.text(rows), embedding_SD, self.settings.data.lang, self.space))
+        return float(np.quantile(bits, FAMILIAR)) if bits else 0.0
 
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
         """The finished model folder, which names its space."""
@@ -213,6 +212,6 @@ class SonarLLMTask:
             ending=ENDING,
             marker=MARKER if data.summaries else "",
             lang=data.lang,
-            familiar=round(self.familiar, 3),
+            familiar_bpb=round(self.familiar, 3),
             training=facts,
         )
