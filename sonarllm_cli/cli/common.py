@@ -97,6 +97,36 @@ def search_options(command: F) -> F:
     return command
 
 
+def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--stop`, `--stop-threshold`, `--feedback`; the command gets them as a dict `rules`, fields of a `Writing`."""
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> Any:
+        return command(rules={name: values.pop(name) for name in ("stop", "stop_threshold", "feedback")}, **values)
+
+    for option in (
+        click.option(
+            "--feedback",
+            type=click.Choice(["reembed", "latent"]),
+            default="reembed",
+            show_default=True,
+            help="Read next: the decoded sentence embedded again, or the predicted vector.",
+        ),
+        click.option(
+            "--stop",
+            type=click.Choice(["predicted", "reembedded"]),
+            default="reembedded",
+            show_default=True,
+            help="Judge the predicted vector, or the decoded sentence embedded again.",
+        ),
+        click.option(
+            "--stop-threshold", default=0.98, show_default=True, help="Cosine with the ending that ends the text."
+        ),
+    ):
+        wrapped = option(wrapped)
+    return wrapped
+
+
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--guidance` and `--diffusion-steps`, of diffusion models; the command gets those given as a dict `sampling`."""
 

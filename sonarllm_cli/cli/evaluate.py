@@ -19,6 +19,7 @@ from .common import (
     line,
     output_option,
     quiet_options,
+    rule_options,
     sampling_options,
 )
 
@@ -58,6 +59,7 @@ def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
         limit: int,
         beam: int,
         seeds: int,
+        rules: dict[str, Any],
         sampling: dict[str, Any],
         as_json: bool,
         output: str | None,
@@ -78,6 +80,7 @@ def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "beam": beam,
             "seed": compute.seed or 0,
             "seeds": seeds,
+            "rules": rules,
             "sampling": sampling,
         }
         result = command(options, **values) | {"command": shlex.join(["sonarllm", *sys.argv[1:]])}
@@ -95,6 +98,7 @@ def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
         output_option,
         json_option,
         sampling_options,
+        rule_options,
         click.option(
             "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Draws; mean and deviation."
         ),

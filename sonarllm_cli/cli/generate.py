@@ -15,6 +15,7 @@ from .common import (
     line,
     output_option,
     reporting,
+    rule_options,
     sampling_options,
     search_options,
 )
@@ -25,21 +26,7 @@ from .common import (
 @lang_option
 @click.option("--out-lang", default="", help="Language to write in; the model's own if not given.")
 @click.option("--max-sentences", default=32, show_default=True, help="Sentences to write at most.")
-@click.option("--stop-threshold", default=0.98, show_default=True, help="Cosine with the ending that ends the text.")
-@click.option(
-    "--stop",
-    type=click.Choice(["predicted", "reembedded"]),
-    default="reembedded",
-    show_default=True,
-    help="Judge the predicted vector, or the decoded sentence embedded again.",
-)
-@click.option(
-    "--feedback",
-    type=click.Choice(["reembed", "latent"]),
-    default="reembed",
-    show_default=True,
-    help="Read next: the decoded sentence embedded again, or the predicted vector.",
-)
+@rule_options
 @click.option("--no-repeat", is_flag=True, help="Write no sentence twice.")
 @search_options
 @sampling_options
@@ -51,9 +38,6 @@ def generate(
     lang: str,
     out_lang: str,
     max_sentences: int,
-    stop_threshold: float,
-    stop: str,
-    feedback: str,
     no_repeat: bool,
     beam: int,
     temperature: float | None,
@@ -61,6 +45,7 @@ def generate(
     max_tokens: int,
     as_json: bool,
     output: str | None,
+    rules: dict[str, Any],
     sampling: dict[str, Any],
     compute: Compute,
 ) -> None:
@@ -76,13 +61,11 @@ def generate(
 
     writing = Writing(
         max_sentences=max_sentences,
-        stop=stop,
-        stop_threshold=stop_threshold,
-        feedback=feedback,
         no_repeat=no_repeat,
         out_lang=out_lang,
         search=Search(beam=beam, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
         sampling=sampling,
+        **rules,
     )
     text = read_text(file)
     with reporting(compute.bar) as report, open_output(output) as out:

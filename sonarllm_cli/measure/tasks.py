@@ -56,10 +56,11 @@ class Wish:
     seed: int
     generator: torch.Generator
     sampling: dict[str, Any] = field(default_factory=dict)
+    rules: dict[str, Any] = field(default_factory=dict)  # when to stop, what to read next: fields of a `Writing`
 
     def writing(self, **options: Any) -> Writing:
         """How a text is written in this task."""
-        return Writing(search=Search(beam=self.beam), sampling=self.sampling, **options)
+        return Writing(search=Search(beam=self.beam), sampling=self.sampling, **self.rules, **options)
 
 
 def evaluate(
@@ -74,6 +75,7 @@ def evaluate(
     seed: int = 0,
     seeds: int = 1,
     sampling: dict[str, Any] | None = None,
+    rules: dict[str, Any] | None = None,
     run: Task | None = None,
 ) -> dict[str, Any]:
     """Run a task; → figures beside all that is needed to get them again: settings, data hash, seed, versions.
@@ -87,10 +89,11 @@ def evaluate(
     settings = {"task": task, "model": model, "limit": limit, "beam": beam, "seed": seed, "unseen only": bool(seen)}
     settings |= {"seeds": seeds} if seeds > 1 else {}
     settings |= {"sampling": sampling} if sampling else {}
+    settings |= {"rules": rules} if rules and Writing(**rules) != Writing() else {}
     results: list[Result] = []
     for one in range(seed, seed + seeds):
         own = replace(runtime, seed=one)
-        wish = Wish(own, list(seen), limit, beam, one, own.generator(), sampling or {})
+        wish = Wish(own, list(seen), limit, beam, one, own.generator(), sampling or {}, rules or {})
         results.append(run(model, list(data), wish))
     names = [name for name in results[0][0] if all(name in figures for figures, _ in results)]
     values = {name: [figures[name] for figures, _ in results] for name in names}
