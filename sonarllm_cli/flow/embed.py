@@ -57,7 +57,7 @@ def embed(
     """Embeddings of `texts` (one text gives one row): → embeddings_ND, float32.
 
     >>> embed(["A sentence."]).shape
-    (1, 1024)
+    (1, 512)
 
     Raises UserError for an unknown language or, with `on_long="error"`, a text over the encoder's limit. With
     `on_long="split"` such a text becomes several rows.
