@@ -37,6 +37,7 @@ from . import corpus
 from .recipe import Settings
 from .store import Stored
 
+SAMPLED = 16384  # sentences that a mean is taken of
 T = TypeVar("T")
 
 
@@ -89,7 +90,6 @@ class Table(Protocol):
     def names(self, rows: np.ndarray) -> list[str]: ...  # of their documents, "" where unknown
     def bytes(self, rows: np.ndarray) -> int: ...  # UTF-8, together
     def embeddings(self, rows: np.ndarray) -> Tensor: ...  # rows_… → embeddings_…D, float32, on the CPU
-    def mean(self) -> Tensor: ...  # mean_D over the table
     def std(self) -> Tensor: ...  # std_D over the table
 
 
@@ -126,10 +126,6 @@ class Sentences:
     def embeddings(self, rows: np.ndarray) -> Tensor:
         """rows_… → embeddings_…D, float32, on the CPU."""
         return self.embeddings_ND[torch.from_numpy(rows).long()].float()
-
-    def mean(self) -> Tensor:
-        """Mean of each dimension over the table, ending and marker left out: → mean_D."""
-        return self.embeddings_ND[2:].float().mean(0)
 
     def std(self) -> Tensor:
         """Deviation of each dimension over the table, ending and marker left out: → std_D."""
@@ -194,10 +190,6 @@ class Joined:
         for at, part_ND in out:
             out_ND[at] = part_ND
         return out_ND.view(*rows.shape, -1)
-
-    def mean(self) -> Tensor:
-        """That of the largest table."""
-        return max(self.parts, key=len).mean()
 
     def std(self) -> Tensor:
         """That of the largest table."""
@@ -338,6 +330,12 @@ class DocumentData:
             groups[-1].append(document)
             held += count
         return [Batch(group, sum(labels)) for group in groups]
+
+    def mean(self) -> Tensor:
+        """Mean embedding of the training documents' sentences, of many thousands evenly spaced, endings left out: →
+        mean_D."""
+        rows = self.train.flat[self.train.flat > 1]
+        return self.table.embeddings(rows[:: max(1, len(rows) // SAMPLED)]).mean(0)
 
     def held_out(self, summary: bool, most: int) -> list[Document]:
         """At most `most` validation documents, all texts or all summarisations."""

@@ -72,7 +72,7 @@ class SonarLLMTask:
         if not (init := self.settings.run.init):
             model = net_class(self.config).init_()
             if isinstance(model, SonarLLM):
-                model.project_out.bias.data.copy_(self.table.mean())
+                model.project_out.bias.data.copy_(self.data.mean())
             return model
         folder = registry.find(init)
         config = model_dir.read_config(folder)

@@ -44,7 +44,6 @@ FORMAT = 1
 GROUP_ROWS = 256  # of a Parquet row group: what is read to have one document
 HELD_GROUPS = 512  # whose texts are kept: about 16 MiB
 SHARD_DOCUMENTS = 4096
-SAMPLE = 16384  # rows that mean and deviation are taken of
 NAMED = 5  # of each kind of skip, by place
 MANIFEST = "manifest.json"
 
@@ -361,17 +360,9 @@ class Stored:
         """The ids of the documents that the rows belong to."""
         return self._strings(rows, "document")
 
-    def mean(self) -> Tensor:
-        """Mean of each dimension over a sample of rows: → mean_D."""
-        return self._sample().mean(0)
-
-    def std(self) -> Tensor:
-        """Deviation of each dimension over a sample of rows: → std_D."""
-        return self._sample().std(0)
-
-    def _sample(self) -> Tensor:
-        """At most `SAMPLE` rows, spread evenly: → embeddings_ND."""
-        return self.embeddings(np.unique(np.linspace(0, len(self) - 1, SAMPLE).astype(np.int64)))
+    def std(self, sample: int = 16384) -> Tensor:
+        """Deviation of each dimension over at most `sample` rows, spread evenly: → std_D."""
+        return self.embeddings(np.unique(np.linspace(0, len(self) - 1, sample).astype(np.int64))).std(0)
 
     def _strings(self, rows: np.ndarray, column: str) -> list[str]:
         out = [""] * len(rows)
