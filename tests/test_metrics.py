@@ -131,3 +131,15 @@ def test_a_task_scores_what_was_not_seen_and_says_how(home, data, task, file, fi
 def test_data_without_pairs_is_refused(home, data):
     with pytest.raises(UserError, match="no parallel text"):
         evaluate("translate", "tiny", [str(data / "docs.jsonl")], runtime=choose("cpu"))
+
+
+def test_the_rules_of_writing_are_a_tasks_too(home, data):
+    def written(**rules):
+        return evaluate(
+            "generate", "tiny-llm", [str(data / "longer.jsonl")], runtime=choose("cpu"), beam=1, rules=rules
+        )
+
+    assert written(stop_threshold=2.0)["figures"]["sentences written"] > 0
+    ended = written(stop="predicted", stop_threshold=-1.0)
+    assert ended["figures"]["sentences written"] == 0
+    assert ended["settings"]["rules"] == {"stop": "predicted", "stop_threshold": -1.0}

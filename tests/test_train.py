@@ -146,9 +146,14 @@ def test_a_decoder_learns_from_what_a_concept_model_predicts(corpus, trained, tm
     settings["run"] |= {"init": str(base), "writer": str(tmp_path / "llm/model"), "train_only": ["decoder.layers."]}
     settings["loss"] |= {"guess": 0.5}
     trainer = Trainer(build(settings), tmp_path / "again")
-    texts, guess_ND = trainer.task.guesses.draw(torch.Generator().manual_seed(0))
-    row_N = [trainer.task.guesses.table.ids.index(ids) for ids in texts]
-    own_ND = trainer.task.guesses.table.embeddings(np.array(row_N))
+    guesses, task = trainer.task.guesses, Trainer(concept(corpus, base), tmp_path / "look").task
+    net = load_writer(str(tmp_path / "llm/model"), space=str(base)).net
+    context_BSD, at_B, at_S, row_N = task.data.context([task.data.epoch(0)[0]])
+    for want_D, row in zip(net(context_BSD)[at_B, at_S], row_N):
+        apart_N = (guesses.guess_ND[guesses.row_N == row].float() - want_D).abs().amax(1)
+        assert row < 2 or apart_N.min() < 2e-3  # kept in float16
+    texts, guess_ND = guesses.draw(torch.Generator().manual_seed(0))
+    own_ND = guesses.table.embeddings(np.array([guesses.table.ids.index(ids) for ids in texts]))
     assert guess_ND.shape == own_ND.shape and not torch.equal(guess_ND, own_ND)
     trainer.run()
     lines = [json.loads(line) for line in (tmp_path / "again/metrics.jsonl").read_text().splitlines()]

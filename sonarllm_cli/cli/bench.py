@@ -126,7 +126,7 @@ work_options: tuple[Callable[[Any], Any], ...] = (
         "--dtypes",
         default="auto",
         show_default=True,
-        help="To compare, the first is 1: float32,bfloat16,int8. auto leaves out a bfloat16 that the CPU has not.",
+        help="To compare, the first is 1: float32,bfloat16,int8. auto: those that the device has.",
     ),
     click.option("--texts", default=32, show_default=True, help="Texts at once."),
     click.option("--rounds", default=3, show_default=True, help="In turns; the median is shown."),
@@ -153,8 +153,9 @@ def _wish(quiet: bool, threads: int | None, device: str, size: str | None, dtype
 
     set_up_logging(quiet)
     if dtypes == "auto":
-        half = ("bfloat16",) if multiplies_bfloat16(choose(device).device) else ()
-        names: tuple[str, ...] = ("float32", *half, "int8")
+        place = choose(device).device
+        has = {"float32": True, "bfloat16": multiplies_bfloat16(place), "int8": place.type == "cpu"}
+        names = tuple(name for name, there in has.items() if there)
     else:
         names = tuple(dtypes.split(","))
     for name in names:

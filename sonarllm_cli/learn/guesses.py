@@ -31,10 +31,12 @@ DOCUMENTS = 32  # read at once
 class Guesses:
     """A writer's predictions of every target sentence of the training documents, and those sentences."""
 
-    def __init__(self, settings: Settings, folder: Path, space: Space) -> None:
+    def __init__(self, settings: Settings, folder: Path, space: Space | None) -> None:
+        if space is None:
+            raise UserError("loss.guess needs a space to start from", "add run.init, the space of run.writer")
         if not settings.run.writer:
             raise UserError("loss.guess needs a concept model", "add run.writer, a model in the space of run.init")
-        self.room = int(settings.loss.guess * settings.optim.batch_tokens)  # padded tokens drawn at once
+        room = int(settings.loss.guess * settings.optim.batch_tokens)  # padded tokens drawn at once
         writer = load_writer(settings.run.writer, choose("cpu", "float32"), settings.run.init)
         if not isinstance(writer.net, SonarLLM):
             raise UserError(f"run.writer {writer.name} is a {writer.kind} model", "name a sonar-llm model")
@@ -51,7 +53,7 @@ class Guesses:
         keep = self.row_N > 1  # ending and marker are a handful of words
         self.guess_ND, self.row_N = self.guess_ND[torch.from_numpy(keep)], self.row_N[keep]
         labels = self.table.labels[self.row_N] + 2
-        self.groups = list(by_length(labels.tolist(), len(labels), self.room))
+        self.groups = by_length(labels.tolist(), len(labels), room)
         log.info("%d sentences as %s predicts them", len(self.row_N), writer.name)
 
     def draw(self, generator: torch.Generator) -> tuple[list[list[int]], Tensor]:

@@ -26,7 +26,7 @@ from ..flow.reconstruct import reconstruction
 from ..nets.kinds import NETS
 from ..nets.sonar import SonarDecoder
 from ..nets.sonar_llm import ENDING, MARKER, SonarLLM
-from ..runtime import by_length, choose
+from ..runtime import by_length, choose, multiplies_bfloat16
 from ..weights import model_dir, registry, tensors
 from .card import card
 from .documents import Batch, Document, DocumentData
@@ -54,7 +54,8 @@ class SonarLLMTask:
         self.std_D = self.table.std() if settings.loss.input_noise and self.embeds else torch.zeros(self.space.dim)
         self.frozen: SonarDecoder | None = self.space.net.decoder if self.embeds else None
         del self.space.net.encoder  # its work is done
-        if self.frozen is not None and device.type == "cuda" and settings.run.dtype == "bfloat16":
+        half = settings.run.dtype == "bfloat16" and device.type == "cuda" and multiplies_bfloat16(device)
+        if self.frozen is not None and half:
             self.frozen.to(torch.bfloat16)
         config_class, net_class = NETS[settings.kind]
         self.config = config_from(config_class, {**self._given(), **settings.model})

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..flow.model import Space, load_space
+from ..flow.model import load_space
 from ..nets.sonar import Sonar, SonarConfig
 from ..runtime import choose, log
 from ..tokens import UNK, Tokenizer
@@ -68,14 +67,8 @@ class SonarTask:
         else:
             fields = {"vocab_size": self.tokenizer.vocab_size, **settings.model}
             self.model = Sonar(config_from(SonarConfig, fields)).init_()
-        self.guesses = Guesses(settings, folder, self._base()) if settings.loss.guess else None
+        self.guesses = Guesses(settings, folder, self.base) if settings.loss.guess else None
         log.info("%d sentences and pairs in %s", len(self.train.left), ", ".join(self.tokenizer.langs))
-
-    def _base(self) -> Space:
-        """The space the run starts from."""
-        if self.base is None:
-            raise UserError("loss.guess needs a space to start from", "add run.init, the space of run.writer")
-        return self.base
 
     def _tokenizer(self, mono: list[str], pairs: list[tuple[str, str, str]], folder: Path) -> Tokenizer:
         """That of the model the run starts from, else one trained on its text, kept in the run folder."""

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..runtime import multiplies_bfloat16
+
 
 def sinusoid_TM(count: int, width: int, first: int = 2) -> Tensor:
     """Sine/cosine positions as fairseq2 has them: all sines, then all cosines, divisor half − 1.
@@ -107,7 +109,7 @@ def onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
     ops = torch.ops.mkldnn
     if not (hasattr(ops, "_linear_pointwise") and hasattr(ops, "_reorder_linear_weight")):
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and ops._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and multiplies_bfloat16(device))
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
