@@ -9,6 +9,9 @@ from safetensors.torch import load_file
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.decode import Search, _draw, beam_search, decode, log_softmax
 from sonarllm_cli.flow.embed import embed
+from sonarllm_cli.flow.model import load_space
+from sonarllm_cli.flow.shortlist import of_ids, shortlisted
+from sonarllm_cli.runtime import choose
 from sonarllm_cli.tokens import EOS, PAD
 
 EMBEDDINGS = load_file(PARITY / "expected.safetensors")["embeddings"]
@@ -48,6 +51,37 @@ def plain_beam_search(space, embedding_1D, prompt, beam, limit):
         if len(done) == beam:
             break
     return sorted(done, key=lambda d: -d[1])
+
+
+def test_a_shortlist_is_a_softmax_over_its_words(space, monkeypatch):
+    """Its plain twin: every logit, those of other words at −∞."""
+    names, words = {space.tokenizer.lang_id(lang) for lang in space.tokenizer.langs}, set(range(10, 90))
+    short = of_ids(space, words)
+    found = decode(EMBEDDINGS[:3], model=short, max_tokens=9)
+    drawn = decode(EMBEDDINGS[:3], model=short, max_tokens=9, top_p=0.9)
+    assert {i for hyps in drawn for h in hyps for i in h.ids} <= words | names | {*range(EOS + 1)}
+    banned = torch.tensor([i not in words | names and i > EOS for i in range(space.net.config.vocab_size)])
+    real = space.net.decoder.logits
+    monkeypatch.setattr(space.net.decoder, "logits", lambda hidden: real(hidden).masked_fill(banned, -torch.inf))
+    plain = decode(EMBEDDINGS[:3], model=space, max_tokens=9)
+    assert [h.ids for (h,) in found] == [h.ids for (h,) in plain]
+    assert [h.score for (h,) in found] == pytest.approx([h.score for (h,) in plain], abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_the_likeliest_word_is_the_likeliest_of_a_shortlist_that_has_it(home, dtype):
+    space = load_space("tiny", choose("cpu", dtype))
+    (want,) = decode(EMBEDDINGS[0], model=space, max_tokens=20, beam=1)[0]
+    (found,) = decode(EMBEDDINGS[0], model=of_ids(space, want.ids), max_tokens=20, beam=1)[0]
+    assert found.ids == want.ids and found.score > want.score
+
+
+def test_a_shortlist_is_made_of_a_texts_pieces(space):
+    words = space.tokenizer.content(["The file."])[0]
+    assert set(words) <= set(shortlisted(space, ["The file."]).shortlist.id_W.tolist())
+    assert len(shortlisted(space, ["The file."]).shortlist.id_W) <= len(words) + 4 + len(space.tokenizer.langs)
+    with pytest.raises(UserError, match="no word"):
+        shortlisted(space, [])
 
 
 def test_beam_search_equals_its_plain_twin(space):

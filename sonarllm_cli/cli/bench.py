@@ -188,6 +188,7 @@ def embed(as_json: bool, quality: str | None, lang: str, **values: Any) -> None:
 
 
 @work
+@click.option("--shortlist", default=0, metavar="N", help="Also with a shortlist of N words; 0: without.")
 def decode(as_json: bool, **values: Any) -> None:
     """Time beam search of one sentence and of --texts at once: a step's time, share of the memory bandwidth.
 

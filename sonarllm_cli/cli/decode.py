@@ -21,6 +21,9 @@ from .common import (
 @file_argument
 @lang_option
 @search_options
+@click.option(
+    "--shortlist", metavar="FILE", help="Write only words that this text, of the language, is made of: faster, inexact."
+)
 @click.option("--num-return", default=1, show_default=True, help="Texts for each embedding.")
 @json_option
 @output_option
@@ -32,6 +35,7 @@ def decode(
     temperature: float | None,
     top_p: float | None,
     max_tokens: int,
+    shortlist: str | None,
     num_return: int,
     as_json: bool,
     output: str | None,
@@ -43,14 +47,15 @@ def decode(
     Example (translates):
       echo "Questo pacchetto contiene la documentazione." | sonarllm embed --lang it | sonarllm decode --lang en
     """
-    from ..files import open_output
+    from ..files import open_output, read_text
     from ..flow.decode import Search, decode_stream
     from ..flow.vectors import read_embeddings
 
     search = Search(beam=beam, temperature=temperature, top_p=top_p, num_return=num_return, max_tokens=max_tokens)
     batches = read_embeddings(file)
     with open_output(output) as out:
-        found = decode_stream(batches, lang, compute.model, compute.runtime, search, compute.batch_size)
+        words = read_text(shortlist).splitlines() if shortlist else ()
+        found = decode_stream(batches, lang, compute.model, compute.runtime, search, compute.batch_size, words)
         for hypotheses in progress(found, "decoding", compute.bar, lambda _: 1, None):
             for h in hypotheses:
                 print(line({"text": h.text, "score": round(h.score, 6)}) if as_json else h.text, file=out)

@@ -22,6 +22,7 @@ from ..nets.layers import KVCache
 from ..runtime import Runtime, shrinking
 from ..tokens import EOS, PAD
 from .model import DEFAULT, Space, load_space
+from .shortlist import shortlisted
 from .vectors import EmbeddingBatch
 
 
@@ -94,11 +95,15 @@ def decode_stream(
     runtime: Runtime,
     search: Search,
     batch_size: int | None = None,
+    words: Sequence[str] = (),
 ) -> Iterator[list[Hypothesis]]:
-    """Batches of a file of embeddings → each row's hypotheses, as they come. UserError for another space's."""
+    """Batches of a file of embeddings → each row's hypotheses, as they come, made only of the pieces of `words` where
+    there are any. UserError for another space's."""
     space: Space | None = None
     for batch in batches:
-        space = space or load_space(model, runtime)
+        if space is None:
+            space = load_space(model, runtime)
+            space = shortlisted(space, list(words)) if words else space
         if batch.fingerprint and batch.fingerprint != space.fingerprint:
             raise UserError(
                 f"these embeddings are of the space {batch.fingerprint}, {space.name} is {space.fingerprint}",
@@ -169,7 +174,8 @@ class Speaker(Protocol):
 
 def beam_search(space: Space, embedding_SD: Tensor, prompt: list[int], search: Search) -> list[Found]:
     """embedding_SD → for each sentence its `beam` finished hypotheses, best first."""
-    return search_beams(_Prefill(space, embedding_SD, prompt, search.max_tokens), search)
+    state = _Prefill(space, embedding_SD, prompt, search.max_tokens)
+    return state.found(search_beams(state, search))
 
 
 def search_beams(state: Speaker, search: Search) -> list[Found]:
@@ -219,7 +225,8 @@ def sample(
 ) -> list[Found]:
     """embedding_SD → `num_return` sampled token sequences for each, best score first."""
     many_RD = embedding_SD.repeat_interleave(search.num_return, 0)
-    return draw_tokens(_Prefill(space, many_RD, prompt, search.max_tokens), search, generator)
+    state = _Prefill(space, many_RD, prompt, search.max_tokens)
+    return state.found(draw_tokens(state, search, generator))
 
 
 def draw_tokens(state: Speaker, search: Search, generator: torch.Generator | None) -> list[Found]:
@@ -294,23 +301,36 @@ class _Prefill:
     word's `log_SV`."""
 
     def __init__(self, space: Space, embedding_SD: Tensor, prompt: list[int], limit: int) -> None:
-        self.decoder, self.vocab_size = space.net.decoder, space.tokenizer.vocab_size
+        self.decoder, self.shortlist, self.vocab_size = space.net.decoder, space.shortlist, space.tokenizer.vocab_size
         self.prompt, self.limit = len(prompt), min(limit, space.net.config.max_target_tokens)
         self.caches = [KVCache(min(64, self.limit)) for _ in self.decoder.layers]
         self.cross = self.decoder.cross(embedding_SD)
         ids_S2 = torch.tensor([prompt], device=embedding_SD.device).expand(len(embedding_SD), -1)
         hidden_S2M = self.decoder.step(ids_S2, self.cross, self.caches)
-        log_S2V = log_softmax(self.decoder.logits(hidden_S2M), self.vocab_size)
-        self.score_S = log_S2V[:, :-1].gather(2, ids_S2[:, 1:, None])[..., 0].sum(1)
+        log_S2V = log_softmax(self._logits(hidden_S2M), self.vocab_size)
+        next_S1 = ids_S2[:, 1:] if self.shortlist is None else self.shortlist.place(ids_S2[:, 1:].contiguous())
+        self.score_S = log_S2V[:, :-1].gather(2, next_S1[..., None])[..., 0].sum(1)
         self.log_SV = log_S2V[:, -1].clone()
 
     def step(self, next_R: Tensor, source_R: Tensor | None = None) -> Tensor:
         if source_R is not None:
             for cache in self.caches:
                 cache.select(source_R)
-            if len(source_R) != len(
-                self.cross[0]
-            ):  # else rows keep their sentence, whose beams share its cross-attention
-                self.cross = [c[source_R] for c in self.cross]
+            if len(source_R) != len(self.cross[0]):  # else rows keep their sentence, whose beams share it
+                self.cross = [cross.select(source_R) for cross in self.cross]
+        next_R = next_R if self.shortlist is None else self.shortlist.id_W[next_R]
         hidden_R1M = self.decoder.step(next_R[:, None], self.cross, self.caches)
-        return self.decoder.logits(hidden_R1M[:, 0])[:, : self.vocab_size]
+        return self._logits(hidden_R1M[:, 0])
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Of the words that may be written, which are numbered by their place in the shortlist where there is one."""
+        if self.shortlist is not None:
+            return self.shortlist.logits(hidden)
+        return self.decoder.logits(hidden)[..., : self.vocab_size]
+
+    def found(self, found: list[Found]) -> list[Found]:
+        """What a search found, in the tokenizer's ids."""
+        if self.shortlist is None:
+            return found
+        ids = self.shortlist.id_W.tolist()
+        return [[(tuple(ids[i] for i in words), score) for words, score in hyps] for hyps in found]

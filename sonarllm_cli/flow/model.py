@@ -7,6 +7,7 @@ writer = load_writer("mini", runtime)      # with its space
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -24,18 +25,23 @@ from ..runtime import Runtime, choose
 from ..tokens import Tokenizer
 from ..weights import model_dir, registry, tensors
 
+if TYPE_CHECKING:
+    from .shortlist import Shortlist
+
 DEFAULT = "mini"  # the embedded concept model; its space is embedded too
 
 
 @dataclass(frozen=True)
 class Space:
-    """A SONAR space: what turns sentences into embeddings and back. `fingerprint` is its name."""
+    """A SONAR space: what turns sentences into embeddings and back. `fingerprint` is its name. With a `shortlist` no
+    other words are written."""
 
     name: str
     fingerprint: str
     tokenizer: Tokenizer
     net: Sonar
     runtime: Runtime
+    shortlist: Shortlist | None = None
 
     @property
     def dim(self) -> int:

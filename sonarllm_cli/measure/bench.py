@@ -12,7 +12,7 @@ import copy
 import functools
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from ..flow.decode import Search, beam_search
 from ..flow.embed import embed_sentences, encode
 from ..flow.model import Space, Writer, load_space, load_writer, pack
 from ..flow.predict import Reader, predict
+from ..flow.shortlist import of_ids
 from ..nets.llama import LlamaConfig
 from ..nets.sonar import Sonar
 from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
@@ -52,6 +53,7 @@ class Wish:
     beam: int = 5
     max_tokens: int = 24
     layers: int = 0  # of the published size; 0: all
+    shortlist: int = 0  # words that may be written, beside the whole vocabulary; 0: no such run
 
 
 @dataclass
@@ -162,12 +164,16 @@ def bench_embed(wish: Wish) -> dict[str, Any]:
 
 
 def bench_decode(wish: Wish) -> dict[str, Any]:
-    """Beam search of one sentence, then of `count`: steps of up to `max_tokens`, in each dtype and by the peer."""
+    """Beam search of one sentence, then of `count`: steps of up to `max_tokens`, in each dtype, with its `shortlist` of
+    words, and by the peer."""
     peer = _peer(wish, "decoder") if wish.peer else None
     spaces = {dtype: space_of(wish, "decoder", dtype) for dtype in wish.dtypes}
     _random.cache_clear()
     first = next(iter(spaces.values()))
     config, prompt = first.net.config, first.tokenizer.prompt(first.tokenizer.langs[0])
+    words = range(EOS + 1, min(EOS + 1 + wish.shortlist, config.vocab_size))
+    if wish.shortlist:
+        spaces |= {f"{dtype}, {len(words)} words": of_ids(space, words) for dtype, space in spaces.items()}
     vectors_ND = torch.randn(wish.count, config.embedding, generator=torch.Generator().manual_seed(wish.seed))
     limit = min(wish.max_tokens, config.max_target_tokens)
     search = Search(beam=wish.beam, max_tokens=limit)
@@ -203,8 +209,9 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
             steps[name] = max(map(len, found[name]))
             same = sum(a == b for a, b in zip(found[name], base)) / many
             prompted, after = len(prompt) - flops.EDGE, steps[name] - 1 - flops.EDGE  # one beam reads the prompt
-            cost = flops.decoder_flops(config, prompted) + flops.decoder_flops(config, after, wish.beam)
-            size = flops.decoder_parameters(config) * BYTES.get(name, 4)
+            shape = config if "words" not in name else replace(config, vocab_size=len(words))
+            cost = flops.decoder_flops(shape, prompted) + flops.decoder_flops(shape, after, wish.beam)
+            size = flops.decoder_parameters(shape) * BYTES.get(name.split(",")[0], 4)
             extra = {
                 "same texts": same,
                 "ms a step": 1e3 * timing.median / steps[name],
