@@ -4,16 +4,16 @@
 #
 #   recipes/paper/replicate.sh DATA OUT          # DATA: the files named in recipes/mini/README.md
 #
-# Variables: SEEDS "1 2" · SIZES "1m 3m 6m 12m", the last of which is scored · KINDS · STEPS 650 (two passes) · LIMIT 200 texts a
-# score · TRAIN, options of `sonarllm train` (default --nproc 2 --threads 1) · SONAR, the space · SONARLLM, the command ·
-# JUDGE_ENDPOINT and JUDGE_MODEL, for grades by a language model (key in OPENAI_API_KEY)
+# Variables: SEEDS "1 2" · SIZES "500k 1m 2m 3m", the last of which is scored (also 12m) · KINDS · STEPS 400 · DOCUMENTS 32
+# a step (1,300 steps are a pass) · LIMIT 200 texts a score · TRAIN, options of `sonarllm train` · SONAR, the space ·
+# SONARLLM, the command · JUDGE_ENDPOINT and JUDGE_MODEL, for grades by a language model (key in OPENAI_API_KEY)
 set -euo pipefail
 [ $# -eq 2 ] || { sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//' >&2; exit 2; }
 data=$1 out=$2 here=$(dirname "$0")
-read -ra sizes <<< "${SIZES:-1m 3m 6m 12m}"
+read -ra sizes <<< "${SIZES:-500k 1m 2m 3m}"
 read -ra seeds <<< "${SEEDS:-1 2}"
 read -ra kinds <<< "${KINDS:-sonar-llm token-llm mse-lcm diffusion-lcm}"
-read -ra train <<< "${TRAIN:---nproc 2 --threads 1}"
+read -ra train <<< "${TRAIN:-}"
 read -ra sonarllm <<< "${SONARLLM:-sonarllm}"
 largest=${sizes[-1]}
 mkdir -p "$out/runs" "$out/results"
@@ -26,7 +26,9 @@ learn() {  # kind size seed
   mkdir -p "$run"
   [ -e "$shared" ] && ln -f "$shared" "$run/embeddings.safetensors"
   "${sonarllm[@]}" train "$here/small-$2.toml" --set kind="$1" --set run.seed="$3" --set data.root="$data" \
-    --set sonar="${SONAR:-mini-sonar}" --set optim.steps="${STEPS:-650}" "${train[@]}" --resume -o "$run"
+    --set sonar="${SONAR:-mini-sonar}" \
+    --set optim.steps="${STEPS:-400}" --set optim.documents="${DOCUMENTS:-32}" \
+    --set run.valid_every=100 "${train[@]}" --resume -o "$run"
   [ -e "$shared" ] || { [ -e "$run/embeddings.safetensors" ] && ln "$run/embeddings.safetensors" "$shared"; } || true
 }
 
