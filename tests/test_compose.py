@@ -53,6 +53,15 @@ def test_the_text_ends_at_the_threshold_and_the_ending_is_not_written(writer, st
     assert len(list(generate_stream(context(writer), writer, kept))) == 2
 
 
+def test_an_ending_that_comes_too_soon_is_passed_over_for_the_next_best_hypothesis(writer):
+    search = Search(beam=3, max_tokens=8)
+    best, second = decode(predict(writer, context(writer)), model=writer.space, beam=3, max_tokens=8, num_return=2)[0]
+    ends = dataclasses.replace(writer, ending=best.text)
+    assert not list(generate_stream(context(writer), ends, Writing(max_sentences=1, search=search)))
+    (found,) = generate_stream(context(writer), ends, Writing(max_sentences=1, min_sentences=1, search=search))
+    assert (found.text, found.ended) == (second.text, True)
+
+
 def test_no_repeat_writes_no_sentence_twice(writer):
     writing = Writing(max_sentences=6, no_repeat=True, search=Search(beam=5, max_tokens=6), stop_threshold=2)
     texts = generate("A beginning.", model=writer, writing=writing)

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..nets.diffusion_lcm import DiffusionLCM, DiffusionLCMConfig
 from ..runtime import Runtime, log
 from .author import author_of
-from .decode import Search
+from .decode import Hypothesis, Search
 from .embed import embed_sentences, fits
 from .model import DEFAULT, Writer, load_writer
 from .predict import Report
@@ -34,7 +34,8 @@ AUTO = 3  # sentences a summary of its own length may have
 @dataclass(frozen=True, kw_only=True)
 class Writing:
     """How a text is written. Defaults are the published SONAR-LLM code's: a sentence is decoded by beam search and
-    embedded again; it ends the text if that embedding's cosine with the ending's is `stop_threshold` or more."""
+    embedded again; it ends the text if that embedding's cosine with the ending's is `stop_threshold` or more. Before
+    `min_sentences` are written, an ending is passed over for the best hypothesis that is not the ending's words."""
 
     max_sentences: int = 32
     min_sentences: int = 0
@@ -63,6 +64,7 @@ class Written:
     ending: float
     predicted_D: Tensor
     embedding_D: Tensor  # of the text, or the predicted one where that is fed back
+    ended: bool = False  # whether the text would have ended before it, but for `min_sentences`
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,17 @@ def generate_stream(
     lang = writing.out_lang or writer.lang
     ending_1D = embed_sentences([writer.ending], writer.lang, space)
     search, seen = writing.search, set(used)
-    if writing.no_repeat:
+    if writing.no_repeat or writing.min_sentences:
         many = max(search.num_return, search.beam if not search.samples else 4)
         search = Search(**{**vars(search), "num_return": many})
     sampling = sampling_of(writer, writing)
     author = author_of(writer, lang, search, generator or space.runtime.generator(), sampling)
+
+    def judge(hypothesis: Hypothesis, next_1D: Tensor) -> tuple[Tensor, float]:
+        again_1D = embed_sentences([hypothesis.text], lang, space)
+        judged_1D = next_1D if writing.stop == "predicted" else again_1D
+        return again_1D, F.cosine_similarity(judged_1D.float(), ending_1D.float()).item()
+
     unread_SD, unread = context_SD, list(texts)
     for count in range(writing.max_sentences):
         hypotheses, next_1D = author.next(unread, unread_SD, None if count else report)
@@ -184,13 +192,16 @@ def generate_stream(
             if not hypotheses:
                 return
         best = hypotheses[0]
-        again_1D = embed_sentences([best.text], lang, space)
-        judged_1D = next_1D if writing.stop == "predicted" else again_1D
-        ending = F.cosine_similarity(judged_1D.float(), ending_1D.float()).item()
-        if ending >= writing.stop_threshold and count >= writing.min_sentences:
+        again_1D, ending = judge(best, next_1D)
+        ended = ending >= writing.stop_threshold
+        if ended and count >= writing.min_sentences:
             return
+        others = [h for h in hypotheses if h.text != writer.ending] if ended else []
+        if others and others[0] is not best:
+            best = others[0]
+            again_1D, ending = judge(best, next_1D)
         fed_1D = again_1D if writing.feedback == "reembed" else next_1D
-        yield Written(best.text, best.score, ending, next_1D[0], fed_1D[0])
+        yield Written(best.text, best.score, ending, next_1D[0], fed_1D[0], ended)
         seen.add(best.text)
         unread_SD, unread = fed_1D, [best.text]
 

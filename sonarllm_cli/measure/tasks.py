@@ -12,7 +12,7 @@ import math
 import platform
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import RunError, UserError
-from ..flow.compose import AUTO, Writing, continue_sentences, sampling_of, sentences_of, shortened
+from ..flow.compose import AUTO, Writing, Written, continue_sentences, sampling_of, sentences_of, shortened
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import embed_sentences
 from ..flow.model import Space, Writer, load_space, load_writer
@@ -270,10 +270,10 @@ def generated(model: str, data: list[str], run: Wish) -> Result:
     for texts in rows:
         length = len(texts) - 3  # after the two given, before the last, which mostly is the ending
         found.append(continued(writer, texts[:2], run, length))
-        samples.append({"text": " ".join(texts[:2]), "found": " ".join(found[-1]), "wanted": " ".join(texts[2:-1])})
-    first, wanted = [f[0] if f else "" for f in found], [texts[2] for texts in rows]
+        samples.append({"text": " ".join(texts[:2]), "found": joined(found[-1]), "wanted": " ".join(texts[2:-1])})
+    first, wanted = [f[0].text if f else "" for f in found], [texts[2] for texts in rows]
     return {
-        "repetition-4": metrics.repetition([" ".join(f) for f in found]),
+        "repetition-4": metrics.repetition([joined(f) for f in found]),
         "repetition-4 of the texts": metrics.repetition([" ".join(texts[2:-1]) for texts in rows]),
         "first sentence ROUGE-L": metrics.rouge_l(first, wanted),
         f"first sentence {metrics.meteor_name()}": metrics.meteor(first, wanted),
@@ -287,7 +287,8 @@ def nlg(model: str, data: list[str], run: Wish) -> Result:
 
     By its rules: the first sentence written against the true one, by sentence BLEU (nltk, method 4), ROUGE-L and
     METEOR; where nothing was written, at which its script fails, the score is 0. "clean": all that is written, to as
-    many sentences as the text goes on for, against all the rest, words apart from punctuation, by corpus BLEU.
+    many sentences as the text goes on for, against all the rest, words apart from punctuation, by corpus BLEU. "full":
+    the same of just as many sentences, each ending that comes sooner passed over.
     """
     writer = load_writer(model, run.runtime)
     bodies = [_body(texts) for texts in _texts(data, run, writer.space, least=3)]
@@ -295,11 +296,13 @@ def nlg(model: str, data: list[str], run: Wish) -> Result:
     samples: list[Sample] = []
     for name in ("short", "long"):
         cut = [2 if name == "short" else max(2, len(body) // 2) for body in bodies]
-        found = [continued(writer, body[:at], run, len(body) - at) for body, at in zip(bodies, cut)]
+        long = [continued(writer, body[:at], run, len(body) - at, len(body) - at) for body, at in zip(bodies, cut)]
+        found = [list(itertools.takewhile(lambda s: not s.ended, written)) for written in long]
         sources = [" ".join(body[:at]) for body, at in zip(bodies, cut)]
-        first, true_first = [f[0] if f else "" for f in found], [body[at] for body, at in zip(bodies, cut)]
-        whole, rest = [" ".join(f) for f in found], [" ".join(body[at:]) for body, at in zip(bodies, cut)]
+        first, true_first = [f[0].text if f else "" for f in found], [body[at] for body, at in zip(bodies, cut)]
+        whole, rest = [joined(f) for f in found], [" ".join(body[at:]) for body, at in zip(bodies, cut)]
         clean, clean_rest = metrics.words_apart(whole), metrics.words_apart(rest)
+        full = [joined(written) for written in long]
         figures |= {
             f"{name} BLEU": metrics.sentence_bleu(first, true_first),
             f"{name} ROUGE-L": metrics.rouge_l(first, true_first),
@@ -307,6 +310,9 @@ def nlg(model: str, data: list[str], run: Wish) -> Result:
             f"{name} clean BLEU": metrics.bleu(whole, rest),
             f"{name} clean ROUGE-L": metrics.rouge_l(clean, clean_rest),
             f"{name} clean {metrics.meteor_name()}": metrics.meteor(clean, clean_rest),
+            f"{name} full BLEU": metrics.bleu(full, rest),
+            f"{name} full ROUGE-L": metrics.rouge_l(metrics.words_apart(full), clean_rest),
+            f"{name} full {metrics.meteor_name()}": metrics.meteor(metrics.words_apart(full), clean_rest),
             f"{name} sentences written": sum(map(len, found)) / len(found),
             f"{name} repetition-4": metrics.repetition(whole),
             f"{name} source overlap-3": metrics.overlap(whole, sources),
@@ -324,7 +330,7 @@ def judged(judge: Judge) -> Task:
         samples: list[Sample] = []
         for body in rows:
             beginning = " ".join(body[:2])
-            written = " ".join(continued(writer, body[:2], wish, len(body) - 2))
+            written = joined(continued(writer, body[:2], wish, len(body) - 2))
             samples.append({"text": beginning, "found": written, "wanted": " ".join(body[2:])})
             samples[-1]["grades"] = judge.grade(beginning, written)
         graded = [s["grades"] for s in samples if s["grades"]]
@@ -340,11 +346,15 @@ def _body(texts: list[str]) -> list[str]:
     return texts[:-1] if texts[-1] == ENDING else texts
 
 
-def continued(writer: Writer, beginning: Sequence[str], run: Wish, most: int) -> list[str]:
-    """The sentences written after a beginning, at most so many."""
-    writing = run.writing(max_sentences=most)
-    stream = continue_sentences(beginning, writer, writing, lang=writer.lang, generator=run.generator)
-    return [s.text for s in stream]
+def continued(writer: Writer, beginning: Sequence[str], run: Wish, most: int, least: int = 0) -> list[Written]:
+    """The sentences written after a beginning, at most and at least so many."""
+    writing = run.writing(max_sentences=most, min_sentences=least)
+    return list(continue_sentences(beginning, writer, writing, lang=writer.lang, generator=run.generator))
+
+
+def joined(written: Iterable[Written]) -> str:
+    """Sentences as one text."""
+    return " ".join(s.text for s in written)
 
 
 def _texts(data: list[str], run: Wish, space: Space, least: int = 1) -> list[list[str]]:
