@@ -9,7 +9,7 @@ from sonarllm_cli.learn import optim
 from sonarllm_cli.learn.losses import alignment, contrast, noised, plain_token_nll, sentence_nll, token_nll
 from sonarllm_cli.learn.muon import Muon
 from sonarllm_cli.learn.recipe import Optim
-from sonarllm_cli.learn.sonar_task import amounts, garble, places, shifted
+from sonarllm_cli.learn.sonar_task import amounts, forgotten, garble, places, shifted
 from sonarllm_cli.nets.sonar import Sonar, SonarConfig
 
 
@@ -55,13 +55,24 @@ def test_noise_may_fall_on_some_dimensions_only():
 
 @pytest.mark.parametrize("slots", [1, 4])
 def test_noise_is_drawn_for_texts_or_for_each_of_their_slots(slots):
-    amount_BD = amounts(4000, slots, 8, 0.5, torch.Generator().manual_seed(0))
+    amount_BD = amounts(4000, [8 // slots] * slots, 0.5, torch.Generator().manual_seed(0))
     amount_BSP = amount_BD.view(4000, slots, -1)
     assert (amount_BSP == amount_BSP[..., :1]).all()  # one amount a slot
     some_B, alike_B = (amount_BD > 0).any(1), (amount_BD == amount_BD[:, :1]).all(1)
     assert some_B.float().mean().item() == pytest.approx(0.5, abs=0.03)
     assert (some_B & alike_B).float().mean().item() == pytest.approx(0.25 if slots > 1 else 0.5, abs=0.03)
     assert amount_BD[some_B].mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_forgotten_slots_are_all_of_them_or_some_and_never_the_whole():
+    config = SonarConfig(width=8, heads=2, embedding=24, whole=8, slots=8)
+    lost_BD = forgotten(4000, config, 0.5, torch.Generator().manual_seed(0))
+    lost_BSP = lost_BD[:, 8:].view(4000, 8, 2)
+    assert not lost_BD[:, :8].any() and torch.equal(lost_BSP[..., 0], lost_BSP[..., 1])
+    all_B, none_B = lost_BD[:, 8:].all(1), ~lost_BD.any(1)
+    assert all_B.float().mean().item() == pytest.approx(0.25 * (1 + 1 / 9), abs=0.03)  # ∫ u⁸ du
+    assert none_B.float().mean().item() == pytest.approx(0.5 + 0.25 / 9, abs=0.03)
+    assert not forgotten(3, config, 0.0, torch.Generator()).any()
 
 
 def test_shifted_slots_keep_their_order_and_most_their_place():

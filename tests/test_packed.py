@@ -30,9 +30,16 @@ def test_texts_end_to_end_equal_padded_ones(pooling):
 
 
 @needs_onednn
-@pytest.mark.parametrize(("slots", "tied"), [(1, False), (4, True)])
-def test_a_packed_network_computes_the_same(slots, tied):
-    net = tiny(slots=slots, tied=tied, pooling="attention")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pooling": "attention"},
+        {"slots": 4, "tied": True, "pooling": "attention"},
+        {"slots": 4, "whole": 8, "slot_depth": 1},
+    ],
+)
+def test_a_packed_network_computes_the_same(changes):
+    net = tiny(**changes)
     fast = pack_(copy.deepcopy(net))
     with torch.inference_mode():
         e_BD = net.encoder(IDS, torch.tensor(LENGTHS))

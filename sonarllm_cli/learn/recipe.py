@@ -69,6 +69,7 @@ class Loss:
     mix_share: float = 0.0  # decode from a random point between both embeddings (interpolation)
     mixup_share: float = 0.0  # decode from a vector mixed with another text's, by up to a half
     shift_share: float = 0.0  # decode from a vector whose slots stand a little before or after their place
+    forget_share: float = 0.0  # decode from a vector of which all or some slots are at their mean, which tells nothing
     noise_share: float = 0.0  # decode from a noised embedding, by an amount uniform in [0, 1]
     guess: float = 0.0  # decode what run.writer predicts for a sentence, so many tokens to one of the rest
     input_noise: float = 0.0  # on the vectors that a concept model reads
@@ -113,7 +114,7 @@ class Run:
     valid_batches: int = 20
     keep: int = 2  # checkpoints
     best: str = ""  # the validation figure by whose minimum best/ is kept; the first one if not given
-    init: str = ""  # start from the weights of this model, of the same kind and shape
+    init: str = ""  # start from the weights of this model, of the same kind and, but for what is added, shape
     writer: str = ""  # a concept model in the space of `init`, from whose predictions a decoder learns (loss.guess)
     train_only: list[str] = field(default_factory=list)  # parameter prefixes; the rest is frozen
     weights: str = "float16"  # of the final folder: float32, float16, bfloat16 or int8

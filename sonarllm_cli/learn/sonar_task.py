@@ -9,8 +9,8 @@ Legend: B texts, T tokens, D embedding, M model width, V vocabulary, N labelled 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,27 @@ class SonarTask:
                 self.valid = corpus.tokenise(fresh, unseen, self.tokenizer, data)
             else:
                 log.info("no validation: every validation text is in the training text")
-        if self.base:
-            self.model = self.base.net.requires_grad_(True)
-        else:
-            fields = {"vocab_size": self.tokenizer.vocab_size, **settings.model}
-            self.model = Sonar(config_from(SonarConfig, fields)).init_()
+        self.model = self._begun()
         self.guesses = Guesses(settings, folder, self.base) if settings.loss.guess else None
         log.info("%d sentences and pairs in %s", len(self.train.left), ", ".join(self.tokenizer.langs))
+
+    def _begun(self) -> Sonar:
+        """The network before its first step: that of `run.init`, in another shape where the recipe's [model] gives it
+        one, or a new one."""
+        if self.base is None:
+            fields = {"vocab_size": self.tokenizer.vocab_size, **self.settings.model}
+            return Sonar(config_from(SonarConfig, fields)).init_()
+        config = config_from(SonarConfig, {**asdict(self.base.net.config), **self.settings.model})
+        if config == self.base.net.config:
+            return self.base.net.requires_grad_(True)
+        model, known = Sonar(config).init_(), self.base.net.state_dict()
+        own = model.state_dict()
+        kept = {name: value for name, value in known.items() if name in own and value.shape == own[name].shape}
+        model.load_state_dict(kept, strict=False)
+        if model.config.slotted > self.base.net.config.slotted:
+            model.graft_()
+        log.info("%d of %d tensors are %s's, the others begin new", len(kept), len(own), self.base.name)
+        return model
 
     def _tokenizer(self, mono: list[str], pairs: list[tuple[str, str, str]], folder: Path) -> Tokenizer:
         """That of the model the run starts from, else one trained on its text, kept in the run folder."""
@@ -117,8 +131,9 @@ class SonarTask:
         translate_B = paired_B & (draw_B < weights.mt_share)
         between_B = torch.rand(B, generator=generator) * (paired_B & (draw_B > 1 - weights.mix_share))
         config = self.model.config
-        amount_BD = amounts(B, config.slots, config.embedding, weights.noise_share, generator)
-        mixed_BD = amounts(B, config.slots, config.embedding, weights.mixup_share, generator) / 2
+        amount_BD = amounts(B, config.parts, weights.noise_share, generator)
+        mixed_BD = amounts(B, config.parts, weights.mixup_share, generator) / 2
+        forgotten_BD = forgotten(B, config, weights.forget_share, generator)
         moved_BS = places(B, config.slots, weights.shift_share, generator)
         stranger_B = torch.randperm(B, generator=generator) if weights.mixup_share else partner_B
         weight_B = torch.where(translate_B, weights.mt, torch.where(denoise_B, weights.dae, weights.ae))
@@ -127,34 +142,41 @@ class SonarTask:
         blend_B = torch.where(translate_B, 1.0, between_B)
         plain_B = (blend_B == 0) & ~denoise_B
 
-        ids, source, length_B, partner_B, blend_B, amount_BD, mixed_BD, stranger_B, moved_BS = (
-            t.to(self.device)
-            for t in (ids, source, length_B, partner_B, blend_B, amount_BD, mixed_BD, stranger_B, moved_BS)
+        ids, source, length_B, partner_B, blend_B = (
+            t.to(self.device) for t in (ids, source, length_B, partner_B, blend_B)
+        )
+        amount_BD, mixed_BD, stranger_B, moved_BS, forgotten_BD = (
+            t.to(self.device) for t in (amount_BD, mixed_BD, stranger_B, moved_BS, forgotten_BD)
         )
         scale_B, plain_B, translate_B, first_B = (t.to(self.device) for t in (scale_B, plain_B, translate_B, first_B))
         z_BD = self.model.encoder(source, length_B - 1)
         other_BD = z_BD[partner_B]
         from_BD = z_BD + blend_B[:, None].to(z_BD.dtype) * (other_BD - z_BD)
         if weights.shift_share:
-            from_BD = shifted(from_BD, moved_BS)
+            whole_BW, slots_BP = config.split(from_BD)
+            from_BD = torch.cat([whole_BW, shifted(slots_BP, moved_BS)], 1) if config.slotted else from_BD
         if weights.mixup_share:
             from_BD = from_BD + mixed_BD.to(z_BD.dtype) * (z_BD[stranger_B] - from_BD)
         if weights.noise_share:
             from_BD = noised(from_BD, amount_BD, generator)
+        if weights.forget_share:
+            from_BD = torch.where(forgotten_BD, z_BD.detach().mean(0), from_BD)
         value, nll_N, row_N = sentence_nll(self.model.decoder, ids, length_B, from_BD, scale_B)
         facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "sentences": B}
         facts["spread"] = z_BD.detach().float().std(0).mean().item()
         plain_N, translate_N = plain_B[row_N], translate_B[row_N]
-        if plain_N.any() and not (weights.noise_share or weights.mixup_share or weights.shift_share):
+        spoilt = weights.noise_share or weights.mixup_share or weights.shift_share or weights.forget_share
+        if plain_N.any() and not spoilt:
             facts["ae"] = nll_N[plain_N].mean().item()
         if translate_N.any():
             facts["mt"] = nll_N[translate_N].mean().item()
+        meaning_B = config.split(z_BD)[0] if config.whole else z_BD  # translations have their words to themselves
         if weights.mse and first_B.any():
-            distance = alignment(z_BD[first_B], other_BD[first_B])
+            distance = alignment(meaning_B[first_B], meaning_B[partner_B][first_B])
             facts["mse"] = distance.item()
             value = value + batch.share * weights.mse * distance
         if weights.contrast and first_B.any():
-            ranking = contrast(z_BD[first_B], other_BD[first_B])
+            ranking = contrast(meaning_B[first_B], meaning_B[partner_B][first_B])
             facts["contrast"] = ranking.item()
             value = value + batch.share * weights.contrast * ranking
         if self.guesses:
@@ -226,19 +248,32 @@ def batches(pairs: corpus.Pairs, batch_tokens: int, rng: np.random.Generator) ->
     return [out[i] for i in rng.permutation(len(out))]
 
 
-def amounts(count: int, slots: int, width: int, share: float, generator: torch.Generator) -> Tensor:
+def amounts(count: int, parts: Sequence[int], share: float, generator: torch.Generator) -> Tensor:
     """How much noise each text's vector gets: uniform in [0, 1] for `share` of them, 0 for the rest. In half of those
-    each slot has its own amount, so that the decoder trusts one part and not another, as of a prediction that is sure
-    of some words only. → amount_BD
+    each part has its own amount, so that the decoder trusts one part and not another, as of a prediction that is sure
+    of some words only. count, numbers of each part → amount_BD
     """
     if not share:
-        return torch.zeros(count, width)
-    amount_BS = torch.rand(count, slots, generator=generator)
-    if slots > 1:
-        whole_B = torch.rand(count, generator=generator) < 0.5
-        amount_BS[whole_B] = amount_BS[whole_B, :1]
+        return torch.zeros(count, sum(parts))
+    amount_BS = torch.rand(count, len(parts), generator=generator)
+    if len(parts) > 1:
+        together_B = torch.rand(count, generator=generator) < 0.5
+        amount_BS[together_B] = amount_BS[together_B, :1]
     amount_BS *= (torch.rand(count, generator=generator) < share)[:, None]
-    return amount_BS.repeat_interleave(width // slots, 1)
+    return amount_BS.repeat_interleave(torch.tensor(parts), 1)
+
+
+def forgotten(count: int, config: SonarConfig, share: float, generator: torch.Generator) -> Tensor:
+    """Which numbers of each text's vector are to tell nothing: none but for `share` of the texts; of half of those all
+    slots, of the rest a share of them that is uniform in [0, 1]. What tells of the whole text stays. → forgotten_BD
+    """
+    if not share or not config.slotted:
+        return torch.zeros(count, config.embedding, dtype=torch.bool)
+    rate_B, half_B, chosen_B = torch.rand(3, count, generator=generator)
+    rate_B = torch.where(half_B < 0.5, 1.0, rate_B) * (chosen_B < share)
+    lost_BS = torch.rand(count, config.slots, generator=generator) < rate_B[:, None]
+    lost_BP = lost_BS.repeat_interleave(config.slotted // config.slots, 1)
+    return torch.cat([torch.zeros(count, config.embedding - config.slotted, dtype=torch.bool), lost_BP], 1)
 
 
 def places(count: int, slots: int, share: float, generator: torch.Generator) -> Tensor:

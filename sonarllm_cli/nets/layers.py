@@ -81,7 +81,7 @@ class KVCache:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """Softmax attention: q_BHTK, k_BHCK, v_BHCK, mask (True where attended) → mixed_BHTK.
+    """Softmax attention: q_BHTK, k_BHCK, v_BHCK, mask (True where attended, or what to add to scores) → mixed_BHTK.
 
     PyTorch's fused kernel, but for short bfloat16 training batches on a CPU, where its backward is three to four
     times slower than plain products.
@@ -98,7 +98,8 @@ def plain_attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None,
         T, C = score_BHTC.shape[-2:]
         mask = torch.ones(T, C, dtype=torch.bool, device=q.device).tril(C - T)
     if mask is not None:
-        score_BHTC = score_BHTC.masked_fill(~mask, -torch.inf)
+        added = mask.dtype != torch.bool
+        score_BHTC = score_BHTC + mask if added else score_BHTC.masked_fill(~mask, -torch.inf)
     return score_BHTC.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
 

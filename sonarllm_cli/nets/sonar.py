@@ -41,6 +41,8 @@ class SonarConfig:
     slots: int = (
         1  # parts of the vector that the decoder attends to, one learned query of `attention` pooling each (ours)
     )
+    whole: int = 0  # numbers before the slots that tell of the whole text, as the published vector does (ours)
+    slot_depth: int = 0  # encoder layers under what the slots read; 0: all of them (ours)
     norm_embedding: bool = False  # ours: embeddings have mean 0 and variance 1, so that training can't shrink the space
     tied: bool = False  # one token table for encoder and decoder (ours); published checkpoints carry two
     dropout: float = 0.1
@@ -52,11 +54,53 @@ class SonarConfig:
             raise UserError(f"model.width {self.width} is not divisible by 2 × model.heads {self.heads}", f"use {near}")
         if self.pooling not in POOLINGS:
             raise UserError(f"model.pooling {self.pooling!r} is unknown", f"use one of {', '.join(POOLINGS)}")
-        if self.slots < 1 or self.embedding % self.slots:
+        if self.slots < 1 or self.slotted % self.slots:
             raise UserError(f"model.embedding {self.embedding} has no {self.slots} equal parts", "set model.slots = 1")
+        if self.whole and (self.slots == 1 or self.pooling == "attention" or not 0 < self.whole < self.embedding):
+            raise UserError(
+                f"model.whole {self.whole} does not go with model.embedding {self.embedding}, {self.slots} slots and "
+                f"{self.pooling} pooling",
+                "leave some numbers to at least 2 slots, and pool the whole by mean, max or last",
+            )
+        if not 0 <= self.slot_depth <= self.encoder_layers:
+            layers = f"{self.encoder_layers} layers"
+            raise UserError(f"model.slot_depth {self.slot_depth} is not among {layers}", "set model.slot_depth = 0")
         for name in ("ffn", "encoder_layers", "decoder_layers", "vocab_size", "embedding", "max_source_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}", "use a positive number")
+
+    @property
+    def slotted(self) -> int:
+        """Numbers of the vector that are slots, at its end; the first `embedding − slotted` are of the whole text."""
+        return self.embedding - self.whole if self.slots > 1 else 0
+
+    @property
+    def parts(self) -> list[int]:
+        """How many numbers each part of the vector has: what tells of the whole text, if any, then the slots."""
+        own = [self.slotted // self.slots] * self.slots if self.slotted else []
+        return [n for n in (self.embedding - self.slotted, *own) if n]
+
+    def split(self, embedding_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """embedding_BD → what tells of the whole text, whole_BW, and slots_BP (either may have no numbers)."""
+        return embedding_BD.tensor_split([self.embedding - self.slotted], 1)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Cross:
+    """What a decoder layer needs of the vectors, once for all steps and beams of a text: the term that attention to one
+    vector adds at every position, and keys and values of the slots."""
+
+    added_BM: Tensor | None
+    kv_B2HSK: Tensor | None
+
+    def __len__(self) -> int:
+        some = self.kv_B2HSK if self.added_BM is None else self.added_BM
+        assert some is not None
+        return len(some)
+
+    def select(self, row_R: Tensor) -> Cross:
+        """Those of the texts `row_R`."""
+        return Cross(*(None if t is None else t[row_R] for t in (self.added_BM, self.kv_B2HSK)))
 
 
 class Embed(nn.Module):
@@ -113,7 +157,12 @@ class EncoderLayer(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of every position to the `slots` parts of the vector: x_BTM, kv_B2HSK → x_BTM."""
+    """Attention of every position to the `slots` parts of the vector: x_BTM, kv_B2HSK, number of the first → x_BTM.
+
+    Heads begin by looking at the slot of the position's number, the first sharply, each further one four times as
+    wide, the last of several at all: a penalty on the squared distance, that training may change. Source: Press et al.
+    2022 (ALiBi), whose slopes are linear and fixed.
+    """
 
     def __init__(self, config: SonarConfig) -> None:
         super().__init__()
@@ -121,58 +170,63 @@ class CrossAttention(nn.Module):
         self.q_proj = nn.Linear(config.width, config.width)
         self.kv_proj = nn.Linear(config.width, 2 * config.width)
         self.out_proj = nn.Linear(config.width, config.width)
+        self.focus = nn.Parameter(4 * 0.25 ** torch.arange(config.heads))
+        if config.heads > 1:
+            nn.init.zeros_(self.focus.data[-1:])
 
     def keys(self, memory_BSM: Tensor) -> Tensor:
         """Keys and values of a text's slots, once for all its steps and beams: memory_BSM → kv_B2HSK."""
         B, S, M = memory_BSM.shape
         return self.kv_proj(memory_BSM).view(B, S, 2, self.heads, M // self.heads).permute(0, 2, 3, 1, 4)
 
-    def forward(self, x_BTM: Tensor, kv_B2HSK: Tensor) -> Tensor:
+    def forward(self, x_BTM: Tensor, kv_B2HSK: Tensor, first: int = 0) -> Tensor:
         B, T, M = x_BTM.shape
         q_BHTK = self.q_proj(x_BTM).view(B, T, self.heads, M // self.heads).transpose(1, 2)
-        mixed_BHTK = attend(q_BHTK, kv_B2HSK[:, 0], kv_B2HSK[:, 1])
+        at_T, slot_S = (torch.arange(n, device=x_BTM.device) for n in (T, kv_B2HSK.shape[3]))
+        far_TS = (at_T[:, None] + first - slot_S).square()
+        near_HTS = -self.focus[:, None, None] * far_TS
+        mixed_BHTK = attend(q_BHTK, kv_B2HSK[:, 0], kv_B2HSK[:, 1], mask=near_HTS.to(q_BHTK.dtype))
         return self.out_proj(mixed_BHTK.transpose(1, 2).reshape(B, T, M))
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm causal self-attention, cross-attention, feed-forward: x_BTM, cross → x_BTM.
-
-    `cross` is what `DecoderLayer.cross` made of the vector: cross_BM where it is one slot, else kv_B2HSK.
-    """
+    """Pre-norm causal self-attention, cross-attention, feed-forward: x_BTM, cross → x_BTM."""
 
     def __init__(self, config: SonarConfig) -> None:
         super().__init__()
         self.self_attn_layer_norm = nn.LayerNorm(config.width)
         self.self_attn = SelfAttention(config.width, config.heads)
-        if config.slots == 1:
-            self.cross_v_proj = nn.Linear(config.embedding, config.width)
+        self.slotted, self.whole = config.slotted, config.embedding - config.slotted
+        if self.whole:
+            self.cross_v_proj = nn.Linear(self.whole, config.width)
             self.cross_out_proj = nn.Linear(config.width, config.width)
-        else:
+        if self.slotted:
             self.cross_attn_layer_norm = nn.LayerNorm(config.width)
             self.cross_attn = CrossAttention(config)
         self.ffn_layer_norm = nn.LayerNorm(config.width)
         self.ffn = FeedForward(config.width, config.ffn)
-        self.slots, self.dropout = config.slots, config.dropout
+        self.dropout = config.dropout
 
-    def cross(self, memory: Tensor) -> Tensor:
-        """What the layer needs of the vector, once a text. One slot: embedding_BD → cross_BM, which cross-attention
-        to the one vector adds at every position; else memory_BSM → kv_B2HSK."""
-        if self.slots == 1:
-            return self.cross_out_proj(self.cross_v_proj(memory))
-        return self.cross_attn.keys(memory)
+    def cross(self, whole_BW: Tensor, memory_BSM: Tensor | None) -> Cross:
+        """What the layer needs of the vector's two parts."""
+        return Cross(
+            self.cross_out_proj(self.cross_v_proj(whole_BW)) if self.whole else None,
+            self.cross_attn.keys(memory_BSM) if self.slotted else None,
+        )
 
-    def forward(self, x_BTM: Tensor, cross: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x_BTM: Tensor, cross: Cross, cache: KVCache | None = None) -> Tensor:
         drop = self.dropout if self.training else 0.0
+        first = cache.length if cache else 0
         x_BTM = x_BTM + _drop(self.self_attn(self.self_attn_layer_norm(x_BTM), causal=True, cache=cache), drop)
-        if self.slots == 1:
-            x_BTM = x_BTM + _drop(cross[:, None], drop)
-        else:
-            x_BTM = x_BTM + _drop(self.cross_attn(self.cross_attn_layer_norm(x_BTM), cross), drop)
+        if cross.added_BM is not None:
+            x_BTM = x_BTM + _drop(cross.added_BM[:, None], drop)
+        if cross.kv_B2HSK is not None:
+            x_BTM = x_BTM + _drop(self.cross_attn(self.cross_attn_layer_norm(x_BTM), cross.kv_B2HSK, first), drop)
         return x_BTM + _drop(self.ffn(self.ffn_layer_norm(x_BTM)), drop)
 
 
 class AttentionPool(nn.Module):
-    """A learned query a slot attends to all tokens and writes its part of the vector: x_BTM, real_BT → embedding_BD.
+    """A learned query a slot attends to all tokens and writes its part of the vector: x_BTM, real_BT → slots_BP.
 
     Keys and values are the same for all slots. Several slots begin in reading order: slot s looks at token
     s·max(1, (T−1)/(S−1)) of a text of T tokens, by a penalty on the squared distance that training may soften.
@@ -184,8 +238,8 @@ class AttentionPool(nn.Module):
         key = config.width // config.heads
         self.query = nn.Parameter(torch.randn(config.slots, key) * key**-0.5)
         self.k_proj = nn.Linear(config.width, key)
-        self.v_proj = nn.Linear(config.width, config.embedding // config.slots)
-        self.focus = nn.Parameter(torch.ones(config.slots)) if config.slots > 1 else None
+        self.v_proj = nn.Linear(config.width, (config.slotted or config.embedding) // config.slots)
+        self.focus = nn.Parameter(4 * torch.ones(config.slots)) if config.slots > 1 else None
 
     def forward(self, x_BTM: Tensor, real_BT: Tensor) -> Tensor:
         score_BST = (self.k_proj(x_BTM) @ self.query.T.to(x_BTM.dtype)).transpose(1, 2).float()
@@ -208,18 +262,22 @@ class SonarEncoder(nn.Module):
         self.embed = Embed(config)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.layer_norm = nn.LayerNorm(config.width)
-        self.pool_attn = AttentionPool(config) if config.pooling == "attention" else None
-        same = config.embedding == config.width or self.pool_attn is not None
-        self.out_proj = nn.Identity() if same else nn.Linear(config.width, config.embedding)
+        self.slot_norm = nn.LayerNorm(config.width) if config.slot_depth else None
+        self.pool_attn = AttentionPool(config) if config.pooling == "attention" or config.whole else None
+        whole = config.whole or config.embedding
+        same = whole == config.width or config.pooling == "attention"
+        self.out_proj = nn.Identity() if same else nn.Linear(config.width, whole)
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         T = ids_BT.shape[1]
         real_BT = torch.arange(T, device=ids_BT.device) < lengths_B[:, None]
         mask_B11T = None if bool(real_BT.all()) else real_BT[:, None, None]
         x_BTM = _drop(self.embed(ids_BT), self.config.dropout if self.training else 0.0)
-        for layer in self.layers:
+        early_BTM = x_BTM
+        for i, layer in enumerate(self.layers, 1):
             x_BTM = layer(x_BTM, mask_B11T)
-        return self.project(self.pool(self.layer_norm(x_BTM), real_BT))
+            early_BTM = x_BTM if i == self.config.slot_depth else early_BTM
+        return self.project(self.pool(x_BTM, early_BTM, real_BT))
 
     def ragged(self, ids_N: Tensor, lengths: Sequence[int]) -> Tensor:
         """Texts end to end, without padding: products are over all tokens of the batch, and texts of one length that
@@ -231,24 +289,38 @@ class SonarEncoder(nn.Module):
         table_TM = self.embed.positions(max(lengths), self.layer_norm.weight)
         place_N = torch.cat([torch.arange(T).repeat(count) for count, T in runs]).to(ids_N.device)
         x_NM = self.embed.words(ids_N) * self.embed.scale + table_TM[place_N]
-        for layer in self.layers:
+        early_NM = x_NM
+        for i, layer in enumerate(self.layers, 1):
             x_NM = layer.ragged(x_NM, runs)  # type: ignore[operator]
-        pooled = []
-        for (count, T), x in zip(runs, self.layer_norm(x_NM).split([count * T for count, T in runs])):
+            early_NM = x_NM if i == self.config.slot_depth else early_NM
+        pooled, sizes = [], [count * T for count, T in runs]
+        for (count, T), x, early in zip(runs, x_NM.split(sizes), early_NM.split(sizes)):
             real_BT = torch.ones(count, T, dtype=torch.bool, device=ids_N.device)
-            pooled.append(self.pool(x.view(count, T, -1), real_BT))
+            pooled.append(self.pool(x.view(count, T, -1), early.view(count, T, -1), real_BT))
         return self.project(torch.cat(pooled))
 
     def project(self, pooled: Tensor) -> Tensor:
-        """What pooling gave, in the space: → embedding_BD."""
-        embedding_BD = self.out_proj(pooled)
-        return F.layer_norm(embedding_BD, embedding_BD.shape[-1:]) if self.config.norm_embedding else embedding_BD
+        """What pooling gave, in the space, where both parts are normalised apart: → embedding_BD."""
+        if self.config.whole:
+            pooled_BM, slots_BP = pooled.tensor_split([self.config.width], 1)
+            parts = [self.out_proj(pooled_BM), slots_BP]
+        else:
+            parts = [self.out_proj(pooled)]
+        if self.config.norm_embedding:
+            parts = [F.layer_norm(part, part.shape[-1:]) for part in parts]
+        return torch.cat(parts, 1)
 
-    def pool(self, x_BTM: Tensor, real_BT: Tensor) -> Tensor:
-        """All tokens of a text, its language token and `</s>` included, to one vector: → pooled_BM, or embedding_BD
-        where attention pools."""
-        if self.pool_attn is not None:
-            return self.pool_attn(x_BTM, real_BT)
+    def pool(self, x_BTM: Tensor, early_BTM: Tensor, real_BT: Tensor) -> Tensor:
+        """All tokens of a text, its language token and `</s>` included, to one vector: states after the last layer, and
+        after the one that the slots read → pooled_BM, slots_BP where attention pools, or one after the other."""
+        x_BTM = self.layer_norm(x_BTM)
+        if self.pool_attn is None:
+            return self.pool_whole(x_BTM, real_BT)
+        slots_BP = self.pool_attn(self.slot_norm(early_BTM) if self.slot_norm else x_BTM, real_BT)
+        return torch.cat([self.pool_whole(x_BTM, real_BT), slots_BP], 1) if self.config.whole else slots_BP
+
+    def pool_whole(self, x_BTM: Tensor, real_BT: Tensor) -> Tensor:
+        """x_BTM, real_BT → pooled_BM, by mean, max or the last token."""
         if self.config.pooling == "last":
             return x_BTM[torch.arange(len(x_BTM), device=x_BTM.device), real_BT.sum(1) - 1]
         if self.config.pooling == "max":
@@ -258,15 +330,15 @@ class SonarEncoder(nn.Module):
 
 
 class SlotProjection(nn.Module):
-    """Each slot's part of the vector, and which slot it is, in the decoder's width: embedding_BD → memory_BSM."""
+    """Each slot's part of the vector, and which slot it is, in the decoder's width: slots_BP → memory_BSM."""
 
     def __init__(self, config: SonarConfig) -> None:
         super().__init__()
-        self.proj = nn.Linear(config.embedding // config.slots, config.width, bias=False)
+        self.proj = nn.Linear(config.slotted // config.slots, config.width, bias=False)
         self.place = nn.Parameter(sinusoid_TM(config.slots, config.width))  # as positions are told to begin with
 
-    def forward(self, embedding_BD: Tensor) -> Tensor:
-        return self.proj(embedding_BD.view(len(embedding_BD), len(self.place), -1)) + self.place
+    def forward(self, slots_BP: Tensor) -> Tensor:
+        return self.proj(slots_BP.reshape(len(slots_BP), len(self.place), -1)) + self.place
 
 
 class SonarDecoder(nn.Module):
@@ -286,13 +358,13 @@ class SonarDecoder(nn.Module):
     def forward(self, ids_BT: Tensor, embedding_BD: Tensor) -> Tensor:
         return self.step(ids_BT, self.cross(embedding_BD), None)
 
-    def cross(self, embedding_BD: Tensor) -> list[Tensor]:
-        """What each layer needs of the vector, once for all steps and beams of a text: embedding_BD → L × cross
-        (see `DecoderLayer`)."""
-        memory = embedding_BD if self.slots is None else self.slots(embedding_BD)
-        return [layer.cross(memory) for layer in self.layers]  # type: ignore[operator]
+    def cross(self, embedding_BD: Tensor) -> list[Cross]:
+        """What each layer needs of the vector, once for all steps and beams of a text: embedding_BD → L × cross."""
+        whole_BW, slots_BP = self.config.split(embedding_BD)
+        memory_BSM = None if self.slots is None else self.slots(slots_BP)
+        return [layer.cross(whole_BW, memory_BSM) for layer in self.layers]  # type: ignore[operator]
 
-    def step(self, ids_BT: Tensor, cross_L: list[Tensor], caches: list[KVCache] | None) -> Tensor:
+    def step(self, ids_BT: Tensor, cross_L: list[Cross], caches: list[KVCache] | None) -> Tensor:
         """New tokens after those in `caches`: ids_BT, L × cross → hidden_BTM. Only one token at a time once
         the caches hold some."""
         first = caches[0].length if caches else 0
@@ -330,8 +402,33 @@ class Sonar(nn.Module):
             elif (".cross_" in name or ".slots.proj" in name) and parameter.ndim == 2:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
         for layer in self.decoder.layers:
-            if isinstance(layer, DecoderLayer) and layer.slots > 1:  # a position looks at the slot of its own number
+            if isinstance(layer, DecoderLayer) and layer.slotted:  # a position looks at the slot of its own number
                 layer.cross_attn.kv_proj.weight[: self.config.width] = layer.cross_attn.q_proj.weight
+        return self
+
+    @torch.no_grad()
+    def graft_(self) -> Sonar:
+        """Slots, new beside what a trained model knows, begin as the words' codes: the encoder projects a token's state
+        on a random subspace, and the decoder's last layer adds what stands there, in the token table's own scale, at
+        the position of the slot's number; its other layers pass over the slots until training says otherwise."""
+        M, K, P = self.config.width, self.config.width // self.config.heads, self.config.parts[-1]
+        n = min(P, K)
+        assert self.encoder.pool_attn is not None and self.decoder.slots is not None
+        code_PM = nn.init.orthogonal_(torch.empty(P, M))
+        self.encoder.pool_attn.query.zero_()  # by place alone
+        self.encoder.pool_attn.v_proj.weight.copy_(code_PM)
+        self.encoder.pool_attn.v_proj.bias.zero_()
+        self.decoder.slots.proj.weight.copy_(code_PM.T)
+        for layer in self.decoder.layers:
+            attention = layer.cross_attn
+            assert isinstance(attention, CrossAttention)
+            attention.out_proj.weight.zero_()
+            attention.out_proj.bias.zero_()
+        attention.q_proj.weight[:K] = 0
+        attention.q_proj.bias[:K] = 0
+        attention.kv_proj.weight[M : M + n] = code_PM[:n]
+        attention.kv_proj.bias[M : M + n] = -code_PM[:n] @ self.decoder.slots.place.mean(0)
+        attention.out_proj.weight[:, :n] = code_PM[:n].T * M**0.5 / 2
         return self
 
 
