@@ -211,7 +211,7 @@ class DecoderLayer(nn.Module):
         """What the layer needs of the vector's two parts."""
         return Cross(
             self.cross_out_proj(self.cross_v_proj(whole_BW)) if self.whole else None,
-            self.cross_attn.keys(memory_BSM) if self.slotted else None,
+            self.cross_attn.keys(memory_BSM) if memory_BSM is not None else None,
         )
 
     def forward(self, x_BTM: Tensor, cross: Cross, cache: KVCache | None = None) -> Tensor:
@@ -413,22 +413,23 @@ class Sonar(nn.Module):
         the position of the slot's number; its other layers pass over the slots until training says otherwise."""
         M, K, P = self.config.width, self.config.width // self.config.heads, self.config.parts[-1]
         n = min(P, K)
-        assert self.encoder.pool_attn is not None and self.decoder.slots is not None
+        pool, slots = self.encoder.pool_attn, self.decoder.slots
+        read = [layer.cross_attn for layer in self.decoder.layers if isinstance(layer, DecoderLayer) and layer.slotted]
+        assert pool is not None and slots is not None
         code_PM = nn.init.orthogonal_(torch.empty(P, M))
-        self.encoder.pool_attn.query.zero_()  # by place alone
-        self.encoder.pool_attn.v_proj.weight.copy_(code_PM)
-        self.encoder.pool_attn.v_proj.bias.zero_()
-        self.decoder.slots.proj.weight.copy_(code_PM.T)
-        for layer in self.decoder.layers:
-            attention = layer.cross_attn
-            assert isinstance(attention, CrossAttention)
+        pool.query.zero_()  # by place alone
+        pool.v_proj.weight.copy_(code_PM)
+        pool.v_proj.bias.zero_()
+        slots.proj.weight.copy_(code_PM.T)
+        for attention in read:
             attention.out_proj.weight.zero_()
             attention.out_proj.bias.zero_()
-        attention.q_proj.weight[:K] = 0
-        attention.q_proj.bias[:K] = 0
-        attention.kv_proj.weight[M : M + n] = code_PM[:n]
-        attention.kv_proj.bias[M : M + n] = -code_PM[:n] @ self.decoder.slots.place.mean(0)
-        attention.out_proj.weight[:, :n] = code_PM[:n].T * M**0.5 / 2
+        last = read[-1]
+        last.q_proj.weight[:K] = 0
+        last.q_proj.bias[:K] = 0
+        last.kv_proj.weight[M : M + n] = code_PM[:n]
+        last.kv_proj.bias[M : M + n] = -code_PM[:n] @ slots.place.mean(0)
+        last.out_proj.weight[:, :n] = code_PM[:n].T * M**0.5 / 2
         return self
 
 
