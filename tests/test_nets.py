@@ -135,6 +135,14 @@ def test_impossible_shapes_name_the_cure():
         LlamaConfig(heads=6, kv_heads=4)
 
 
+def test_scaled_slots_weigh_less_in_the_vector_and_decode_to_the_same():
+    plain, scaled = (tiny(whole=8, slots=4, norm_embedding=True, slot_scale=scale) for scale in (1.0, 0.125))
+    ids, length = torch.tensor([[5, 6, 7], [8, 3, 2]]), torch.tensor([3, 2])
+    a_BD, b_BD = (net.encoder(ids, length) for net in (plain, scaled))
+    torch.testing.assert_close(b_BD, a_BD * torch.tensor([1.0] * 8 + [0.125] * 8))
+    torch.testing.assert_close(plain.decoder(ids, a_BD), scaled.decoder(ids, b_BD))
+
+
 def test_grafted_slots_add_their_code_at_the_position_of_their_number():
     net = tiny(whole=8, slots=4, slot_depth=1, norm_embedding=True).graft_()
     codes_1P, x_1TM = torch.randn(1, 8), torch.randn(1, 4, 16)

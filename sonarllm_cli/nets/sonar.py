@@ -43,6 +43,7 @@ class SonarConfig:
     )
     whole: int = 0  # numbers before the slots that tell of the whole text, as the published vector does (ours)
     slot_depth: int = 0  # encoder layers under what the slots read; 0: all of them (ours)
+    slot_scale: float = 1.0  # of slots beside a whole, so that cosines and distances tell of the whole (ours)
     norm_embedding: bool = False  # ours: embeddings have mean 0 and variance 1, so that training can't shrink the space
     tied: bool = False  # one token table for encoder and decoder (ours); published checkpoints carry two
     dropout: float = 0.1
@@ -61,6 +62,10 @@ class SonarConfig:
                 f"model.whole {self.whole} does not go with model.embedding {self.embedding}, {self.slots} slots and "
                 f"{self.pooling} pooling",
                 "leave some numbers to at least 2 slots, and pool the whole by mean, max or last",
+            )
+        if not self.slot_scale > 0 or (self.slot_scale != 1 and not self.whole):
+            raise UserError(
+                f"model.slot_scale {self.slot_scale} is of slots beside a whole", "set model.whole, or leave it at 1"
             )
         if not 0 <= self.slot_depth <= self.encoder_layers:
             layers = f"{self.encoder_layers} layers"
@@ -308,7 +313,7 @@ class SonarEncoder(nn.Module):
             parts = [self.out_proj(pooled)]
         if self.config.norm_embedding:
             parts = [F.layer_norm(part, part.shape[-1:]) for part in parts]
-        return torch.cat(parts, 1)
+        return torch.cat([*parts[:1], *(part * self.config.slot_scale for part in parts[1:])], 1)
 
     def pool(self, x_BTM: Tensor, early_BTM: Tensor, real_BT: Tensor) -> Tensor:
         """All tokens of a text, its language token and `</s>` included, to one vector: states after the last layer, and
@@ -334,11 +339,12 @@ class SlotProjection(nn.Module):
 
     def __init__(self, config: SonarConfig) -> None:
         super().__init__()
+        self.scale = config.slot_scale
         self.proj = nn.Linear(config.slotted // config.slots, config.width, bias=False)
         self.place = nn.Parameter(sinusoid_TM(config.slots, config.width))  # as positions are told to begin with
 
     def forward(self, slots_BP: Tensor) -> Tensor:
-        return self.proj(slots_BP.reshape(len(slots_BP), len(self.place), -1)) + self.place
+        return self.proj(slots_BP.reshape(len(slots_BP), len(self.place), -1) / self.scale) + self.place
 
 
 class SonarDecoder(nn.Module):
