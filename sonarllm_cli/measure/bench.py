@@ -248,7 +248,7 @@ def bench_generate(wish: Wish, sentences: int = 32, read: int = 1000) -> dict[st
     fast, slow = timings.values()
     rows[0].extra["times as fast"] = slow.median / fast.median
     search = Search(beam=wish.beam, max_tokens=wish.max_tokens)
-    writing = Writing(max_sentences=sentences, min_sentences=sentences, search=search)
+    writing = Writing(max_sentences=sentences, stop_threshold=2, search=search)  # no cosine is 2
     texts: dict[str, list[str]] = {}
     peers = [_peer(wish, part) for part in ("encoder", "decoder")] if wish.peer else []
     plain = _plain(wish, writer)
