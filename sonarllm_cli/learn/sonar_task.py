@@ -27,7 +27,7 @@ from . import corpus
 from .card import card
 from .guesses import Guesses
 from .losses import alignment, contrast, noised, sentence_nll, sentences_nll
-from .recipe import Settings, config_from
+from .recipe import Loss, Settings, config_from
 
 CPU = torch.device("cpu")
 
@@ -38,6 +38,71 @@ class Batch:
 
     items: np.ndarray
     share: float
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What each text of a batch is decoded from, as drawn: its own vector, its translation's, a point between both;
+    mixed with a stranger's, noised, its slots displaced or missing."""
+
+    translate_B: Tensor
+    denoise_B: Tensor
+    blend_B: Tensor  # share of the translation's vector
+    amount_BD: Tensor | None  # of noise
+    mixed_BD: Tensor | None  # share of the stranger's
+    stranger_B: Tensor
+    moved_BS: Tensor | None  # which slot stands in each slot's place
+    forgotten_BD: Tensor | None  # which numbers tell nothing
+
+    @classmethod
+    def of(cls, weights: Loss, config: SonarConfig, partner_B: Tensor, generator: torch.Generator) -> Draw:
+        """Drawn by the recipe's shares; `partner_B` is where each text's translation stands, its own place for none."""
+        B = len(partner_B)
+        draw_B = torch.rand(B, generator=generator)
+        paired_B = partner_B != torch.arange(B)
+        denoise_B = torch.rand(B, generator=generator) < weights.dae_share
+        translate_B = paired_B & (draw_B < weights.mt_share)
+        between_B = torch.rand(B, generator=generator) * (paired_B & (draw_B > 1 - weights.mix_share))
+        noise, mixup, forget = weights.noise_share, weights.mixup_share, weights.forget_share
+        return cls(
+            translate_B=translate_B,
+            denoise_B=denoise_B,
+            blend_B=torch.where(translate_B, 1.0, between_B),
+            amount_BD=amounts(B, config.parts, noise, generator) if noise else None,
+            mixed_BD=amounts(B, config.parts, mixup, generator) / 2 if mixup else None,
+            stranger_B=torch.randperm(B, generator=generator) if mixup else partner_B,
+            moved_BS=places(B, config.slots, weights.shift_share, generator) if weights.shift_share else None,
+            forgotten_BD=forgotten(B, config, forget, generator) if forget else None,
+        )
+
+    def to(self, device: torch.device) -> Draw:
+        moved: dict[str, Any] = {k: None if v is None else v.to(device) for k, v in vars(self).items()}
+        return Draw(**moved)
+
+    @property
+    def plain_B(self) -> Tensor:
+        """Which texts are decoded from their own vector as it is."""
+        spoilt_B = (self.blend_B != 0) | self.denoise_B
+        for change in (self.amount_BD, self.mixed_BD, self.forgotten_BD):
+            spoilt_B = spoilt_B if change is None else spoilt_B | (change != 0).any(1)
+        if self.moved_BS is not None:
+            own_S = torch.arange(self.moved_BS.shape[1], device=self.moved_BS.device)
+            spoilt_B = spoilt_B | (self.moved_BS != own_S).any(1)
+        return ~spoilt_B
+
+    def vectors(self, z_BD: Tensor, partner_B: Tensor, config: SonarConfig, generator: torch.Generator) -> Tensor:
+        """What to decode from: embedding_BD → embedding_BD."""
+        from_BD = z_BD + self.blend_B[:, None].to(z_BD.dtype) * (z_BD[partner_B] - z_BD)
+        if self.moved_BS is not None and config.slotted:
+            whole_BW, slots_BP = config.split(from_BD)
+            from_BD = torch.cat([whole_BW, shifted(slots_BP, self.moved_BS)], 1)
+        if self.mixed_BD is not None:
+            from_BD = from_BD + self.mixed_BD.to(z_BD.dtype) * (z_BD[self.stranger_B] - from_BD)
+        if self.amount_BD is not None:
+            from_BD = noised(from_BD, self.amount_BD, generator)
+        if self.forgotten_BD is not None:
+            from_BD = torch.where(self.forgotten_BD, z_BD.detach().mean(0), from_BD)
+        return from_BD
 
 
 class SonarTask:
@@ -120,73 +185,46 @@ class SonarTask:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's loss, and what to log of it. What is random is drawn on the CPU."""
-        weights = self.settings.loss
+        weights, config = self.settings.loss, self.model.config
         ids_BT, length, partner = corpus.targets(self.train, batch.items)
         ids, length_B, partner_B = torch.from_numpy(ids_BT), torch.from_numpy(length), torch.from_numpy(partner)
-        B = len(ids)
-        draw_B = torch.rand(B, generator=generator)
-        paired_B = partner_B != torch.arange(B)
-        denoise_B = torch.rand(B, generator=generator) < weights.dae_share
-        source = garble(ids[:, 1:], length_B - 1, denoise_B, generator)
-        translate_B = paired_B & (draw_B < weights.mt_share)
-        between_B = torch.rand(B, generator=generator) * (paired_B & (draw_B > 1 - weights.mix_share))
-        config = self.model.config
-        amount_BD = amounts(B, config.parts, weights.noise_share, generator)
-        mixed_BD = amounts(B, config.parts, weights.mixup_share, generator) / 2
-        forgotten_BD = forgotten(B, config, weights.forget_share, generator)
-        moved_BS = places(B, config.slots, weights.shift_share, generator)
-        stranger_B = torch.randperm(B, generator=generator) if weights.mixup_share else partner_B
-        weight_B = torch.where(translate_B, weights.mt, torch.where(denoise_B, weights.dae, weights.ae))
+        draw = Draw.of(weights, config, partner_B, generator)
+        source = garble(ids[:, 1:], length_B - 1, draw.denoise_B, generator)
+        weight_B = torch.where(draw.translate_B, weights.mt, torch.where(draw.denoise_B, weights.dae, weights.ae))
         scale_B = batch.share * weight_B / (length_B - 2).sum()
-        first_B = paired_B & (torch.arange(B) < partner_B)
-        blend_B = torch.where(translate_B, 1.0, between_B)
-        plain_B = (blend_B == 0) & ~denoise_B
-
-        ids, source, length_B, partner_B, blend_B = (
-            t.to(self.device) for t in (ids, source, length_B, partner_B, blend_B)
+        ids, source, length_B, partner_B, scale_B = (
+            t.to(self.device) for t in (ids, source, length_B, partner_B, scale_B)
         )
-        amount_BD, mixed_BD, stranger_B, moved_BS, forgotten_BD = (
-            t.to(self.device) for t in (amount_BD, mixed_BD, stranger_B, moved_BS, forgotten_BD)
-        )
-        scale_B, plain_B, translate_B, first_B = (t.to(self.device) for t in (scale_B, plain_B, translate_B, first_B))
+        draw = draw.to(self.device)
         z_BD = self.model.encoder(source, length_B - 1)
-        other_BD = z_BD[partner_B]
-        from_BD = z_BD + blend_B[:, None].to(z_BD.dtype) * (other_BD - z_BD)
-        if weights.shift_share:
-            whole_BW, slots_BP = config.split(from_BD)
-            from_BD = torch.cat([whole_BW, shifted(slots_BP, moved_BS)], 1) if config.slotted else from_BD
-        if weights.mixup_share:
-            from_BD = from_BD + mixed_BD.to(z_BD.dtype) * (z_BD[stranger_B] - from_BD)
-        if weights.noise_share:
-            from_BD = noised(from_BD, amount_BD, generator)
-        if weights.forget_share:
-            from_BD = torch.where(forgotten_BD, z_BD.detach().mean(0), from_BD)
+        from_BD = draw.vectors(z_BD, partner_B, config, generator)
         value, nll_N, row_N = sentence_nll(self.model.decoder, ids, length_B, from_BD, scale_B)
-        facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "sentences": B}
+        facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "sentences": len(ids)}
         facts["spread"] = z_BD.detach().float().std(0).mean().item()
-        plain_N, translate_N = plain_B[row_N], translate_B[row_N]
-        spoilt = weights.noise_share or weights.mixup_share or weights.shift_share or weights.forget_share
-        if plain_N.any() and not spoilt:
+        plain_N, translate_N = draw.plain_B[row_N], draw.translate_B[row_N]
+        if plain_N.any():
             facts["ae"] = nll_N[plain_N].mean().item()
         if translate_N.any():
             facts["mt"] = nll_N[translate_N].mean().item()
-        meaning_B = config.split(z_BD)[0] if config.whole else z_BD  # translations have their words to themselves
-        if weights.mse and first_B.any():
-            distance = alignment(meaning_B[first_B], meaning_B[partner_B][first_B])
-            facts["mse"] = distance.item()
-            value = value + batch.share * weights.mse * distance
-        if weights.contrast and first_B.any():
-            ranking = contrast(meaning_B[first_B], meaning_B[partner_B][first_B])
-            facts["contrast"] = ranking.item()
-            value = value + batch.share * weights.contrast * ranking
+        meaning_BW = config.split(z_BD)[0] if config.whole else z_BD  # translations have their words to themselves
+        first_B = partner_B > torch.arange(len(ids), device=self.device)
+        for name, weight, law in (("mse", weights.mse, alignment), ("contrast", weights.contrast, contrast)):
+            if weight and first_B.any():
+                apart = law(meaning_BW[first_B], meaning_BW[partner_B][first_B])
+                facts[name] = apart.item()
+                value = value + batch.share * weight * apart
         if self.guesses:
-            texts, guess_ND = self.guesses.draw(generator)
-            labels = sum(len(ids) - 2 for ids in texts)
-            scale_N = torch.full((len(texts),), batch.share * weights.guess / labels, device=self.device)
-            guess, nll_N = sentences_nll(self.model.decoder, texts, guess_ND.to(self.device), scale_N)
-            facts["guess"] = nll_N.sum().item() / labels
+            guess, facts["guess"] = self._guessed(self.guesses, batch.share * weights.guess, generator)
             value = value + guess
         return value, facts
+
+    def _guessed(self, guesses: Guesses, weight: float, generator: torch.Generator) -> tuple[Tensor, float]:
+        """The loss of some sentences as a concept model predicts them, `weight` times, and their nats a token."""
+        texts, guess_ND = guesses.draw(generator)
+        labels = sum(len(ids) - 2 for ids in texts)
+        scale_N = torch.full((len(texts),), weight / labels, device=self.device)
+        value, nll_N = sentences_nll(self.model.decoder, texts, guess_ND.to(self.device), scale_N)
+        return value, nll_N.sum().item() / labels
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -253,8 +291,6 @@ def amounts(count: int, parts: Sequence[int], share: float, generator: torch.Gen
     each part has its own amount, so that the decoder trusts one part and not another, as of a prediction that is sure
     of some words only. count, numbers of each part → amount_BD
     """
-    if not share:
-        return torch.zeros(count, sum(parts))
     amount_BS = torch.rand(count, len(parts), generator=generator)
     if len(parts) > 1:
         together_B = torch.rand(count, generator=generator) < 0.5
@@ -267,7 +303,7 @@ def forgotten(count: int, config: SonarConfig, share: float, generator: torch.Ge
     """Which numbers of each text's vector are to tell nothing: none but for `share` of the texts; of half of those all
     slots, of the rest a share of them that is uniform in [0, 1]. What tells of the whole text stays. → forgotten_BD
     """
-    if not share or not config.slotted:
+    if not config.slotted:
         return torch.zeros(count, config.embedding, dtype=torch.bool)
     rate_B, half_B, chosen_B = torch.rand(3, count, generator=generator)
     rate_B = torch.where(half_B < 0.5, 1.0, rate_B) * (chosen_B < share)
