@@ -40,6 +40,8 @@ def test_printed_settings_read_back_equal(path, tmp_path):
         ({"kind": "sonar", "optim": 3}, r"write \[optim\]"),
         ({"kind": "sonar", "data": {"pairs": "x"}}, "data.pairs must be a list"),
         ({"kind": "sonar", "optim": {"batch_tokens": 64}}, "use optim.batch_tokens = 128"),
+        ({"kind": "sonar", "loss": {"mt_share": 1.5}}, "use 0 to 1"),
+        ({"kind": "sonar", "loss": {"mse": -1.0}}, "use 0 or more"),
     ],
 )
 def test_errors_name_the_cure(table, words):

@@ -8,6 +8,7 @@ A recipe may serve several kinds: `--set kind=mse-lcm` chooses one, and [for.mse
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import types
 import typing
@@ -157,6 +158,9 @@ class Settings:
         for key, value in (("optim.documents", self.optim.documents), ("optim.accumulate", self.optim.accumulate)):
             if value < 1:
                 raise UserError(f"{key} is {value}", f"use {key} = 1 or more")
+        for key, value in vars(self.loss).items():
+            if not 0 <= value <= (1 if key.endswith("_share") else math.inf):
+                raise UserError(f"loss.{key} is {value}", "use 0 to 1" if key.endswith("_share") else "use 0 or more")
         if self.parallel.shard == "full" and self.kind == "sonar":
             raise UserError(
                 "parallel.shard = full does not cut this kind's two networks", 'use parallel.shard = "none"'
