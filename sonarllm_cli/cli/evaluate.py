@@ -48,19 +48,21 @@ def evaluate() -> None:
     """
 
 
-def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What every task takes; the command gets it as `data` and a dict `score` for `measure.tasks.evaluate`, and prints
-    what it returns."""
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+beam_option: Option = click.option("--beam", default=5, show_default=True, help="Beams of the search.")
+WRITES: tuple[Option, ...] = (sampling_options, rule_options, beam_option)  # of a task in which a text is written
+
+
+def task_options(command: Callable[..., Any], own: tuple[Option, ...] = WRITES) -> Callable[..., Any]:
+    """What every task takes, and its own; the command gets it as one dict of what `measure.tasks.evaluate` takes, and
+    what it returns is printed."""
 
     @functools.wraps(command)
     def scored(
         data: tuple[str, ...],
         seen: tuple[str, ...],
         limit: int,
-        beam: int,
         seeds: int,
-        rules: dict[str, Any],
-        sampling: dict[str, Any],
         as_json: bool,
         output: str | None,
         compute: Compute,
@@ -71,17 +73,15 @@ def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
         if not data:
             raise UserError("nothing to score on", "name a file: --data valid.jsonl")
-        options = {
+        options: dict[str, Any] = {
             "model": compute.model,
             "data": data,
             "runtime": compute.runtime,
             "seen": seen_texts(seen) if seen else (),
             "limit": limit,
-            "beam": beam,
             "seed": compute.seed or 0,
             "seeds": seeds,
-            "rules": rules,
-            "sampling": sampling,
+            **{name: values.pop(name) for name in ("beam", "rules", "sampling") if name in values},
         }
         result = command(options, **values) | {"command": shlex.join(["sonarllm", *sys.argv[1:]])}
         with open_output(output) as out:
@@ -94,24 +94,23 @@ def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 print(f"{name:{width}}  {value:8g}{spread}", file=out)
 
     wrapped: Callable[..., Any] = scored
-    for option in (
+    options: tuple[Option, ...] = (
         output_option,
         json_option,
-        sampling_options,
-        rule_options,
+        *own,
         click.option(
             "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Draws; mean and deviation."
         ),
-        click.option("--beam", default=5, show_default=True, help="Beams of the search."),
         click.option("--limit", default=500, show_default=True, help="Texts of each language; 0: all."),
         click.option("--seen", multiple=True, metavar="FILE", help="Training data: its texts are left out."),
         click.option("--data", multiple=True, metavar="FILE", help="JSON Lines to score on; may be given again."),
-    ):
+    )
+    for option in options:
         wrapped = option(wrapped)
     return compute_options(wrapped)
 
 
-def _task(name: str, short: str, help: str, example: str) -> None:
+def _task(name: str, short: str, help: str, example: str, own: tuple[Option, ...] = WRITES) -> None:
     """A task of `measure.tasks.TASKS` as a command of the group."""
 
     def run(options: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +119,7 @@ def _task(name: str, short: str, help: str, example: str) -> None:
         return score(name, **options)
 
     text = f"{help}\n\n\b\nExample:\n  sonarllm evaluate {name} {example}"
-    evaluate.command(name, help=text, short_help=short)(task_options(run))
+    evaluate.command(name, help=text, short_help=short)(task_options(run, own))
 
 
 _task(
@@ -128,18 +127,21 @@ _task(
     "Embed and decode in one language",
     "Embed and decode in the same language: BLEU and exact match of sentences up to 30 words, of pairs or documents.",
     "--data examples/pairs.jsonl --limit 2",
+    (beam_option,),
 )
 _task(
     "translate",
     "Embed in one language, decode in English",
     "Embed in one language, decode in English: chrF and BLEU by language, of pairs.",
     "--data examples/pairs.jsonl --limit 2",
+    (beam_option,),
 )
 _task(
     "xsim",
     "Find each text's translation by its embedding",
     "How often a text's translation is not its nearest neighbour, of pairs.",
     "--data examples/pairs.jsonl",
+    (),
 )
 _task(
     "summarize",
@@ -154,6 +156,7 @@ _task(
     "Cross-entropy of the next sentence: clean and reference readings in nats a token, and bits a byte. For the LCMs "
     "it is the decoder's, on the embedding that they predict. Takes documents.",
     "--data examples/documents.jsonl --limit 2",
+    (sampling_options,),
 )
 _task(
     "generate",
