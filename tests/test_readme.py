@@ -13,6 +13,8 @@ README = (ROOT / "README.md").read_text("utf-8")
 USE = README.split("## Use")[1].split("## Models")[0]
 SHELL, PYTHON = (re.findall(rf"```{kind}\n(.*?)```", USE, re.DOTALL)[0] for kind in ("sh", "python"))
 
+EXAMPLES = re.findall(r"```console\n(.*?)```", README, re.DOTALL)[0]
+
 
 @pytest.fixture
 def place(tmp_path):
@@ -33,3 +35,11 @@ def test_a_command_of_the_readme_runs(command, place):
 def test_the_python_of_the_readme_runs(place):
     done = subprocess.run([sys.executable, "-c", PYTHON], cwd=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("example", EXAMPLES.split("$ ")[1:], ids=lambda e: e.split("\n")[0])
+def test_an_example_of_the_readme_prints_what_stands_there(example):
+    command, said = example.split("\n", 1)
+    argv = [sys.executable, "-m", "sonarllm_cli", *command.split()[1:]]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout + done.stderr == said
