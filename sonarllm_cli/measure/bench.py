@@ -258,6 +258,8 @@ def bench_generate(wish: Wish, sentences: int = 32, read: int = 1000) -> dict[st
             theirs=published_loop(plain, context_SD[:1], sentences, search, peers)
         ),
     }
+    for peer in peers:
+        peer.wait()  # what it builds must not run beside ours
     timings = side_by_side(loops, 1 if wish.published else wish.rounds, space.runtime.device, warm=not wish.published)
     fast, slow = timings.values()
     extra = {
