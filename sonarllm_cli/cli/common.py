@@ -98,13 +98,16 @@ def search_options(command: F) -> F:
 
 
 def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--stop`, `--stop-threshold`, `--feedback`; the command gets them as a dict `rules`, fields of a `Writing`."""
+    """`--stop`, `--stop-threshold`, `--feedback`, `--no-repeat`; the command gets them as a dict `rules`, fields of
+    a `Writing`."""
+    names = ("stop", "stop_threshold", "feedback", "no_repeat")
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> Any:
-        return command(rules={name: values.pop(name) for name in ("stop", "stop_threshold", "feedback")}, **values)
+        return command(rules={name: values.pop(name) for name in names}, **values)
 
     for option in (
+        click.option("--no-repeat", is_flag=True, help="Write no sentence twice."),
         click.option(
             "--feedback",
             type=click.Choice(["reembed", "latent"]),

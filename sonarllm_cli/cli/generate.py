@@ -27,7 +27,6 @@ from .common import (
 @click.option("--out-lang", default="", help="Language to write in; the model's own if not given.")
 @click.option("--max-sentences", default=32, show_default=True, help="Sentences to write at most.")
 @rule_options
-@click.option("--no-repeat", is_flag=True, help="Write no sentence twice.")
 @search_options
 @sampling_options
 @json_option
@@ -38,7 +37,6 @@ def generate(
     lang: str,
     out_lang: str,
     max_sentences: int,
-    no_repeat: bool,
     beam: int,
     temperature: float | None,
     top_p: float | None,
@@ -61,7 +59,6 @@ def generate(
 
     writing = Writing(
         max_sentences=max_sentences,
-        no_repeat=no_repeat,
         out_lang=out_lang,
         search=Search(beam=beam, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
         sampling=sampling,
