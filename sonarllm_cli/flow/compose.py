@@ -279,7 +279,7 @@ def _unfamiliar(article: list[str], article_SD: Tensor, lang: str, writer: Write
     bits = reconstruction(article, article_SD, lang, writer.space)
     if bits > writer.familiar:
         log.info(
-            "%s knows little of such text (%.1f bits a byte, its own field is under %.1f): these are the text's own "
+            "%s knows little of such text (%.2f bits a byte, its own field is under %.2f): these are the text's own "
             "sentences; --abstract has it write",
             writer.name,
             bits,
