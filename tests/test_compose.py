@@ -113,15 +113,16 @@ def test_reconstruction_is_the_cost_of_each_token_after_those_before_it_over_the
     assert reconstruction(texts, embedding_SD, "eng_Latn", space, 0.5) == pytest.approx(blurry, rel=1e-5)
 
 
-def test_a_blurred_vector_keeps_its_size_and_its_share_in_both_parts():
-    config = SonarConfig(width=16, heads=2, embedding=128, whole=64, slots=4)
-    z = torch.randn(400, 128, generator=torch.Generator().manual_seed(1))
-    z[:, 64:] /= 8
+@pytest.mark.parametrize(("shape", "told"), [({"whole": 64, "slots": 4}, 64), ({"slots": 4}, 128), ({}, 128)])
+def test_a_blurred_vector_keeps_its_size_and_its_share_and_no_slots_beside_a_whole(shape, told):
+    config = SonarConfig(width=16, heads=2, embedding=128, **shape)
+    z = torch.randn(400, 128, generator=torch.Generator().manual_seed(1)) / 8
     for amount in (0.0, 0.6, 1.0):
-        for blurry, clear in zip(config.split(blurred(z, config, amount)), config.split(z)):
-            assert blurry.std().item() == pytest.approx(clear.std().item(), rel=0.03)
-            share = torch.nn.functional.cosine_similarity(blurry, clear).mean().item()
-            assert share == pytest.approx((1 - amount**2) ** 0.5, abs=0.02)
+        blurry, clear = blurred(z, config, amount), z[:, :told]
+        assert blurry.shape == z.shape and not blurry[:, told:].any()
+        assert blurry[:, :told].std().item() == pytest.approx(clear.std().item(), rel=0.03)
+        share = torch.nn.functional.cosine_similarity(blurry[:, :told], clear).mean().item()
+        assert share == pytest.approx((1 - amount**2) ** 0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("extract, share, own", [(None, 0.9, True), (None, 1.1, False), (False, 0.9, False)])

@@ -2,10 +2,11 @@
 
 import pytest
 
-from sonarllm_cli.flow.compose import summarize
+from sonarllm_cli.flow.compose import sentences_of, summarize
 from sonarllm_cli.flow.decode import decode
-from sonarllm_cli.flow.embed import embed
+from sonarllm_cli.flow.embed import embed, embed_sentences
 from sonarllm_cli.flow.model import load_space, load_writer
+from sonarllm_cli.flow.reconstruct import reconstruction
 from sonarllm_cli.measure.metrics import xsim
 from sonarllm_cli.weights import registry
 
@@ -21,6 +22,11 @@ TEXTS = {
 @pytest.fixture(scope="module")
 def space():
     return load_space("mini")
+
+
+@pytest.fixture(scope="module")
+def writer():
+    return load_writer("mini")
 
 
 def test_it_is_at_most_32_mib_and_unaltered():
@@ -57,8 +63,23 @@ def test_the_same_sentence_is_the_nearest_in_every_language(space):
     assert xsim(torch.from_numpy(a), torch.from_numpy(b)) == 0
 
 
-def test_different_texts_get_different_summaries():
-    writer = load_writer("mini")
+@pytest.mark.parametrize(
+    ("text", "familiar"),
+    [
+        ("GIMP is an image editor. It lets you draw, paint and edit images.", True),
+        ("This package contains a Python library. It reads XML documents and checks them.", True),
+        ("The finance minister resigned on Tuesday after weeks of protests. The president named a successor.", False),
+        ("He sat down at the kitchen table and opened the letter. Outside, the rain had stopped.", False),
+        ("The home team scored twice in the first half and held on to win. The striker was injured.", False),
+    ],
+)
+def test_it_knows_which_texts_are_of_its_field(writer, text, familiar):
+    texts = sentences_of(text, "eng_Latn", writer)
+    bits = reconstruction(texts, embed_sentences(texts, "eng_Latn", writer.space), "eng_Latn", writer.space)
+    assert (bits < writer.familiar) == familiar
+
+
+def test_different_texts_get_different_summaries(writer):
     texts = [
         "This package provides a music player for GNOME. It plays MP3 and Ogg files and shows covers.",
         "This package contains a Python library. It reads XML documents and checks them.",

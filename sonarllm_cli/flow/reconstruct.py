@@ -24,12 +24,13 @@ IGNORED = -100
 
 
 def blurred(embedding_SD: Tensor, config: SonarConfig, amount: float = BLUR) -> Tensor:
-    """√(1−a²)·z + a·σ·ε, σ the deviation of a vector's numbers, of its whole and of its slots apart, ε always the same:
-    embedding_SD → embedding_SD."""
-    noise_SD = torch.randn(embedding_SD.shape, generator=torch.Generator().manual_seed(0)).to(embedding_SD)
-    parts = [part for part in config.split(embedding_SD) if part.shape[1]]
-    std_SD = torch.cat([part.std(1, keepdim=True).expand_as(part) for part in parts], 1)
-    return (1 - amount**2) ** 0.5 * embedding_SD + amount * std_SD * noise_SD
+    """√(1−a²)·z + a·σ·ε, σ the deviation of a vector's numbers, ε always the same; slots beside a whole tell nothing,
+    for they give any words back: embedding_SD → embedding_SD."""
+    whole_SW, slots_SP = config.split(embedding_SD)
+    told_SW = whole_SW if whole_SW.shape[1] else slots_SP
+    noise_SW = torch.randn(told_SW.shape, generator=torch.Generator().manual_seed(0)).to(told_SW)
+    blurry_SW = (1 - amount**2) ** 0.5 * told_SW + amount * told_SW.std(1, keepdim=True) * noise_SW
+    return F.pad(blurry_SW, (0, embedding_SD.shape[1] - told_SW.shape[1]))
 
 
 @torch.inference_mode()
