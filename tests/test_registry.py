@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.nets.sonar import Sonar, SonarConfig
-from sonarllm_cli.weights import registry, tensors
+from sonarllm_cli.weights import model_dir, registry, tensors
 
 PARITY = Path(__file__).parent / "parity"
 TINY = SonarConfig(width=8, heads=2, ffn=8, encoder_layers=1, decoder_layers=1, vocab_size=9, embedding=8)
@@ -46,6 +46,18 @@ def test_a_name_is_the_registrys_before_it_is_a_folder_here(home):
     make("mine", home / "mine")
     assert registry.find("mine").resolve() == home / "mine"
     assert registry.find("mine") != make("mine") == registry.find("mine")
+
+
+def test_a_concept_model_finds_the_space_that_its_recipe_gave_as_a_path(home):
+    (home / "runs/2").mkdir(parents=True)
+    space, writer = make("", home / "runs/2/model"), home / "runs/3/model"
+    trained = {"sonar": {"name": "model"}, "training": {"settings": {"sonar": "runs/2/model"}}}
+    writer.mkdir(parents=True)
+    (writer / "config.json").write_text("{}")
+    assert Path(model_dir.space_of(writer, trained)).resolve() == space
+    assert model_dir.space_of(writer, {**trained, "training": {}}) == "model"
+    beside = make("", home / "runs/3/space")
+    assert model_dir.space_of(writer, {**trained, "sonar": {"name": "space"}}) == str(beside)
 
 
 @pytest.mark.parametrize(

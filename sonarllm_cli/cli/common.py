@@ -98,16 +98,13 @@ def search_options(command: F) -> F:
 
 
 def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--stop`, `--stop-threshold`, `--feedback`, `--no-repeat`; the command gets them as a dict `rules`, fields of
-    a `Writing`."""
-    names = ("stop", "stop_threshold", "feedback", "no_repeat")
+    """`--stop`, `--stop-threshold`, `--feedback`; the command gets them as a dict `rules`, fields of a `Writing`."""
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> Any:
-        return command(rules={name: values.pop(name) for name in names}, **values)
+        return command(rules={name: values.pop(name) for name in ("stop", "stop_threshold", "feedback")}, **values)
 
     for option in (
-        click.option("--no-repeat", is_flag=True, help="Write no sentence twice."),
         click.option(
             "--feedback",
             type=click.Choice(["reembed", "latent"]),
@@ -128,6 +125,9 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         wrapped = option(wrapped)
     return wrapped
+
+
+no_repeat_option = click.option("--no-repeat", is_flag=True, help="Write no sentence twice.")
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from .common import (
     compute_options,
     json_option,
     line,
+    no_repeat_option,
     output_option,
     quiet_options,
     rule_options,
@@ -51,9 +52,10 @@ def evaluate() -> None:
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 beam_option: Option = click.option("--beam", default=5, show_default=True, help="Beams of the search.")
 WRITES: tuple[Option, ...] = (sampling_options, rule_options, beam_option)  # of a task in which a text is written
+CONTINUES: tuple[Option, ...] = (*WRITES, no_repeat_option)  # a summary never repeats a sentence
 
 
-def task_options(command: Callable[..., Any], own: tuple[Option, ...] = WRITES) -> Callable[..., Any]:
+def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUES) -> Callable[..., Any]:
     """What every task takes, and its own; the command gets it as one dict of what `measure.tasks.evaluate` takes, and
     what it returns is printed."""
 
@@ -83,6 +85,8 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = WRITES) 
             "seeds": seeds,
             **{name: values.pop(name) for name in ("beam", "rules", "sampling") if name in values},
         }
+        if values.pop("no_repeat", False):
+            options["rules"]["no_repeat"] = True
         result = command(options, **values) | {"command": shlex.join(["sonarllm", *sys.argv[1:]])}
         with open_output(output) as out:
             if as_json:
@@ -110,7 +114,7 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = WRITES) 
     return compute_options(wrapped)
 
 
-def _task(name: str, short: str, help: str, example: str, own: tuple[Option, ...] = WRITES) -> None:
+def _task(name: str, short: str, help: str, example: str, own: tuple[Option, ...] = CONTINUES) -> None:
     """A task of `measure.tasks.TASKS` as a command of the group."""
 
     def run(options: dict[str, Any]) -> dict[str, Any]:
@@ -149,6 +153,7 @@ _task(
     "Body → title: ROUGE-L and METEOR of as many sentences as the title has, and of the model's own length; beside the "
     "body's first sentence; repetition, and how much is copied. Takes documents with titles.",
     "--data examples/documents.jsonl --limit 2",
+    WRITES,
 )
 _task(
     "nextsentence",

@@ -13,6 +13,7 @@ from .common import (
     json_option,
     lang_option,
     line,
+    no_repeat_option,
     output_option,
     reporting,
     rule_options,
@@ -27,6 +28,7 @@ from .common import (
 @click.option("--out-lang", default="", help="Language to write in; the model's own if not given.")
 @click.option("--max-sentences", default=32, show_default=True, help="Sentences to write at most.")
 @rule_options
+@no_repeat_option
 @search_options
 @sampling_options
 @json_option
@@ -37,6 +39,7 @@ def generate(
     lang: str,
     out_lang: str,
     max_sentences: int,
+    no_repeat: bool,
     beam: int,
     temperature: float | None,
     top_p: float | None,
@@ -59,6 +62,7 @@ def generate(
 
     writing = Writing(
         max_sentences=max_sentences,
+        no_repeat=no_repeat,
         out_lang=out_lang,
         search=Search(beam=beam, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
         sampling=sampling,

@@ -60,7 +60,7 @@ class Wish:
 
     def writing(self, **options: Any) -> Writing:
         """How a text is written in this task."""
-        return Writing(search=Search(beam=self.beam), sampling=self.sampling, **{**self.rules, **options})
+        return Writing(search=Search(beam=self.beam), sampling=self.sampling, **self.rules, **options)
 
 
 def evaluate(

@@ -53,12 +53,16 @@ def load_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
 
 
 def space_of(folder: Path, config: dict[str, Any]) -> str:
-    """Where a concept model's space is: a folder beside its own, or a name for the registry."""
+    """Where a concept model's space is: a folder beside its own, the folder whose path its recipe gave, or a name for
+    the registry. Whether it is the right one, its fingerprint tells."""
     name = config.get("sonar", {}).get("name", "")
     if not name:
         raise UserError(f"{folder / 'config.json'} names no space", "import the model again, with --sonar NAME")
-    beside = folder.parent / name
-    return str(beside) if (beside / "config.json").is_file() else name
+    given = config.get("training", {}).get("settings", {}).get("sonar", "")
+    for place in [folder.parent / name] + [Path(given)] * ("/" in given):
+        if (place / "config.json").is_file() and place.resolve() != folder.resolve():
+            return str(place)
+    return name
 
 
 def check_files(folder: Path, config: dict[str, Any]) -> None:
