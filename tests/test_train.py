@@ -225,8 +225,11 @@ def test_where_there_are_no_bfloat16_products_a_run_has_float32_ones(corpus, tmp
     settings = sonar(corpus).as_dict()
     settings["run"] |= {"dtype": "bfloat16"}
     monkeypatch.setattr(loop, "multiplies_bfloat16", lambda device: has)
-    with Trainer(build(settings), tmp_path / "r")._autocast():
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    trainer = Trainer(build(settings), tmp_path / "r")
+    layer = trainer.task.model.decoder.layers[0].ffn.inner_proj
+    assert trainer._in_dtype(lambda: layer.weight.dtype) == dtype
+    trainer.train_step(trainer._epoch()[0], 1)
+    assert layer.weight.dtype == torch.float32 and layer.weight.is_leaf
 
 
 def test_a_concept_model_refuses_another_space(corpus, trained, tmp_path):

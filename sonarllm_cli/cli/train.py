@@ -17,6 +17,7 @@ from .launch import is_first, launch
 @click.argument("recipes", nargs=-1, metavar="RECIPE|RUN…")
 @click.option("-o", "--output", metavar="OUT", help="The run folder, runs/NAME if not given; or the picture.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: --set optim.lr=3e-4.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="End within so many minutes, model written.")
 @click.option("--resume", is_flag=True, help="Continue the run in that folder.")
 @click.option("--print-config", is_flag=True, help="Show every setting as it stands, and train nothing.")
 @click.option("--plot", is_flag=True, help="Draw the curves of these RUN folders into OUT (curves.png).")
@@ -29,6 +30,7 @@ def train(
     recipes: tuple[str, ...],
     output: str | None,
     overrides: tuple[str, ...],
+    minutes: float | None,
     resume: bool,
     print_config: bool,
     plot: bool,
@@ -49,7 +51,7 @@ def train(
         raise UserError(f"{len(recipes)} recipes given", "name one, such as recipes/39m.toml")
     from ..learn.recipe import load, to_toml
 
-    settings = load(recipes[0], overrides)
+    settings = load(recipes[0], [*overrides, *([f"run.minutes={minutes}"] if minutes else [])])
     if print_config:
         from ..learn.budget import estimate
 

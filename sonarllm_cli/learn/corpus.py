@@ -18,7 +18,8 @@ from ..errors import UserError
 from ..flow.segment import segment
 from ..languages import resolve
 from ..runtime import log
-from ..tokens import EOS, Tokenizer
+from ..tokens import EOS, TAGS, Tokenizer
+from .prepared import Prepared
 from .recipe import Data
 from .sources import records
 
@@ -33,6 +34,12 @@ class Pairs:
     lang: np.ndarray
     left: np.ndarray
     right: np.ndarray
+    prepared: Prepared | None = None  # where they come from, if it has a teacher
+
+    def texts(self, items: np.ndarray) -> np.ndarray:
+        """The sentences of items: the left ones, then the right ones of those that have one."""
+        right = self.right[items]
+        return np.concatenate([self.left[items], right[right >= 0]])
 
     def ids(self, i: int) -> np.ndarray:
         return self.flat[self.start[i] : self.start[i + 1]]
@@ -154,22 +161,38 @@ def tokenise(mono: Sequence[str], pairs: Sequence[tuple[str, str, str]], tokeniz
     )
 
 
+def of_prepared(source: Prepared, max_tokens: int, *, held: bool) -> Pairs:
+    """The items of a prepared corpus that are short enough: those for training, or those held out."""
+    first = source.vocabulary.vocab_size - len(TAGS) - len(source.langs)
+    end = len(source.left) - source.held_items
+    part = slice(end, None) if held else slice(0, end)
+    words, left, right = source.words, source.left[part], source.right[part]
+    fits = (words > 0) & (words <= max_tokens - 3)
+    kept = fits[left] & (fits[right] | (right < 0))
+    return Pairs(
+        flat=source.flat.astype(np.int32),
+        start=np.append(0, np.cumsum(words, dtype=np.int64)),
+        lang=first + source.lang.astype(np.int32),
+        left=left[kept],
+        right=right[kept],
+        prepared=source,
+    )
+
+
 def targets(pairs: Pairs, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Items → the padded target ids `</s> __lang__ w₁ … w_n </s>` of all their sentences (B, T), the lengths (B,), and
     for each row the row of its translation, or itself. The encoder reads the same rows from their second column."""
-    chosen = [int(i) for i in pairs.left[items]]
-    partner = list(range(len(chosen)))
-    for row, other in enumerate(pairs.right[items]):
-        if other >= 0:
-            partner[row] = len(chosen)
-            partner.append(row)
-            chosen.append(int(other))
+    chosen = pairs.texts(items)
+    paired = np.flatnonzero(pairs.right[items] >= 0)
+    partner = np.arange(len(chosen))
+    partner[paired] = len(items) + np.arange(len(paired))
+    partner[len(items) :] = paired
     length = np.array([len(pairs.ids(i)) + 3 for i in chosen])
     out = np.full((len(chosen), length.max()), EOS, np.int64)
     for row, i in enumerate(chosen):
         out[row, 1] = pairs.lang[i]
         out[row, 2 : length[row] - 1] = pairs.ids(i)
-    return out, length, np.array(partner)
+    return out, length, partner
 
 
 def sample_text(texts: Sequence[str], count: int, seed: int) -> list[str]:

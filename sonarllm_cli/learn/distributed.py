@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..errors import RunError
@@ -127,17 +127,18 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [block for stack in model.modules() if isinstance(stack, nn.ModuleList) for block in stack]
 
 
-def shard(model: nn.Module, ranks: Ranks) -> None:
+def shard(model: nn.Module, ranks: Ranks, dtype: torch.dtype) -> None:
     """FSDP2 over all processes, in place: between steps each keeps its part of every parameter.
 
+    Weights travel in `dtype`, that of the products; gradients are summed in float32.
     Within a step parameters stay whole, from the first micro-batch to the last, which sums the gradients: what is
     sent does not grow with the micro-batches.
     """
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # of a view: nothing here writes into outputs
     mesh = init_device_mesh(ranks.device.type, (ranks.count,))
-    for block in blocks(model):
-        fully_shard(block, mesh=mesh, reshard_after_forward=False)
-    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    for part in (*blocks(model), model):
+        fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
 
 
 def last_of_step(model: nn.Module, last: bool) -> None:

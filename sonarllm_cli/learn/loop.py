@@ -12,7 +12,7 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,16 @@ from .kinds import make_task
 from .recipe import Settings, changes, to_toml
 from .watch import Watch, Window, matrix_rate
 
+PACE = 8  # steps before a run's pace is told
+ENDLESS = 1 << 62  # steps
+
 
 class Trainer:
     """One run: settings and its folder."""
 
     def __init__(self, settings: Settings, folder: Path, *, resume: bool = False) -> None:
         self.settings, self.folder = settings, folder
+        self.began, self.aside = time.monotonic(), 0.0  # and seconds that the longest validation took
         self.ranks = Ranks(settings.run.device)
         self.dtype = DTYPES[settings.run.dtype]
         if self.dtype == torch.bfloat16 and not multiplies_bfloat16(self.ranks.device):
@@ -62,6 +66,7 @@ class Trainer:
         self.stop = self.due = False  # all processes leave, or save, after this step
         if newest:
             self._load(newest)
+            self.began -= self.seconds
 
     # ------------------------------------------------------------------------------------------ the run
 
@@ -69,9 +74,9 @@ class Trainer:
         """Train to the end, or until SIGTERM or Ctrl-C, which save and leave. → the last validation's figures."""
         steps = self._epoch()
         self.per_epoch = self.per_epoch or len(steps)
-        total = self.total_steps(self.per_epoch)
+        most = total = self.total_steps(self.per_epoch)
         self._open(steps, total)
-        began, before, saved = time.monotonic(), self.seconds, time.monotonic()
+        saved = time.monotonic()
         with _graceful(self), contextlib.closing(self.watch):
             while self.step < total and not self.stop:
                 if self.place >= len(steps):
@@ -80,7 +85,7 @@ class Trainer:
                 self.due = self._is_due(saved)
                 facts = self.train_step(steps[self.place], total)
                 self.step, self.place = self.step + 1, self.place + 1
-                self.seconds = before + time.monotonic() - began
+                total = self.watch.total = self._horizon(most)
                 self.tokens += facts["tokens"]
                 self.watch.add(facts)
                 if self.step % self.settings.run.log_every == 0:
@@ -98,8 +103,18 @@ class Trainer:
             raise RunError(f"stopped at step {self.step} of {total}", "continue with --resume")
         return figures
 
+    def _horizon(self, most: int) -> int:
+        """Steps of the whole run: `most` or, where `run.minutes` bounds it, what its pace so far lets it take before
+        it has to validate a last time and write the model."""
+        if not self.settings.run.minutes or self.step < PACE:
+            return most
+        room = 60 * self.settings.run.minutes - 2 * self.aside
+        return max(self.step, min(most, int(self.step * room / self.seconds)))
+
     def total_steps(self, per_epoch: int) -> int:
-        """Optimisation steps of the whole run."""
+        """Optimisation steps of the whole run; where minutes bound it, no other bound than `optim.steps`."""
+        if self.settings.run.minutes and not self.settings.optim.steps:
+            return ENDLESS
         return self.settings.optim.steps or max(1, math.ceil(per_epoch * self.settings.optim.epochs))
 
     def train_step(self, batches: Sequence[Any], total: int) -> dict[str, Any]:
@@ -110,17 +125,16 @@ class Trainer:
         share = list(self.ranks.share(batches, even=self.sharded))
         for i, (place, batch, counts) in enumerate(share):
             last_of_step(self.task.model, i == len(share) - 1)
-            loss, facts = self._loss(batch, place)
-            self._backward(loss, counts)
+            loss, facts = self._learn(batch, place, counts)
             if counts:
-                value += loss.item()
+                value += loss
                 window.add(facts)
-                if not math.isfinite(loss.item()):
+                if not math.isfinite(loss):
                     suspects.append(batch)
-        everyone = self.ranks.gather((value, self.asked, self.due, window))
-        if not math.isfinite(sum(v for v, _, _, _ in everyone)):
+        everyone = self.ranks.gather((value, self.asked, self.due, time.monotonic() - self.began, window))
+        if not math.isfinite(sum(one[0] for one in everyone)):
             raise self._not_finite("loss", suspects)
-        self.stop, self.due = any(s for _, s, _, _ in everyone), everyone[0][2]
+        self.stop, self.due, self.seconds = any(one[1] for one in everyone), *everyone[0][2:4]  # the first's clock
         trainable = self._trainable()
         self.ranks.sum_gradients(trainable)
         norm = torch.nn.utils.clip_grad_norm_(trainable, self.settings.optim.clip)
@@ -132,12 +146,12 @@ class Trainer:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return {**Window.merged([w for _, _, _, w in everyone]).mean(), "grad_norm": norm.item(), "lr": rate}
+        return {**Window.merged([one[4] for one in everyone]).mean(), "grad_norm": norm.item(), "lr": rate}
 
     def validate(self) -> dict[str, float]:
         self.task.model.eval()
-        with torch.no_grad(), self._autocast():
-            return self.task.validate()
+        with torch.no_grad():
+            return self._in_dtype(self.task.validate)
 
     # ------------------------------------------------------------------------------------------ parts of the start
 
@@ -171,17 +185,17 @@ class Trainer:
             if self.settings.run.compile:
                 layer.compile(dynamic=True)
         if self.sharded:
-            shard(model, self.ranks)
+            shard(model, self.ranks, self.dtype)
 
     def _open(self, steps: Sequence[Sequence[Any]], total: int) -> None:
         """Say what is about to happen, and get ready to watch it."""
         run, first = self.settings.run, self.ranks.first
         count = sum(p.numel() for p in self._trainable()) / 1e6
         log.info(
-            "%s, %.1f M trainable parameters, %d steps on %d × %s",
+            "%s, %.1f M trainable parameters, %s on %d × %s",
             self.settings.name or self.settings.kind,
             count,
-            total,
+            f"{run.minutes:g} minutes" if total == ENDLESS else f"{total} steps",
             self.ranks.count,
             self.ranks.device.type,
         )
@@ -203,8 +217,7 @@ class Trainer:
         if self.settings.run.compile:
             return 0.0
         with FlopCounterMode(display=False) as counter:
-            loss, facts = self._loss(batch, 0)
-            loss.backward()
+            _, facts = self._learn(batch, 0)
         self._forget()
         return counter.get_total_flops() / max(1, facts["tokens"])
 
@@ -215,23 +228,29 @@ class Trainer:
         steps = self.task.steps(self.task.epoch(self.epoch))
         return steps if isinstance(steps, Sequence) else list(steps)
 
-    def _loss(self, batch: Any, place: int) -> tuple[torch.Tensor, dict[str, Any]]:
-        """The loss of a micro-batch. What is random in it hangs on seed, step and place alone."""
+    def _learn(self, batch: Any, place: int, counts: bool = True) -> tuple[float, dict[str, Any]]:
+        """A micro-batch's gradients are added to the weights' own; → its share of the loss, and what to log of it. What
+        is random in it hangs on seed, step and place alone."""
         seed = (self.settings.run.seed * 1_000_003 + self.step) * 1_009 + place
         torch.manual_seed(seed)  # dropout
-        with self._autocast():
-            return self.task.loss(batch, torch.Generator().manual_seed(seed))
 
-    def _backward(self, loss: torch.Tensor, counts: bool = True) -> None:
-        """Sharded gradients are a mean over processes: scaled here to be the sum that unsharded ones are."""
-        if self.sharded:
-            loss = loss * (self.ranks.count if counts else 0)
-        loss.backward()
+        def work() -> tuple[float, dict[str, Any]]:
+            loss, facts = self.task.loss(batch, torch.Generator().manual_seed(seed))
+            # sharded gradients are a mean over processes: scaled here to be the sum that unsharded ones are
+            (loss * (self.ranks.count if counts else 0) if self.sharded else loss).backward()
+            return loss.item(), facts
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.dtype == torch.bfloat16:
-            return torch.autocast(self.ranks.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
+        return self._in_dtype(work)
+
+    def _in_dtype(self, work: Callable[[], Any]) -> Any:
+        """`work` with the network's weights in the dtype of the run's products. The optimizer keeps them in float32,
+        and their gradients arrive there; sums, norms' statistics, softmax and losses are float32 by themselves."""
+        if self.dtype == torch.float32 or self.sharded:  # FSDP2 casts what it gathers
+            return work()
+        step = _Step(self.task.model, work)
+        exact = {id(p) for m in step.modules() if getattr(m, "float32", False) for p in m.parameters()}
+        cast = {n: p if id(p) in exact else p.to(self.dtype) for n, p in step.named_parameters()}
+        return torch.func.functional_call(step, cast, ())
 
     def _trainable(self) -> list[nn.Parameter]:
         return [p for p in self.task.model.parameters() if p.requires_grad]
@@ -248,7 +267,7 @@ class Trainer:
         found = []
         for place, batch, _ in share:
             self._forget()
-            self._loss(batch, place)[0].backward()
+            self._learn(batch, place)
             if not all(p.grad is None or bool(p.grad.isfinite().all()) for p in self._trainable()):
                 found.append(batch)
         return found
@@ -280,6 +299,7 @@ class Trainer:
             return {}
         if self.validated[0] == self.step:  # the run ends where validation was due
             return self.validated[1]
+        began = time.monotonic()
         with self.watch.aside():
             figures = self.validate()
             name = self.settings.run.best or next(iter(figures), "")
@@ -292,6 +312,7 @@ class Trainer:
                 self.best = figures[name]
                 self._write_model("best", figures)
         self.validated = (self.step, figures)
+        self.aside = max(self.aside, time.monotonic() - began)
         return figures
 
     def _finish(self) -> dict[str, float]:
@@ -349,6 +370,17 @@ class Trainer:
             setattr(self, name, state[name])
         changed = changes(self.folder / "settings.toml", self.settings)
         log.info("continuing at step %d%s", self.step, f", with another {', '.join(changed)}" if changed else "")
+
+
+class _Step(nn.Module):
+    """Work on a network, as a function of its weights."""
+
+    def __init__(self, model: nn.Module, work: Callable[[], Any]) -> None:
+        super().__init__()
+        self.model, self.work = model, work
+
+    def forward(self) -> Any:
+        return self.work()
 
 
 def _recompute(layer: nn.Module) -> None:

@@ -162,6 +162,13 @@ def contrast(a_BD: Tensor, b_BD: Tensor, temperature: float = 0.05) -> Tensor:
     return (F.cross_entropy(score_BB, own_B) + F.cross_entropy(score_BB.T, own_B)) / 2
 
 
+def teaching(z_BD: Tensor, teacher_BK: Tensor) -> Tensor:
+    """1 − cosine of embeddings with a teacher's, whose K principal numbers are to be the first K of D; the others are
+    to hold little. z_BD, teacher_BK → scalar. Source: Reimers & Gurevych 2020 (multilingual distillation), by cosine."""
+    z_BD, teacher_BK = F.normalize(z_BD.float(), dim=1), F.normalize(teacher_BK.float(), dim=1)
+    return (1 - (z_BD[:, : teacher_BK.shape[1]] * teacher_BK).sum(1)).mean()
+
+
 def noised(z_BD: Tensor, amount_BD: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """z' = μ + √(1−a²)·(z−μ) + a·σ·ε: from the vector itself (a 0) to a draw from the batch's own distribution (a 1).
 

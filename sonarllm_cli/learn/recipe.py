@@ -37,6 +37,7 @@ class Data:
     pairs: list[str] = field(default_factory=list)  # JSON Lines, {"lang": "it", "en": …, "it": …}
     valid_documents: list[str] = field(default_factory=list)
     valid_pairs: list[str] = field(default_factory=list)
+    prepared: str = ""  # one file with tokenizer, items, documents and a teacher's vectors (recipes/mini/prepare.py)
     store: str = ""  # a folder that `sonarllm embed --store` made: documents, embedded once
     valid_store: str = ""
     lang: str = "eng_Latn"  # of documents
@@ -65,6 +66,7 @@ class Loss:
     dae: float = 0.01  # auto-encoding of a noised text: L_DAE
     mse: float = 0.1  # squared distance of a pair's embeddings: L_MSE
     contrast: float = 0.0  # telling a text's translation from the batch's others (ours)
+    teacher: float = 0.0  # 1 − cosine with what a teacher's space says of a sentence, where data.prepared has it (ours)
     mt_share: float = 0.4  # of sentences that have a translation
     dae_share: float = 0.05
     mix_share: float = 0.0  # decode from a random point between both embeddings (interpolation)
@@ -102,6 +104,7 @@ class Run:
     """How the run is kept and watched."""
 
     seed: int = 42
+    minutes: float = 0.0  # the run ends within them, its decay and last validation included; 0: by steps or epochs
     device: str = "auto"  # cpu, cuda or auto: each process' GPU, else the CPU
     dtype: str = "float32"  # of products in training: float32, or bfloat16 where the device has it; the rest is float32
     compile: bool = False  # layers by torch.compile: slower to start, pays in long runs

@@ -55,8 +55,7 @@ class SonarLLMTask:
         self.std_D = self.table.std() if settings.loss.input_noise and self.embeds else torch.zeros(self.space.dim)
         self.frozen: SonarDecoder | None = self.space.net.decoder if self.embeds else None
         del self.space.net.encoder  # its work is done
-        half = settings.run.dtype == "bfloat16" and device.type == "cuda" and multiplies_bfloat16(device)
-        if self.frozen is not None and half:
+        if self.frozen is not None and settings.run.dtype == "bfloat16" and multiplies_bfloat16(device):
             self.frozen.to(torch.bfloat16)
         config_class, net_class = NETS[settings.kind]
         self.config = config_from(config_class, {**self._given(), **settings.model})

@@ -23,10 +23,10 @@ from ..nets.sonar import Sonar, SonarConfig
 from ..runtime import choose, log
 from ..tokens import UNK, Tokenizer
 from ..weights import tensors
-from . import corpus
+from . import corpus, prepared
 from .card import card
 from .guesses import Guesses
-from .losses import alignment, contrast, noised, sentence_nll, sentences_nll
+from .losses import alignment, contrast, noised, sentence_nll, sentences_nll, teaching
 from .recipe import Loss, Settings, config_from
 
 CPU = torch.device("cpu")
@@ -114,6 +114,30 @@ class SonarTask:
         self.base = (
             load_space(settings.run.init, choose(str(device), "float32"), trainable=True) if settings.run.init else None
         )
+        if data.prepared:
+            self._read_prepared()
+        else:
+            self._read_text(folder)
+        self.model = self._begun()
+        self.guesses = Guesses(settings, folder, self.base) if settings.loss.guess else None
+        log.info("%d sentences and pairs in %s", len(self.train.left), ", ".join(self.tokenizer.langs))
+
+    def _read_prepared(self) -> None:
+        """Tokenizer and items of `data.prepared`."""
+        data = self.settings.data
+        source = prepared.read(Path(data.root, data.prepared))
+        self.tokenizer = source.vocabulary
+        if self.base and self.base.tokenizer.model_bytes != self.tokenizer.model_bytes:
+            raise UserError(f"run.init {self.base.name} has another vocabulary than data.prepared", "leave it out")
+        if self.settings.loss.teacher and not len(source.teacher):
+            raise UserError("loss.teacher is set and data.prepared has no teacher", "set loss.teacher = 0")
+        self.train = corpus.of_prepared(source, data.max_tokens, held=False)
+        held = corpus.of_prepared(source, data.max_tokens, held=True)
+        self.valid = held if len(held.left) else None
+
+    def _read_text(self, folder: Path) -> None:
+        """Documents and pairs of the recipe, segmented, and a tokenizer."""
+        data = self.settings.data
         mono = corpus.sentences(corpus.documents(data, data.documents))
         pairs = corpus.translations(data, data.pairs)
         self.tokenizer = self._tokenizer(mono, pairs, folder)
@@ -127,9 +151,6 @@ class SonarTask:
                 self.valid = corpus.tokenise(fresh, unseen, self.tokenizer, data)
             else:
                 log.info("no validation: every validation text is in the training text")
-        self.model = self._begun()
-        self.guesses = Guesses(settings, folder, self.base) if settings.loss.guess else None
-        log.info("%d sentences and pairs in %s", len(self.train.left), ", ".join(self.tokenizer.langs))
 
     def _begun(self) -> Sonar:
         """The network before its first step: that of `run.init`, in another shape where the recipe's [model] gives it
@@ -213,10 +234,25 @@ class SonarTask:
                 apart = law(meaning_BW[first_B], meaning_BW[partner_B][first_B])
                 facts[name] = apart.item()
                 value = value + batch.share * weight * apart
+        if weights.teacher and self.train.prepared is not None:
+            taught, at_B = self._taught(batch)
+            if len(at_B):
+                far = teaching(z_BD[at_B], taught)
+                facts["teacher"] = far.item()
+                value = value + batch.share * weights.teacher * far
         if self.guesses:
             guess, facts["guess"] = self._guessed(self.guesses, batch.share * weights.guess, generator)
             value = value + guess
         return value, facts
+
+    def _taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the teacher says of a batch's texts, teacher_NK, and which texts those are."""
+        source = self.train.prepared
+        assert source is not None
+        row_B = source.taught[self.train.texts(batch.items)]
+        at_B = np.flatnonzero(row_B >= 0)
+        vectors = torch.from_numpy(source.teacher_vectors(row_B[at_B]))
+        return vectors.to(self.device), torch.from_numpy(at_B).to(self.device)
 
     def _guessed(self, guesses: Guesses, weight: float, generator: torch.Generator) -> tuple[Tensor, float]:
         """The loss of some sentences as a concept model predicts them, `weight` times, and their nats a token."""

@@ -149,7 +149,8 @@ class Watch:
             file.write(json.dumps(place | rounded) + "\n")
         for tracker in self.tracker:
             tracker.log(place["step"], figures)
-        line = f"step {place['step']}/{self.total}  {_shown(figures)}"
+        of = f"/{self.total}" if self.total < 1 << 60 else ""
+        line = f"step {place['step']}{of}  {_shown(figures)}"
         if self.bar is None:
             log.info("%s", line)
         else:

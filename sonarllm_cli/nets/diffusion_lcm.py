@@ -234,7 +234,8 @@ class DiffusionLCM(nn.Module):
 
     def read(self, embedding_BSD: Tensor, caches: list[KVCache] | None = None) -> Tensor:
         """The first tower: sentences after those in `caches`. embedding_BSD → context_BSM"""
-        return self.body(self.project_in(self.normaliser(embedding_BSD).to(embedding_BSD.dtype)), caches)
+        normal_BSD = self.normaliser(embedding_BSD).to(self.body.norm.weight.dtype)
+        return self.body(self.project_in(normal_BSD), caches)
 
     def columns(self, context_BSM: Tensor) -> list[Tensor]:
         """What each layer attends to, once for all steps: → L × key_value_2BHCK"""

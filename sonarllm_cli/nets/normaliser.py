@@ -16,6 +16,8 @@ QUARTILES = 1.3489795003921634  # Φ⁻¹(¾) − Φ⁻¹(¼): a normal's interq
 class Normaliser(nn.Module):
     """x → (x − center) / scale, in float32, and back by `invert`. Fitted, never trained; saved with the model."""
 
+    float32 = True  # what training leaves as it is, whatever its products' dtype
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.center = nn.Parameter(torch.zeros(dim), requires_grad=False)

@@ -38,6 +38,7 @@ class SonarConfig:
     max_source_tokens: int = 514
     max_target_tokens: int = 512
     pooling: str = "mean"
+    pool_width: int = 0  # features of a token that are pooled, by a layer of their own; 0: its state itself (ours)
     slots: int = (
         1  # parts of the vector that the decoder attends to, one learned query of `attention` pooling each (ours)
     )
@@ -110,6 +111,8 @@ class Cross:
 
 class Embed(nn.Module):
     """Token embedding × √M + position: ids_BT, first position → x_BTM. Its `weight` is also the output projection."""
+
+    float32 = True  # in training, whatever its products' dtype: a frequent word's gradient is a sum of very many
 
     def __init__(self, config: SonarConfig) -> None:
         super().__init__()
@@ -269,15 +272,17 @@ class SonarEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(config.width)
         self.slot_norm = nn.LayerNorm(config.width) if config.slot_depth else None
         self.pool_attn = AttentionPool(config) if config.pooling == "attention" or config.whole else None
-        whole = config.whole or config.embedding
-        same = whole == config.width or config.pooling == "attention"
-        self.out_proj = nn.Identity() if same else nn.Linear(config.width, whole)
+        whole, pooled = config.whole or config.embedding, config.pool_width or config.width
+        self.pool_proj = nn.Linear(config.width, pooled) if config.pool_width else None
+        same = whole == pooled or config.pooling == "attention"
+        self.out_proj = nn.Identity() if same else nn.Linear(pooled, whole)
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         T = ids_BT.shape[1]
         real_BT = torch.arange(T, device=ids_BT.device) < lengths_B[:, None]
         mask_B11T = None if bool(real_BT.all()) else real_BT[:, None, None]
-        x_BTM = _drop(self.embed(ids_BT), self.config.dropout if self.training else 0.0)
+        x_BTM = self.embed(ids_BT).to(self.layer_norm.weight.dtype)
+        x_BTM = _drop(x_BTM, self.config.dropout if self.training else 0.0)
         early_BTM = x_BTM
         for i, layer in enumerate(self.layers, 1):
             x_BTM = layer(x_BTM, mask_B11T)
@@ -307,7 +312,7 @@ class SonarEncoder(nn.Module):
     def project(self, pooled: Tensor) -> Tensor:
         """What pooling gave, in the space, where both parts are normalised apart: → embedding_BD."""
         if self.config.whole:
-            pooled_BM, slots_BP = pooled.tensor_split([self.config.width], 1)
+            pooled_BM, slots_BP = pooled.tensor_split([self.config.pool_width or self.config.width], 1)
             parts = [self.out_proj(pooled_BM), slots_BP]
         else:
             parts = [self.out_proj(pooled)]
@@ -326,6 +331,8 @@ class SonarEncoder(nn.Module):
 
     def pool_whole(self, x_BTM: Tensor, real_BT: Tensor) -> Tensor:
         """x_BTM, real_BT → pooled_BM, by mean, max or the last token."""
+        if self.pool_proj is not None:
+            x_BTM = F.relu(self.pool_proj(x_BTM))
         if self.config.pooling == "last":
             return x_BTM[torch.arange(len(x_BTM), device=x_BTM.device), real_BT.sum(1) - 1]
         if self.config.pooling == "max":
@@ -366,7 +373,7 @@ class SonarDecoder(nn.Module):
 
     def cross(self, embedding_BD: Tensor) -> list[Cross]:
         """What each layer needs of the vector, once for all steps and beams of a text: embedding_BD → L × cross."""
-        whole_BW, slots_BP = self.config.split(embedding_BD)
+        whole_BW, slots_BP = self.config.split(embedding_BD.to(self.layer_norm.weight.dtype))
         memory_BSM = None if self.slots is None else self.slots(slots_BP)
         return [layer.cross(whole_BW, memory_BSM) for layer in self.layers]  # type: ignore[operator]
 
@@ -374,7 +381,8 @@ class SonarDecoder(nn.Module):
         """New tokens after those in `caches`: ids_BT, L × cross → hidden_BTM. Only one token at a time once
         the caches hold some."""
         first = caches[0].length if caches else 0
-        x_BTM = _drop(self.embed(ids_BT, first), self.config.dropout if self.training else 0.0)
+        x_BTM = self.embed(ids_BT, first).to(self.layer_norm.weight.dtype)
+        x_BTM = _drop(x_BTM, self.config.dropout if self.training else 0.0)
         for i, layer in enumerate(self.layers):
             x_BTM = layer(x_BTM, cross_L[i], caches[i] if caches else None)
         return self.layer_norm(x_BTM)

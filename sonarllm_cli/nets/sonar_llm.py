@@ -42,7 +42,7 @@ class SonarLLM(nn.Module):
         self.project_out = nn.Linear(config.width, config.embedding)
 
     def forward(self, context_BSD: Tensor, caches: list[KVCache] | None = None) -> Tensor:
-        return self.project_out(self.body(self.project_in(context_BSD), caches))
+        return self.project_out(self.body(self.project_in(context_BSD.to(self.body.norm.weight.dtype)), caches))
 
     def init_(self) -> SonarLLM:
         """The body's start; projectors keep PyTorch's."""
