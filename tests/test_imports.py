@@ -7,12 +7,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "sonarllm_cli"
 BELOW = {
-    "cli": {"flow", "learn", "measure", "weights"},
-    "measure": {"flow", "learn", "weights", "nets"},
-    "learn": {"flow", "weights", "nets"},
-    "flow": {"weights", "nets"},
-    "weights": {"nets"},
-    "nets": set(),
+    "cli": {"flow", "learn", "measure", "weights", "io"},
+    "measure": {"flow", "learn", "weights", "nets", "io"},
+    "learn": {"flow", "weights", "nets", "io"},
+    "flow": {"weights", "nets", "io"},
+    "weights": {"nets", "io"},
+    "nets": {"io"},
+    "io": set(),
 }
 
 

@@ -127,6 +127,19 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+speech_option = click.option(
+    "--speech", default="", metavar="MODEL", help="FILE is a recording: the encoder of the language spoken in it."
+)
+
+
+def text_or_recording(file: str, speech: str) -> Any:
+    """The text of FILE, or FILE as a recording, which is told by its ending or by --speech."""
+    from ..files import read_text
+    from ..io.audio import Recording, is_recording
+
+    return Recording(file) if speech or is_recording(file) else read_text(file)
+
+
 no_repeat_option = click.option("--no-repeat", is_flag=True, help="Write no sentence twice.")
 
 

@@ -22,6 +22,8 @@ from .launch import is_first, launch
     type=click.Choice(["truncate", "split", "error"]),
     help="What to do with a text over the encoder's limit; each is reported.  [default: truncate; of a store: split]",
 )
+@click.option("--whole", is_flag=True, help="Of recordings: each is one utterance.")
+@click.option("--max-seconds", default=30.0, show_default=True, help="Of a recording: cut longer utterances at pauses.")
 @click.option("--half", is_flag=True, help="Write float16 (.npy, .safetensors, .parquet).")
 @output_option
 @click.option("--store", metavar="DIR", help="Segment and embed documents into this folder, for training.")
@@ -38,6 +40,8 @@ def embed(
     lang: str,
     text_field: str | None,
     on_long: str | None,
+    whole: bool,
+    max_seconds: float,
     half: bool,
     output: str | None,
     store: str | None,
@@ -51,6 +55,9 @@ def embed(
     OUT's ending tells the format: .npy, .safetensors, .parquet or .jsonl; without it, JSON Lines on stdout.
     A record's own "lang" is preferred to --lang.
 
+    With a speech encoder for -m, FILEs are recordings (.wav, .flac, .ogg, .mp3 …): a row an utterance, with its file
+    and the seconds at which it starts and ends.
+
     With --store, FILEs are documents: JSON Lines ({"text": …, "title"?, "id"?}; also .xz, .gz), Parquet, plain texts
     and folders of them, or hf:ORG/NAME[:SPLIT]. Parquet shards in DIR are what data.store of a recipe names. Run
     again, it goes on where it was; --nproc and torchrun divide the shards.
@@ -60,6 +67,11 @@ def embed(
       sonarllm segment examples/article.txt | sonarllm embed -o article.parquet
       sonarllm embed --store store examples/documents.jsonl
     """
+    from ..io.audio import is_recording
+
+    if store is None and any(map(is_recording, files)):
+        _embed_recordings(files, whole, max_seconds, half, output, compute)
+        return
     if store is None:
         if len(files) > 1 or nproc > 1:
             raise UserError("several files or processes make a store", "add --store DIR, or give one file")
@@ -105,6 +117,33 @@ def _embed_lines(
             for cut in block.cuts:
                 log.warning("sonarllm: %s", cut)
             writer.write(block.embeddings_ND, [x.text for x in block.lines], [x.lang for x in block.lines])
+
+
+def _embed_recordings(
+    files: Sequence[str], whole: bool, max_seconds: float, half: bool, output: str | None, compute: Compute
+) -> None:
+    from ..flow.embed_speech import COLUMNS, embed_recordings, load_speech
+    from ..flow.vectors_out import EmbeddingWriter
+    from ..io.audio import Recording
+    from ..runtime import log
+
+    speech = load_speech(compute.model, compute.runtime)
+    options: dict[str, Any] = {"dtype": "float16" if half else "float32", "columns": COLUMNS}
+    failed = 0
+    with EmbeddingWriter(output or "-", dim=speech.dim, fingerprint=speech.fingerprint, **options) as writer:
+        blocks = embed_recordings(
+            map(Recording, files), speech, whole=whole, max_seconds=max_seconds, batch_size=compute.batch_size
+        )
+        for block in progress(blocks, "embedding", compute.bar, lambda b: len(b.heard), None):
+            if block.failures and len(files) == 1 and not writer.count and not block.heard:
+                raise block.failures[0]  # and no file is left behind
+            for failure in block.failures:
+                log.error("sonarllm: %s", failure)
+            failed += len(block.failures)
+            count, facts = len(block.heard), [heard._asdict() for heard in block.heard]
+            writer.write(block.embeddings_ND, [None] * count, [speech.lang] * count, facts)
+    if failed:
+        raise UserError(f"{failed} could not be embedded", "they are named above; the others are done")
 
 
 def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang: str, **options: Any) -> None:

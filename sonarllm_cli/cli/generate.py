@@ -19,6 +19,8 @@ from .common import (
     rule_options,
     sampling_options,
     search_options,
+    speech_option,
+    text_or_recording,
 )
 
 
@@ -27,6 +29,7 @@ from .common import (
 @lang_option
 @click.option("--out-lang", default="", help="Language to write in; the model's own if not given.")
 @click.option("--max-sentences", default=32, show_default=True, help="Sentences to write at most.")
+@speech_option
 @rule_options
 @no_repeat_option
 @search_options
@@ -39,6 +42,7 @@ def generate(
     lang: str,
     out_lang: str,
     max_sentences: int,
+    speech: str,
     no_repeat: bool,
     beam: int,
     temperature: float | None,
@@ -50,13 +54,13 @@ def generate(
     sampling: dict[str, Any],
     compute: Compute,
 ) -> None:
-    """Continue a text: its next sentences, one a line, each as soon as it is written.
+    """Continue a text or a recording: its next sentences, one a line, each as soon as it is written.
 
     \b
     Example:
       echo "This package contains the library." | sonarllm generate --max-sentences 3
     """
-    from ..files import open_output, read_text
+    from ..files import open_output
     from ..flow.compose import Writing, continuation
     from ..flow.decode import Search
 
@@ -68,10 +72,16 @@ def generate(
         sampling=sampling,
         **rules,
     )
-    text = read_text(file)
+    text = text_or_recording(file, speech)
     with reporting(compute.bar) as report, open_output(output) as out:
         for s in continuation(
-            text, lang=lang, model=compute.model, runtime=compute.runtime, writing=writing, report=report
+            text,
+            lang=lang,
+            model=compute.model,
+            runtime=compute.runtime,
+            writing=writing,
+            report=report,
+            speech=speech,
         ):
             record = {"text": s.text, "score": round(s.score, 6), "ending": round(s.ending, 6)}
             print(line(record) if as_json else s.text, file=out, flush=True)

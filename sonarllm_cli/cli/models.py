@@ -234,6 +234,31 @@ def import_sonar_llm(name: str, **options: Any) -> None:
     print(convert.import_sonar_llm(name, **options))
 
 
+@import_.command("speech")
+@name_argument
+@click.option("--checkpoint", required=True, help="Speech encoder: a .pt file in fairseq's or fairseq2's layout.")
+@click.option("--lang", required=True, help="The language it hears: FLORES code, or en, de …")
+@click.option(
+    "--sonar", default="", metavar="SPACE", help="The space it was taught; without, nothing decodes its vectors."
+)
+@click.option("--heads", type=click.IntRange(1), help="Attention heads, to be checked against the weights'.")
+@click.option("--pooler-heads", type=click.IntRange(1), help="The pooler's; as many as the encoder's if not given.")
+@dtype_option
+@licence_option
+@debug_option
+def import_speech(name: str, **options: Any) -> None:
+    """Import a SONAR speech encoder as NAME.
+
+    \b
+    Example:
+      sonarllm models import speech my-ears --lang en \\
+        --checkpoint tests/parity-speech/speech_encoder.fairseq1.pt --pooler-heads 4
+    """
+    from ..weights import convert
+
+    print(convert.import_speech(name, **options))
+
+
 def _langs(text: str | None) -> list[str] | None:
     from pathlib import Path
 

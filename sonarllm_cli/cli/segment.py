@@ -12,13 +12,22 @@ from .common import file_argument, json_option, lang_option, line, output_option
 @lang_option
 @click.option("-m", "--model", default="mini", show_default=True, help="Cut sentences over this model's limit.")
 @click.option("--max-chars", type=int, help="Cut sentences over this length instead.")
+@click.option("--max-seconds", default=30.0, show_default=True, help="Of a recording: cut longer utterances at pauses.")
 @json_option
 @output_option
 @quiet_options
 def segment(
-    file: str, lang: str, model: str, max_chars: int | None, as_json: bool, output: str | None, quiet: bool
+    file: str,
+    lang: str,
+    model: str,
+    max_chars: int | None,
+    max_seconds: float,
+    as_json: bool,
+    output: str | None,
+    quiet: bool,
 ) -> None:
-    """Split text into sentences, one a line (--json: text, start, end).
+    """Split text into sentences, one a line (--json: text, start, end), or a recording into utterances: seconds at
+    which each starts and ends (--json: start, end).
 
     A blank line ends a sentence; nothing but white space is lost. A sentence longer than the model's encoder takes is
     cut at clause marks, then at words.
@@ -26,8 +35,19 @@ def segment(
     \b
     Example:
       sonarllm segment examples/article.txt
+      sonarllm segment examples/talk.flac
     """
     from ..files import open_output, read_text
+    from ..io.audio import Recording, is_recording
+
+    if is_recording(file):
+        from ..flow.utterances import utterances
+
+        found = utterances(Recording(file), max_seconds)
+        with open_output(output) as out:
+            for start, end in found:
+                print(line({"start": start, "end": end}) if as_json else f"{start:.2f}\t{end:.2f}", file=out)
+        return
     from ..flow.segment import segment as split
     from ..tokens import fitting
     from ..weights.registry import space_tokenizer

@@ -15,15 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from ..io.audio import Recording
 from ..nets.diffusion_lcm import DiffusionLCM, DiffusionLCMConfig
 from ..runtime import Runtime, log
 from .author import author_of
 from .decode import Hypothesis, Search
 from .embed import embed_sentences, fits
+from .embed_speech import SpeechModel, load_speech
+from .hear import read_recording
 from .model import DEFAULT, Writer, load_writer
 from .predict import Report
 from .reconstruct import reconstruction
 from .segment import segment_stream
+from .utterances import Utterance
 
 STOPS = ("predicted", "reembedded")
 FEEDBACKS = ("reembed", "latent")
@@ -74,6 +78,7 @@ class Cited:
     text: str
     score: float
     sources: list[tuple[int, str, float]]
+    times: list[Utterance] = field(default_factory=list)  # of the sources, where they were spoken
 
 
 def sentences_of(text: str, lang: str, writer: Writer) -> list[str]:
@@ -100,23 +105,44 @@ def read_document(text: str, lang: str, writer: Writer, report: Report | None = 
     return texts, torch.cat(blocks)
 
 
+def read_source(
+    source: str | Recording,
+    lang: str,
+    writer: Writer,
+    report: Report | None = None,
+    speech: str | SpeechModel = "",
+    words: bool = False,
+) -> tuple[list[str], Tensor, list[Utterance]]:
+    """`read_document`, or a recording's utterances by the encoder `speech`: → S texts, text_SD, S times (none of a
+    text). What is said in a recording is decoded only for those who need `words`."""
+    if isinstance(source, str):
+        return *read_document(source, lang, writer, report), []
+    if not speech:
+        raise UserError(f"{source.name} is a recording", "name the encoder of its language: --speech sonar-speech-eng")
+    heard = speech if isinstance(speech, SpeechModel) else load_speech(speech, writer.space.runtime)
+    listened = read_recording(source, heard, writer.space, words=words or writer.kind == "token-llm")
+    return listened.texts, listened.text_SD, listened.times
+
+
 def generate(
-    text: str,
+    text: str | Recording,
     *,
     lang: str = "eng_Latn",
     model: str | Writer = DEFAULT,
     runtime: Runtime | None = None,
     writing: Writing | None = None,
+    speech: str | SpeechModel = "",
 ) -> list[str]:
-    """The sentences that continue `text`. See `Writing` for the choices.
+    """The sentences that continue `text`, or a recording heard by the encoder `speech`. See `Writing` for the choices.
 
     >>> generate("This package contains the documentation.")      # doctest: +SKIP
     """
-    return [s.text for s in continuation(text, lang=lang, model=model, runtime=runtime, writing=writing)]
+    found = continuation(text, lang=lang, model=model, runtime=runtime, writing=writing, speech=speech)
+    return [s.text for s in found]
 
 
 def continuation(
-    text: str,
+    text: str | Recording,
     *,
     lang: str,
     model: str | Writer,
@@ -124,11 +150,12 @@ def continuation(
     writing: Writing | None = None,
     generator: torch.Generator | None = None,
     report: Report | None = None,
+    speech: str | SpeechModel = "",
 ) -> Iterator[Written]:
     """`generate`, each sentence as soon as it is written. What is random comes from `generator`, if not from the
     runtime's seed. `report` hears how far embedding and reading are."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
-    beginning, context_SD = read_document(text, lang, writer, report)
+    beginning, context_SD, _ = read_source(text, lang, writer, report, speech)
     return _continued(beginning, context_SD, writer, writing or Writing(), generator, report)
 
 
@@ -217,7 +244,7 @@ def sampling_of(writer: Writer, writing: Writing) -> DiffusionLCMConfig | None:
 
 
 def summarize(
-    text: str,
+    text: str | Recording,
     *,
     sentences: int | None = None,
     lang: str = "eng_Latn",
@@ -227,9 +254,10 @@ def summarize(
     cite: int = 0,
     writing: Writing | None = None,
     report: Report | None = None,
+    speech: str | SpeechModel = "",
 ) -> list[Cited]:
-    """A summary of `text` in at most `sentences` sentences, by default 3; the model may end it sooner, which is logged
-    where a number was asked for.
+    """A summary of `text`, or of a recording heard by the encoder `speech`, in at most `sentences` sentences, by
+    default 3; the model may end it sooner, which is logged where a number was asked for.
 
     `extract` gives the article's own sentences nearest to the predicted embeddings. If it is None, so does a text that
     the model's space knows less of than of the field it was trained on, which is logged; False never does. `cite` names
@@ -239,16 +267,18 @@ def summarize(
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     if sentences is not None and sentences < 1:
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
-    article, article_SD = read_document(text, lang, writer, report)
-    if extract is None:
+    article, article_SD, times = read_source(text, lang, writer, report, speech, words=bool(extract or cite))
+    if extract is None and not times:
         extract = _unfamiliar(article, article_SD, lang, writer)
     writing = writing or Writing(no_repeat=True)
     written = shortened(article, article_SD, writer, writing, sentences or AUTO, report=report)
     if sentences and len(written) < sentences:
         log.info("%s ended its summary after %d of %d sentences", writer.name, len(written), sentences)
     if extract:
-        return _extracted(article, article_SD, written)
-    return [Cited(w.text, w.score, _nearest(article, article_SD, w.embedding_D, cite)) for w in written]
+        found = _extracted(article, article_SD, written)
+    else:
+        found = [Cited(w.text, w.score, _nearest(article, article_SD, w.embedding_D, cite)) for w in written]
+    return [replace(c, times=[times[i] for i, _, _ in c.sources]) for c in found] if times else found
 
 
 def shortened(

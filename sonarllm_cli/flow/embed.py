@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,15 +47,21 @@ class Block:
 
 
 def embed(
-    texts: str | Sequence[str],
+    texts: str | Sequence[str] = (),
     *,
     lang: str = "eng_Latn",
     model: str | Space = DEFAULT,
     runtime: Runtime | None = None,
     batch_size: int | None = None,
     on_long: str = "truncate",
+    audio: Any = None,
+    rate: int = 0,
+    whole: bool = False,
 ) -> np.ndarray:
     """Embeddings of `texts` (one text gives one row): → embeddings_ND, float32.
+
+    Or of `audio`, files or arrays with their `rate` in Hz, by a speech encoder `model`: a row an utterance, or with
+    `whole` a row each.
 
     >>> embed(["A sentence."]).shape
     (1, 512)
@@ -62,6 +69,12 @@ def embed(
     Raises UserError for an unknown language or, with `on_long="error"`, a text over the encoder's limit. With
     `on_long="split"` such a text becomes several rows.
     """
+    if audio is not None:
+        from .embed_speech import embed_audio, load_speech
+
+        if isinstance(model, Space):
+            raise UserError(f"{model.name} has no ears", "give the name of a speech encoder")
+        return embed_audio(audio, rate, load_speech(model, runtime), whole=whole, batch_size=batch_size)
     space = model if isinstance(model, Space) else load_space(model, runtime)
     lines = [Line(t, lang, f"text {i + 1}") for i, t in enumerate([texts] if isinstance(texts, str) else texts)]
     blocks = [b.embeddings_ND for b in embed_stream(lines, space, batch_size=batch_size, on_long=on_long)]

@@ -21,13 +21,23 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..languages import FLORES
+from ..languages import FLORES, NAMES, resolve
 from ..nets.sonar import Sonar, SonarConfig
 from ..nets.sonar_llm import BEGINNING, ENDING, SonarLLM, SonarLLMConfig
+from ..nets.speech import SpeechConfig, SpeechEncoder
 from ..runtime import ALIASES, log
 from ..tokens import Tokenizer
 from . import model_dir, registry, tensors
-from .layouts import CONTROL_ROWS, FROZEN_DECODER, SONAR_DECODERS, SONAR_ENCODERS, SONAR_LLMS, Layout
+from .layouts import (
+    CONTROL_ROWS,
+    FROZEN_DECODER,
+    SONAR_DECODERS,
+    SONAR_ENCODERS,
+    SONAR_LLMS,
+    SPEECH_BEGINNINGS,
+    SPEECH_ENCODERS,
+    Layout,
+)
 from .sources import PathName, Source, read_json, read_source
 
 LIMITS = (514, 512)  # tokens the published encoder and decoder were trained with
@@ -53,7 +63,10 @@ class Found:
         if parts[0].ndim == 0 or any(part.shape[1:] != parts[0].shape[1:] for part in parts):
             shapes = ", ".join(str(tuple(part.shape)) for part in parts)
             raise UserError(f"{self.source.path}: {name} has parts that don't fit: {shapes}", "fetch it again")
-        return (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+        if name in self.layout.row:
+            return shape[1:]
+        return shape[:2] if _is_pointwise(shape) else shape
 
     def size(self, name: str, axis: int) -> int:
         """One number of a weight's shape."""
@@ -79,11 +92,18 @@ class Found:
         if name == "embed.weight" and self.layout.fairseq_rows:
             value = value.clone()
             value[: len(CONTROL_ROWS)] = value[CONTROL_ROWS]
-        return value
+        if (row := self.layout.row.get(name)) is not None:
+            return value[row].clone()
+        return value[..., 0] if _is_pointwise(value.shape) else value
 
     def layers(self, before: str = "layers") -> int:
         """How many layers there are."""
         return len({name.split(f"{before}.")[1].split(".")[0] for name in self.parts if name.startswith(f"{before}.")})
+
+
+def _is_pointwise(shape: Sequence[int]) -> bool:
+    """Whether a weight is a convolution of kernel 1, a matrix of ours (a depthwise one has a single input)."""
+    return len(shape) == 3 and shape[1] > 1 and shape[2] == 1
 
 
 def match(source: Source, layouts: Sequence[Layout], what: str) -> Found:
@@ -259,6 +279,99 @@ def _number(path: Path, settings: Mapping[str, Any], key: str, default: float) -
     return value
 
 
+# ---------------------------------------------------------------------------------------------- speech
+
+
+def import_speech(
+    name: str,
+    *,
+    checkpoint: PathName,
+    lang: str,
+    sonar: str = "",
+    heads: int | None = None,
+    pooler_heads: int | None = None,
+    dtype: str | None = None,
+    licence: str = "",
+    source: str = "",
+) -> Path:
+    """A published SONAR speech encoder → the registry's model `name`; → its folder.
+
+    `lang` is what it hears, `sonar` the space it was taught: without one it embeds, and nothing decodes its vectors.
+    The encoder's heads are in the weights, the pooler's in none: 16 of 64 dimensions are published.
+    """
+    folder = _new_folder(name)
+    lang = resolve(lang)
+    home = _home(sonar) if sonar else {}
+    found = match(read_source(checkpoint), SPEECH_ENCODERS, "SONAR speech encoder")
+    shape = _speech_shape(found, heads, pooler_heads)
+    if sonar and (dim := model_dir.net_config(SonarConfig, registry.find(sonar), home).embedding) != shape.embedding:
+        cure = "name the space it was taught with --sonar, or none"
+        raise UserError(f"{checkpoint} gives vectors of {shape.embedding} numbers, {sonar} has {dim}", cure)
+    with torch.device("meta"):
+        net = SpeechEncoder(shape)
+    facts: dict[str, Any] = {"sonar": _lives_in(sonar, home)} if sonar else {}
+    tensors.save(
+        folder,
+        kind=model_dir.SPEECH,
+        model=net,
+        weights=_weights(dtype, found),
+        tensor=fill(net, {"": found}),
+        card=_card(name, f"A SONAR speech encoder of {NAMES[lang]}", licence, source or str(checkpoint)),
+        lang=lang,
+        licence=licence,
+        source=source,
+        **facts,
+    )
+    return folder
+
+
+def speech_beginning(path: PathName) -> tuple[SpeechConfig, dict[str, Tensor]]:
+    """The encoder of a checkpoint that a student may start from: a published SONAR encoder, w2v-BERT 2.0 or SeamlessM4T
+    v1 in transformers' layout (a folder with config.json). → its shape, and its weights by our names, float32."""
+    found = match(read_source(path), (*SPEECH_ENCODERS, *SPEECH_BEGINNINGS), "speech encoder")
+    shape = _speech_shape(found, None, None)
+    with torch.device("meta"):
+        net = SpeechEncoder(shape)
+    names = [name for name, _ in net.named_parameters() if name in found.parts]
+    if missing := [name for name, _ in net.named_parameters() if name.startswith("layers.") and name not in names]:
+        raise UserError(f"{path} has no {missing[0]}", "is the file whole? fetch it again")
+    return shape, {name: found.tensor(name).float() for name in names}
+
+
+def _speech_shape(found: Found, heads: int | None, pooler_heads: int | None) -> SpeechConfig:
+    """Sizes from the weights; of a folder of transformers what no weight tells, from its config.json."""
+    path, config = found.source.path, found.source.config
+    width = found.size("front_proj.weight", 0)
+    shaw = "layers.0.attn.distance" in found.parts
+    pools = "pooler.query" in found.parts
+    if shaw:
+        own = int(_number(path, config, "num_attention_heads", width // found.size("layers.0.attn.distance", 1)))
+    else:
+        own = found.size("layers.0.attn.key_bias", 0)
+    if heads and heads != own:
+        raise UserError(f"{path} has {own} heads in its weights, not {heads}", "leave --heads out")
+    if pools and not pooler_heads and width != LARGE:
+        log.warning("taking %d heads for the pooler; name others with --pooler-heads", own)
+    left = int(_number(path, config, "left_max_position_embeddings", 64))
+    return SpeechConfig(
+        width=width,
+        heads=own,
+        ffn=found.size("layers.0.ffn1.inner_proj.weight", 0),
+        layers=found.layers(),
+        kernel=found.size("layers.0.conv.depthwise.weight", 2),
+        embedding=found.size("proj.weight", 0) if pools else width,
+        positions="shaw" if shaw else "relative",
+        left=left,
+        right=found.size("layers.0.attn.distance", 0) - left - 1 if shaw else 8,
+        conv_norm="batch" if "layers.0.conv.norm.running_mean" in found.parts else "layer",
+        causal=shaw,
+        top_norm="top_norm.weight" in found.parts,
+        pooler_layers=found.layers("pooler.layers") if pools else 3,
+        pooler_heads=pooler_heads or own,
+        pooler_ffn=found.size("pooler.layers.0.inner_proj.weight", 0) if pools else 4 * width,
+    )
+
+
 # ---------------------------------------------------------------------------------------------- SONAR-LLM
 
 
@@ -279,10 +392,7 @@ def import_sonar_llm(
     is another's.
     """
     folder = _new_folder(name)
-    space = registry.find(sonar)
-    home = model_dir.read_config(space)
-    if home["kind"] != "sonar":
-        raise UserError(f"{sonar} is a {home['kind']} model, not a space", "name a sonar model: sonarllm models list")
+    space, home = registry.find(sonar), _home(sonar)
     read = read_source(checkpoint)
     settings = read_json(config) if config else read.config
     found = match(read, SONAR_LLMS, "SONAR-LLM checkpoint")
@@ -301,10 +411,7 @@ def import_sonar_llm(
         weights=_weights(dtype, found),
         tensor=fill(net, {"": found}),
         card=_card(name, f"A SONAR-LLM in the space {space.name}", licence, source or str(checkpoint)),
-        sonar={
-            "name": space.name if registry.is_known(space) else str(space.resolve()),
-            "fingerprint": home.get("fingerprint", ""),
-        },
+        sonar=_lives_in(sonar, home),
         marker="",
         ending=ENDING,
         lang=lang,
@@ -313,6 +420,23 @@ def import_sonar_llm(
         source=source,
     )
     return folder
+
+
+def _home(sonar: str) -> dict[str, Any]:
+    """The config of a space. UserError for a model of another kind."""
+    home = model_dir.read_config(registry.find(sonar))
+    if home["kind"] != "sonar":
+        raise UserError(f"{sonar} is a {home['kind']} model, not a space", "name a sonar model: sonarllm models list")
+    return home
+
+
+def _lives_in(sonar: str, home: Mapping[str, Any]) -> dict[str, str]:
+    """What a model's config says of its space."""
+    space = registry.find(sonar)
+    return {
+        "name": space.name if registry.is_known(space) else str(space.resolve()),
+        "fingerprint": home.get("fingerprint", ""),
+    }
 
 
 def _llama_shape(found: Found, settings: dict[str, Any]) -> SonarLLMConfig:

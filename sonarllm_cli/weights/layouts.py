@@ -10,7 +10,8 @@ hold the same values (an embedding and its tied output projection). A key that n
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 # Published tables in fairseq's order BOS, PAD, EOS, UNK; ours, and fairseq2's, is PAD, UNK, BOS, EOS.
 CONTROL_ROWS = [1, 3, 0, 2]
@@ -28,12 +29,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Layout:
-    """A published layout: its name, its rules, the key that tells it from others, its control rows' order."""
+    """A published layout: its name, its rules, the key that tells it from others, its control rows' order, and which
+    row of a table is a vector of ours."""
 
     name: str
     rules: tuple[Rule, ...]
     mark: re.Pattern[str]
     fairseq_rows: bool = False
+    row: Mapping[str, int] = field(default_factory=dict)
 
     def target(self, key: str) -> tuple[str, int] | None:
         """A source key → our name ("-": left out on purpose) and its place in it; None if no row knows it."""
@@ -171,5 +174,147 @@ sonar_decoder.*                                              -
 """,
         ),
         re.compile(r"llama_model\..*"),
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------- speech encoders
+
+# A convolution of kernel 1 is a matrix here; of the pooler's table one row is read.
+_FAIRSEQ2_SPEECH = """
+encoder_frontend.post_extract_layer_norm.P                 front_norm.P
+encoder_frontend.model_dim_proj.P                          front_proj.P
+encoder.layers.N.ffn1_layer_norm.P                         layers.N.ffn1_norm.P
+encoder.layers.N.ffn1.inner_proj.P                         layers.N.ffn1.inner_proj.P
+encoder.layers.N.ffn1.output_proj.P                        layers.N.ffn1.output_proj.P
+encoder.layers.N.self_attn_layer_norm.P                    layers.N.attn_norm.P
+encoder.layers.N.self_attn.{q,k,v}_proj.P                  layers.N.attn.qkv_proj.P
+encoder.layers.N.self_attn.output_proj.P                   layers.N.attn.out_proj.P
+encoder.layers.N.self_attn.sdpa.r_proj.weight              layers.N.attn.distance_proj.weight
+encoder.layers.N.self_attn.sdpa.u_bias                     layers.N.attn.key_bias
+encoder.layers.N.self_attn.sdpa.v_bias                     layers.N.attn.distance_bias
+encoder.layers.N.conv_layer_norm.P                         layers.N.conv_norm.P
+encoder.layers.N.conv.pointwise_conv1.weight               layers.N.conv.pointwise1.weight
+encoder.layers.N.conv.depthwise_conv.weight                layers.N.conv.depthwise.weight
+encoder.layers.N.conv.batch_norm.P                         layers.N.conv.norm.P
+encoder.layers.N.conv.batch_norm.running_mean              layers.N.conv.norm.running_mean
+encoder.layers.N.conv.batch_norm.running_var               layers.N.conv.norm.running_var
+encoder.layers.N.conv.batch_norm.num_batches_tracked       -
+encoder.layers.N.conv.pointwise_conv2.weight               layers.N.conv.pointwise2.weight
+encoder.layers.N.ffn2_layer_norm.P                         layers.N.ffn2_norm.P
+encoder.layers.N.ffn2.inner_proj.P                         layers.N.ffn2.inner_proj.P
+encoder.layers.N.ffn2.output_proj.P                        layers.N.ffn2.output_proj.P
+encoder.layers.N.layer_norm.P                              layers.N.norm.P
+layer_norm.P                                               top_norm.P
+encoder_pooler.decoder_frontend.embed.weight               pooler.query
+encoder_pooler.decoder.layers.N.self_attn.v_proj.P         pooler.layers.N.self_v_proj.P
+encoder_pooler.decoder.layers.N.self_attn.output_proj.P    pooler.layers.N.self_out_proj.P
+encoder_pooler.decoder.layers.N.self_attn.{q,k}_proj.P     -
+encoder_pooler.decoder.layers.N.self_attn_layer_norm.P     pooler.layers.N.self_norm.P
+encoder_pooler.decoder.layers.N.encoder_decoder_attn.q_proj.P       pooler.layers.N.q_proj.P
+encoder_pooler.decoder.layers.N.encoder_decoder_attn.{k,v}_proj.P   pooler.layers.N.kv_proj.P
+encoder_pooler.decoder.layers.N.encoder_decoder_attn.output_proj.P  pooler.layers.N.out_proj.P
+encoder_pooler.decoder.layers.N.encoder_decoder_attn_layer_norm.P   pooler.layers.N.cross_norm.P
+encoder_pooler.decoder.layers.N.ffn.inner_proj.P           pooler.layers.N.inner_proj.P
+encoder_pooler.decoder.layers.N.ffn.output_proj.P          pooler.layers.N.output_proj.P
+encoder_pooler.decoder.layers.N.ffn_layer_norm.P           pooler.layers.N.ffn_norm.P
+encoder_pooler.projection_out.weight                       proj.weight
+"""
+# Beside the published names: what the two layouts of transformers and fairseq's have alike.
+_FAIRSEQ1_SPEECH_LAYER = """
+layers.N.self_attn_layer_norm.P                            layers.N.attn_norm.P
+layers.N.self_attn.linear_{q,k,v}.P                        layers.N.attn.qkv_proj.P
+layers.N.self_attn.linear_out.P                            layers.N.attn.out_proj.P
+layers.N.self_attn.linear_pos.weight                       layers.N.attn.distance_proj.weight
+layers.N.self_attn.pos_bias_u                              layers.N.attn.key_bias
+layers.N.self_attn.pos_bias_v                              layers.N.attn.distance_bias
+layers.N.conv_module.layer_norm.P                          layers.N.conv_norm.P
+layers.N.conv_module.pointwise_conv1.weight                layers.N.conv.pointwise1.weight
+layers.N.conv_module.depthwise_conv.weight                 layers.N.conv.depthwise.weight
+layers.N.conv_module.batch_norm.P                          layers.N.conv.norm.P
+layers.N.conv_module.batch_norm.running_mean               layers.N.conv.norm.running_mean
+layers.N.conv_module.batch_norm.running_var                layers.N.conv.norm.running_var
+layers.N.conv_module.batch_norm.num_batches_tracked        -
+layers.N.conv_module.pointwise_conv2.weight                layers.N.conv.pointwise2.weight
+layers.N.final_layer_norm.P                                layers.N.norm.P
+layer_norm.P                                               top_norm.P
+"""
+_FAIRSEQ1_SPEECH_FFN = """
+layers.N.ffn1.layer_norm.P                                 layers.N.ffn1_norm.P
+layers.N.ffn1.w_1.P                                        layers.N.ffn1.inner_proj.P
+layers.N.ffn1.w_2.P                                        layers.N.ffn1.output_proj.P
+layers.N.ffn2.layer_norm.P                                 layers.N.ffn2_norm.P
+layers.N.ffn2.w_1.P                                        layers.N.ffn2.inner_proj.P
+layers.N.ffn2.w_2.P                                        layers.N.ffn2.output_proj.P
+pos_conv.0.bias                                            -
+pos_conv.0.weight_g                                        -
+pos_conv.0.weight_v                                        -
+"""
+_FAIRSEQ1_SPEECH_POOLER = """
+embed_tokens.weight                                        pooler.query
+layers.N.self_attn.v_proj.P                                pooler.layers.N.self_v_proj.P
+layers.N.self_attn.out_proj.P                              pooler.layers.N.self_out_proj.P
+layers.N.self_attn.{q,k}_proj.P                            -
+layers.N.self_attn_layer_norm.P                            pooler.layers.N.self_norm.P
+layers.N.encoder_attn.q_proj.P                             pooler.layers.N.q_proj.P
+layers.N.encoder_attn.{k,v}_proj.P                         pooler.layers.N.kv_proj.P
+layers.N.encoder_attn.out_proj.P                           pooler.layers.N.out_proj.P
+layers.N.encoder_attn_layer_norm.P                         pooler.layers.N.cross_norm.P
+layers.N.fc1.P                                             pooler.layers.N.inner_proj.P
+layers.N.fc2.P                                             pooler.layers.N.output_proj.P
+layers.N.final_layer_norm.P                                pooler.layers.N.ffn_norm.P
+embed_out                                                  proj.weight
+version                                                    -
+embed_positions._float_tensor                              -
+"""
+_TRANSFORMERS_SPEECH_FFN = """
+layers.N.ffn1_layer_norm.P                                 layers.N.ffn1_norm.P
+layers.N.ffn1.intermediate_dense.P                         layers.N.ffn1.inner_proj.P
+layers.N.ffn1.output_dense.P                               layers.N.ffn1.output_proj.P
+layers.N.ffn2_layer_norm.P                                 layers.N.ffn2_norm.P
+layers.N.ffn2.intermediate_dense.P                         layers.N.ffn2.inner_proj.P
+layers.N.ffn2.output_dense.P                               layers.N.ffn2.output_proj.P
+layers.N.self_attn.distance_embedding.weight               layers.N.attn.distance
+layers.N.conv_module.depthwise_layer_norm.P                layers.N.conv.norm.P
+"""
+_TRANSFORMERS_FRONT = """
+feature_projection.layer_norm.P                            front_norm.P
+feature_projection.projection.P                            front_proj.P
+masked_spec_embed                                          -
+"""
+BOS_ROW = {"pooler.query": 2}  # the row that the pooler reads, in either file's own order
+SPEECH_ENCODERS = (
+    Layout(
+        "fairseq2 speech encoder",
+        _rules("", _FAIRSEQ2_SPEECH),
+        re.compile(r"encoder_frontend\.post_extract_layer_norm\..*"),
+        row=BOS_ROW,
+    ),
+    Layout(
+        "fairseq speech encoder",
+        _rules("encoder.w2v_model.encoder.", _FAIRSEQ1_SPEECH_LAYER, _FAIRSEQ1_SPEECH_FFN)
+        + _rules("decoder.", _FAIRSEQ1_SPEECH_POOLER)
+        + _rules("encoder.w2v_model.", "layer_norm.P front_norm.P", "post_extract_proj.P front_proj.P", "mask_emb -"),
+        re.compile(r"encoder\.w2v_model\..*"),
+        row=BOS_ROW,
+    ),
+)
+# What a student may start from: the encoder alone, its pooler is new.
+SPEECH_BEGINNINGS = (
+    Layout(
+        "SeamlessM4T of transformers",
+        _rules("speech_encoder.", _TRANSFORMERS_FRONT)
+        + _rules("speech_encoder.encoder.", _FAIRSEQ1_SPEECH_LAYER, _TRANSFORMERS_SPEECH_FFN)
+        + _rules(
+            "",
+            *(f"{part}.* -" for part in ("speech_encoder.adapter", "speech_encoder.intermediate_ffn")),
+            *(f"{part}.* -" for part in ("speech_encoder.inner_layer_norm", "text_encoder", "text_decoder")),
+            *(f"{part}.* -" for part in ("t2u_model", "vocoder", "shared", "lm_head")),
+        ),
+        re.compile(r"speech_encoder\..*"),
+    ),
+    Layout(
+        "w2v-BERT 2.0 of transformers",
+        _rules("", _TRANSFORMERS_FRONT) + _rules("encoder.", _FAIRSEQ1_SPEECH_LAYER, _TRANSFORMERS_SPEECH_FFN),
+        re.compile(r"feature_projection\..*"),
     ),
 )

@@ -15,6 +15,7 @@ from ..tokens import Tokenizer
 
 FORMAT = 1
 WRITERS = ("sonar-llm", "token-llm", "mse-lcm", "diffusion-lcm")  # kinds that write texts, in a space of their own
+SPEECH = "sonar-speech"  # the kind that turns sound into a space's vectors
 AGAIN = "fetch or import the model again"
 
 

@@ -77,6 +77,8 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
         raise UserError(f"no such file: {path}", "check the path")
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _state(_read_pickle(path), path)
     for name, tensor in tensors.items():
+        if tensor.ndim == 0 and tensor.dtype == torch.int64:
+            continue  # a counter, as of batches that a norm has seen; no weight of ours is one
         if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
             raise UserError(f"{path}: weight {name!r} is {tensor.dtype}, not floating point", "convert it to float32")
     return tensors

@@ -92,8 +92,8 @@ def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def stored_as(name: str, shape: tuple[int, ...], weights: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """What a parameter becomes on disk as `weights` ("float32", "float16", "bfloat16", "int8"): name → dtype, shape.
-    In int8 only matrices are; the rest is float16. A normaliser always is float32."""
-    if name.startswith("normaliser."):
+    In int8 only matrices are; the rest is float16. A normaliser and running statistics always are float32."""
+    if name.startswith("normaliser.") or ".running_" in name:
         return {name: (torch.float32, shape)}
     if weights == "int8" and len(shape) == 2:
         return {name: (torch.int8, shape), f"{name}.scale": (torch.float16, shape[:1])}
