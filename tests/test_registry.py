@@ -179,6 +179,7 @@ def test_a_space_with_a_tenant_stays():
 
 def test_catalogue_is_whole():
     kinds = {"sonar": {"encoder", "decoder", "tokenizer"}, "sonar-llm": {"repo", "sonar"}}
+    kinds["sonar-speech"] = {"url", "lang", "sonar"}
     for name, entry in registry.catalogue().items():
         assert kinds[entry["kind"]] | {"about", "licence", "parameters"} <= entry.keys()
         assert registry.target(name) and entry.get("sonar", "sonar-200") in registry.catalogue()

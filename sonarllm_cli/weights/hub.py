@@ -22,6 +22,7 @@ from ..errors import RunError, UserError, nearest
 from ..files import atomic_folder
 from ..runtime import log
 from . import convert, model_dir, registry
+from .fetch import fetch as fetch_file
 from .sources import read_json
 
 WEIGHTS = ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
@@ -42,7 +43,7 @@ def pull(
 ) -> Path:
     """A model of the catalogue by its name, or any repository as `hf:org/repo@revision`; → its folder in the registry.
 
-    A concept model brings its space with it. `say` is told the licence before weights are fetched. UserError for an
+    A concept model or a speech encoder brings its space with it. `say` is told the licence before weights are fetched. UserError for an
     unknown name or a repository that can't be had, RunError if the hub can't be reached.
     """
     if name.startswith("hf:"):
@@ -56,11 +57,14 @@ def pull(
     if folder.exists():
         say(f"{folder.name} is here already: {folder}")
         return folder
-    if entry["kind"] == "sonar-llm":
+    if "sonar" in entry:
         if (registry.models_home() / entry["sonar"]).exists():
             say(f"its space {entry['sonar']} is here already")
         else:
             pull(entry["sonar"], dtype=dtype, say=say)
+    if entry["kind"] == model_dir.SPEECH:
+        return _pull_speech(folder.name, entry, dtype, say)
+    if entry["kind"] == "sonar-llm":
         return _pull_concept(folder.name, entry["repo"], None, entry["sonar"], dtype, entry, say)
     return _pull_sonar(folder.name, entry, dtype, say)
 
@@ -82,6 +86,29 @@ def _pull_sonar(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say
         licence=entry["licence"],
         source=f"{_named(entry['encoder'], encoder)}, {_named(entry['decoder'], decoder)}",
     )
+
+
+def _pull_speech(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
+    """By its address. The file is not kept once it is converted."""
+    _say_licence(name, entry["licence"], entry["url"], say)
+    file = fetch_file(entry["url"], registry.models_home().parent / "fetched")
+    want, have = entry.get("sha256"), model_dir.digest(file)
+    if want is None:
+        say(f"{entry['url']}: unverified, the catalogue has no hash of it")
+    elif want != have:
+        file.unlink()
+        raise UserError(f"{entry['url']} is not the file that the catalogue knows", "it was changed there")
+    folder = convert.import_speech(
+        name,
+        checkpoint=file,
+        lang=entry["lang"],
+        sonar=entry["sonar"],
+        dtype=dtype,
+        licence=entry["licence"],
+        source=f"{entry['url']} (SHA-256 {have})",
+    )
+    file.unlink()
+    return folder
 
 
 def _pull_concept(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
+from ..languages import NAMES
 from ..tokens import Tokenizer
 from . import model_dir
 
@@ -130,7 +131,20 @@ def catalogue() -> dict[str, dict[str, Any]]:
         import tomllib
     else:
         import tomli as tomllib
-    return tomllib.loads(Path(__file__).with_name("catalog.toml").read_text("utf-8"))
+    table = tomllib.loads(Path(__file__).with_name("catalog.toml").read_text("utf-8"))
+    for group in table.pop("speech"):
+        for row in group["langs"]:
+            code, lang = row.split("=") if "=" in row else (row.split("_")[0], row)
+            table[f"sonar-speech-{code}"] = {
+                "kind": model_dir.SPEECH,
+                "about": f"SONAR speech encoder, {NAMES[lang]}",
+                "licence": group["licence"],
+                "parameters": group["parameters"],
+                "url": group["url"].format(code=code),
+                "lang": lang,
+                "sonar": "sonar-200",
+            }
+    return table
 
 
 # ---------------------------------------------------------------------------------------------- looking, removing
