@@ -54,7 +54,7 @@ def examples():
     root = click.Context(sonarllm, info_name="sonarllm", **sonarllm.context_settings)
     for path, command, _ in commands(sonarllm, root):
         text = (command.help or "").partition("Example")[2]
-        if not {"models", "completion", "judge"} & set(path.split()):
+        if not {"models", "completion", "judge"} & set(path.split()) and path != "sonarllm evaluate speech":
             yield from re.findall(r"^ *((?:sonarllm|echo) .*)$", text, re.MULTILINE)
 
 

@@ -219,7 +219,7 @@ def test_the_examples_in_the_help_run(home, monkeypatch):
         if words[2] == "rm":
             run("rm", "my-sonar-llm")
         run(*words[2:])
-    assert registry.names() == ["built-in", "mini"]
+    assert registry.names() == ["built-in", "mini", "my-ears"]
 
 
 def test_list_and_show_as_json():

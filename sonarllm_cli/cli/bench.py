@@ -216,6 +216,30 @@ def generate(as_json: bool, sentences: int, read: int, **values: Any) -> None:
     _show(bench_generate(_wish(**values), sentences, read), as_json)
 
 
+@bench.command()
+@click.option("-m", "--model", default="", help="A speech encoder; else the published shape, with random weights.")
+@click.option("--layers", default=0, show_default=True, help="Layers of the published size; 0: all 24.")
+@click.option("--dtypes", default="auto", show_default=True, help="float32,bfloat16,int8. auto: those there are.")
+@click.option("--texts", default=16, show_default=True, help="Utterances.")
+@click.option("--rounds", default=3, show_default=True, help="In turns; the median is shown.")
+@click.option("--seed", default=0, show_default=True, help="Of noise and weights.")
+@device_option
+@threads_option
+@json_option
+@quiet_options
+def speech(quiet: bool, threads: int | None, device: str, dtypes: str, texts: int, as_json: bool, **own: Any) -> None:
+    """Time hearing: seconds of sound a second, features' share of the time, cosine with the first dtype's vectors.
+
+    \b
+    Example:
+      sonarllm bench speech --layers 1 --texts 2 --rounds 1
+    """
+    from ..measure.bench_speech import SpeechWish, bench_speech
+
+    wish = _wish(quiet, threads, device, None, dtypes, max(texts, 1), rounds=max(own["rounds"], 1))
+    _show(bench_speech(SpeechWish(dtypes=wish.dtypes, count=texts, device=wish.device, **own)), as_json)
+
+
 def _show(result: dict[str, Any], as_json: bool) -> None:
     """A result as one line of JSON, or a table under what holds for all its rows."""
     if as_json:

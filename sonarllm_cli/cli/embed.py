@@ -141,7 +141,7 @@ def _embed_recordings(
                 log.error("sonarllm: %s", failure)
             failed += len(block.failures)
             count, facts = len(block.heard), [heard._asdict() for heard in block.heard]
-            writer.write(block.embeddings_ND, [None] * count, [speech.lang] * count, facts)
+            writer.write(block.embeddings_ND, [None] * count, [speech.lang or None] * count, facts)
     if failed:
         raise UserError(f"{failed} could not be embedded", "they are named above; the others are done")
 

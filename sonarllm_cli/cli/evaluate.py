@@ -148,6 +148,14 @@ _task(
     (),
 )
 _task(
+    "speech",
+    "Clips against their words: search, decoding",
+    "Clips ({audio, text, lang}, JSON Lines, TSV or Parquet) against their words: how often the vector of one is not "
+    "nearest to the other's, and what is decoded: BLEU, chrF, word error rate. -m is a speech encoder.",
+    "-m my-ears --data clips.tsv",
+    (beam_option,),
+)
+_task(
     "summarize",
     "Body → title, against the title",
     "Body → title: ROUGE-L and METEOR of as many sentences as the title has, and of the model's own length; beside the "

@@ -137,8 +137,8 @@ def rm(name: str) -> None:
 def pull(name: str, save_as: str, sonar: str, dtype: str | None) -> None:
     """Fetch a published model: one of `models list`, or hf:ORG/REPO[@REVISION].
 
-    A SONAR-LLM or a speech encoder brings its space with it. The licence is shown first. HF_HOME, HF_TOKEN, HF_ENDPOINT and
-    HF_HUB_OFFLINE are honoured.
+    A SONAR-LLM or a speech encoder brings its space with it. The licence is shown first. HF_HOME, HF_TOKEN,
+    HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
 
     \b
     Example:

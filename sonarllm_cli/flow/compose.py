@@ -120,7 +120,7 @@ def read_source(
     if not speech:
         raise UserError(f"{source.name} is a recording", "name the encoder of its language: --speech sonar-speech-eng")
     heard = speech if isinstance(speech, SpeechModel) else load_speech(speech, writer.space.runtime)
-    listened = read_recording(source, heard, writer.space, words=words or writer.kind == "token-llm")
+    listened = read_recording(source, heard, writer.space, lang, words=words or writer.kind == "token-llm")
     return listened.texts, listened.text_SD, listened.times
 
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from ..io.audio import Recording
 from ..runtime import log
 from .decode import Search, decode_batch
@@ -29,8 +28,11 @@ class Listened(NamedTuple):
     text_SD: Tensor
 
 
-def read_recording(recording: Recording, speech: SpeechModel, space: Space, *, words: bool = False) -> Listened:
-    """The utterances of a recording as vectors of `space` and, with `words`, decoded in the language that is spoken.
+def read_recording(
+    recording: Recording, speech: SpeechModel, space: Space, lang: str, *, words: bool = False
+) -> Listened:
+    """The utterances of a recording as vectors of `space` and, with `words`, decoded in the language that is spoken,
+    which is `lang` for an encoder of several.
 
     UserError for a speech encoder of another space, or a recording without speech; an utterance that can't be embedded
     is told and passed over.
@@ -48,14 +50,10 @@ def read_recording(recording: Recording, speech: SpeechModel, space: Space, *, w
     text_SD = torch.cat(blocks)
     texts = [""] * len(times)
     if words:
-        texts = [found[0].text for found in decode_batch(text_SD, spoken_lang(speech, space), space, Search())]
+        texts = [found[0].text for found in decode_batch(text_SD, spoken(speech, space, lang), space, Search())]
     return Listened(times, texts, text_SD)
 
 
-def spoken_lang(speech: SpeechModel, space: Space) -> str:
-    """The language that a speech encoder hears, as the space calls it; its first one where it has not that one."""
-    try:
-        space.tokenizer.lang_id(speech.lang)
-        return speech.lang
-    except UserError:
-        return space.tokenizer.langs[0]
+def spoken(speech: SpeechModel, space: Space, lang: str) -> str:
+    """The language that a speech encoder hears, where the space has it; else `lang`."""
+    return speech.lang if speech.lang in space.tokenizer.langs else lang

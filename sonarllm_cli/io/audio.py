@@ -11,6 +11,7 @@ Legend: N samples, C channels, K taps of the filter.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -39,19 +40,27 @@ def is_recording(path: PathName) -> bool:
 
 
 class Recording:
-    """Sound from a file, or an array of numbers and its rate. Float samples reach from −1 to 1; integers fill their
-    type; of an array's two dimensions the shorter one counts channels.
+    """Sound from a file, the bytes of one, or an array of numbers and its rate. Float samples reach from −1 to 1,
+    integers fill their type; of an array's two dimensions the shorter one counts channels.
 
     Raises UserError, when it is made or read, for what is no sound, damaged, empty, or not finite.
     """
 
-    def __init__(self, source: PathName | np.ndarray, rate: int = 0) -> None:
+    def __init__(self, source: PathName | bytes | np.ndarray, rate: int = 0, name: str = "the recording") -> None:
         self.array_NC: np.ndarray | None = None
-        if isinstance(source, str | os.PathLike):
-            self.name = os.fspath(source)
-        else:
-            self.name, self.array_NC, self.rate = "the recording", _channels(np.asarray(source)), int(rate)
+        self.data = source if isinstance(source, bytes) else None
+        self.name = os.fspath(source) if isinstance(source, str | os.PathLike) else name
+        if isinstance(source, np.ndarray):
+            self.array_NC, self.rate = _channels(source), int(rate)
             _check(self.name, self.rate, *self.array_NC.shape)
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts, by what its header says."""
+        if self.array_NC is not None:
+            return len(self.array_NC) / self.rate
+        with _opened(self.name, self.data)[0] as file:
+            return file.frames / file.samplerate
 
     def samples(self) -> np.ndarray:
         """All of it: → samples_N."""
@@ -60,7 +69,8 @@ class Recording:
     def blocks(self) -> Iterator[np.ndarray]:
         """The sound at 16 kHz, block after block: → samples_N, float32."""
         if self.array_NC is None:
-            rate, native = _open(self.name)
+            file, soundfile = _opened(self.name, self.data)
+            rate, native = file.samplerate, _native(self.name, file, soundfile)
         else:
             step = BLOCK * self.rate
             rate, native = self.rate, (self.array_NC[i : i + step] for i in range(0, len(self.array_NC), step))
@@ -117,20 +127,20 @@ def _check(name: str, rate: int, samples: int, channels: int) -> None:
 # ---------------------------------------------------------------------------------------------- files
 
 
-def _open(path: str) -> tuple[int, Iterator[np.ndarray]]:
-    """A file's rate, and its blocks. What its header tells is checked at once."""
+def _opened(path: str, data: bytes | None) -> tuple[Any, Any]:
+    """A file, or `data` under its name, opened, and the package that reads it. What its header tells is checked."""
     try:
         import soundfile
     except (ImportError, OSError):  # OSError: the package without its library
         raise UserError(f"reading {path} needs the package soundfile", EXTRA) from None
-    with read_errors(path), open(path, "rb") as stream:
+    with read_errors(path), open(path, "rb") if data is None else io.BytesIO(data) as stream:
         if not stream.read(1):
             raise UserError(f"{path} is empty", AGAIN)
     with _decoding(path, soundfile):
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(path if data is None else io.BytesIO(data))
         _check_whole(path, file.extra_info)
         _check(path, file.samplerate, file.frames, file.channels)
-    return file.samplerate, _native(path, file, soundfile)
+    return file, soundfile
 
 
 def _native(path: str, file: Any, soundfile: Any) -> Iterator[np.ndarray]:

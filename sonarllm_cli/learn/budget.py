@@ -17,12 +17,15 @@ from torch import nn
 
 from ..nets.llama import LlamaConfig
 from ..nets.sonar import Sonar, SonarConfig
+from ..nets.speech import SpeechConfig, speech_flops
 from ..nets.token_lm import TokenLMConfig
+from ..weights.model_dir import SPEECH
 from .kinds import build_model, space_config, trained_parameters
 from .losses import chunk_size
 from .recipe import Settings
 
 SENTENCE_TOKENS = 30  # words of a sentence and one `</s>`, where there is no data to count
+UTTERANCE_STEPS = 250  # steps of 20 ms of an utterance, likewise
 ADAMW, MUON = 8, 4  # bytes of optimizer state a float32 parameter
 
 
@@ -41,6 +44,7 @@ class Budget:
     frozen_weights: float
     activations: float
     shape: str  # what was assumed
+    unit: str = "target tokens"
 
     @property
     def memory(self) -> float:
@@ -52,7 +56,7 @@ class Budget:
 
         return [
             f"{self.trainable:,} trainable parameters, {self.frozen:,} frozen",
-            f"a step: {self.tokens:,} target tokens, {self.flops / 1e12:.4g} TFLOP ({self.shape})",
+            f"a step: {self.tokens:,} {self.unit}, {self.flops / 1e12:.4g} TFLOP ({self.shape})",
             f"memory on each of {self.ranks} processes: {gib(self.memory)} GiB (weights {gib(self.weights)}, "
             f"gradients {gib(self.gradients)}, optimizer {gib(self.optimizer)}, frozen {gib(self.frozen_weights)}, "
             f"activations about {gib(self.activations)})",
@@ -74,7 +78,7 @@ def estimate(settings: Settings, ranks: int = 1, gpu: bool = False) -> Budget:
     whole = sum(p.numel() for p in model.parameters())
     held = 1 / ranks if settings.parallel.shard == "full" and ranks > 1 else 1.0
     within = 1.0 if held < 1 else 0.0
-    space = space_config(settings.sonar) if settings.kind != "sonar" else None
+    space = space_config(settings.sonar) if settings.kind not in ("sonar", SPEECH) else None
     through = space is not None and settings.kind != "token-llm"
     frozen = whole - count + (_decoder_parameters(space) if space is not None and through else 0)
     half = 2 if settings.run.dtype == "bfloat16" else 4
@@ -91,6 +95,7 @@ def estimate(settings: Settings, ranks: int = 1, gpu: bool = False) -> Budget:
         frozen_weights=frozen * (half if gpu else 4),
         activations=_activations(settings, model, space, half),
         shape=shape,
+        unit="steps of 20 ms" if settings.kind == SPEECH else "target tokens",
     )
 
 
@@ -99,6 +104,9 @@ def _step(settings: Settings) -> tuple[int, int, str]:
     if settings.kind == "sonar":
         tokens = settings.optim.accumulate * settings.optim.batch_tokens
         return tokens, tokens // SENTENCE_TOKENS, f"at {SENTENCE_TOKENS} tokens a sentence, nothing padded"
+    if settings.kind == SPEECH:
+        steps = int(settings.optim.accumulate * settings.speech.batch_seconds * 50)
+        return steps, steps // UTTERANCE_STEPS, f"at {UTTERANCE_STEPS / 50:g} s an utterance, nothing padded"
     sentences = settings.optim.documents * settings.data.max_sentences
     shape = f"at {settings.data.max_sentences} sentences a document, {SENTENCE_TOKENS} tokens a sentence"
     return sentences * SENTENCE_TOKENS, sentences, shape
@@ -116,6 +124,8 @@ def step_flops(settings: Settings, model: nn.Module, space: SonarConfig | None, 
     if isinstance(config, SonarConfig):
         through = read * (encoder_flops(config, length) + decoder_flops(config, length))
         return 3 * (through + sentences * cross_flops(config) + 2 * tokens * config.width * config.vocab_size)
+    if isinstance(config, SpeechConfig):
+        return 3 * sentences * speech_flops(config, tokens // max(1, sentences))
     if isinstance(config, LlamaConfig) and space is not None and settings.kind == "sonar-llm":
         body = sentences * body_flops(config, space.embedding, settings.data.max_sentences)
         through = read * decoder_flops(space, length) + sentences * cross_flops(space)
@@ -170,6 +180,11 @@ def _activations(settings: Settings, model: nn.Module, space: SonarConfig | None
         logits = 4 * chunk_size(config.vocab_size) * config.vocab_size
         both = stack(config.encoder_layers + config.decoder_layers, config.width, config.ffn, 2)
         return tokens * both + logits
+    if isinstance(config, SpeechConfig):  # a layer keeps 24 M + 4 F numbers a step, beside its scores
+        steps = settings.speech.batch_seconds * 50
+        scores = 0 if settings.parallel.recompute else 3 * config.heads * UTTERANCE_STEPS
+        layer = config.width if settings.parallel.recompute else 24 * config.width + 4 * config.ffn
+        return steps * config.layers * (layer + scores) * half
     kept = 0.0
     if isinstance(config, LlamaConfig):
         positions = tokens if isinstance(config, TokenLMConfig) else tokens / SENTENCE_TOKENS

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..nets.kinds import NETS
 from ..nets.sonar import Sonar, SonarConfig
+from ..nets.speech import SpeechConfig, SpeechEncoder
 from ..tokens import TAGS
 from ..weights import model_dir, registry
 from .recipe import Settings, config_from
@@ -49,6 +50,10 @@ def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
         from .lcm_task import DiffusionTask, LCMTask
 
         return (LCMTask if settings.kind == "mse-lcm" else DiffusionTask)(settings, folder, device)
+    if settings.kind == model_dir.SPEECH:
+        from .speech_task import SpeechTask
+
+        return SpeechTask(settings, folder, device)
     from .sonar_llm_task import SonarLLMTask
 
     return SonarLLMTask(settings, folder, device)
@@ -62,6 +67,9 @@ def build_model(settings: Settings) -> nn.Module:
             vocabulary = settings.vocabulary
             ids = 1 + vocabulary.pieces + len(vocabulary.langs) + len(TAGS)
             return Sonar(config_from(SonarConfig, {"vocab_size": ids, **settings.model}))
+        if settings.kind == model_dir.SPEECH:
+            fields = {"embedding": space_config(settings.sonar).embedding, **settings.model}
+            return SpeechEncoder(config_from(SpeechConfig, fields))
         config_class, net_class = NETS[settings.kind]
         key = "vocab_size" if settings.kind == "token-llm" else "embedding"
         given = {key: getattr(space_config(settings.sonar), key)}

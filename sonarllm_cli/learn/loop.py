@@ -211,11 +211,12 @@ class Trainer:
 
     def _count_flops(self, batch: Any) -> float:
         """FLOPs of matrix products a target token, forward and backward, counted on one micro-batch, which teaches
-        nothing. Not with torch.compile, which hides them."""
+        nothing: no norm's statistics either. Not with torch.compile, which hides them."""
         from torch.utils.flop_counter import FlopCounterMode
 
         if self.settings.run.compile:
             return 0.0
+        self.task.model.eval()
         with FlopCounterMode(display=False) as counter:
             _, facts = self._learn(batch, 0)
         self._forget()

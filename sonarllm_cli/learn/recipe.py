@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
-from ..weights.model_dir import WRITERS
+from ..weights.model_dir import SPEECH, WRITERS
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-KINDS = ("sonar", *WRITERS)
+KINDS = ("sonar", *WRITERS, SPEECH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ class Data:
     """What a run reads. Paths are relative to `root`, which is relative to the current folder."""
 
     root: str = "."
-    documents: list[str] = field(default_factory=list)  # JSON Lines, {"paragraphs": [[block, …], …], "title"?}
+    documents: list[str] = field(default_factory=list)  # JSON Lines, {"paragraphs": [[block, …], …], "title"?}; of
+    # sonar-speech: clips, {"audio": …, "text": …, "lang"?}, also TSV and Parquet with bytes
     pairs: list[str] = field(default_factory=list)  # JSON Lines, {"lang": "it", "en": …, "it": …}
     valid_documents: list[str] = field(default_factory=list)
     valid_pairs: list[str] = field(default_factory=list)
@@ -76,6 +77,20 @@ class Loss:
     noise_share: float = 0.0  # decode from a noised embedding, by an amount uniform in [0, 1]
     guess: float = 0.0  # decode what run.writer predicts for a sentence, so many tokens to one of the rest
     input_noise: float = 0.0  # on the vectors that a concept model reads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speech:
+    """What sonar-speech makes of clips."""
+
+    batch_seconds: float = 120.0  # of a micro-batch, padding included
+    max_seconds: float = 20.0  # of a clip; longer ones are left out and counted
+    workers: int = 2  # threads that make features in advance; 0: none
+    statistics: str = "frozen"  # of BatchNorm: frozen, or masked: those of the batch's steps that hold sound
+    time_masks: int = 2  # stretches of an utterance that are silenced,
+    time_share: float = 0.05  # of up to so much of it
+    bin_masks: int = 2  # bands of mel bins that are silenced,
+    bin_width: int = 20  # of up to so many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +160,7 @@ class Settings:
     data: Data = field(default_factory=Data)
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     loss: Loss = field(default_factory=Loss)
+    speech: Speech = field(default_factory=Speech)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
     parallel: Parallel = field(default_factory=Parallel)
@@ -164,7 +180,17 @@ class Settings:
         for key, value in vars(self.loss).items():
             if not 0 <= value <= (1 if key.endswith("_share") else math.inf):
                 raise UserError(f"loss.{key} is {value}", "use 0 to 1" if key.endswith("_share") else "use 0 or more")
-        if self.parallel.shard == "full" and self.kind == "sonar":
+        _one_of("speech.statistics", self.speech.statistics, ("frozen", "masked"))
+        if min(self.speech.workers, self.speech.time_masks, self.speech.bin_masks) < 0:
+            raise UserError("speech.workers and its masks are numbers of things", "use 0 or more")
+        if not (0 <= self.speech.time_share < 1 and 0 <= self.speech.bin_width < 80):
+            raise UserError("speech masks everything", "use speech.time_share = 0.05, speech.bin_width = 20")
+        if not 0 < self.speech.max_seconds <= self.speech.batch_seconds:
+            raise UserError(
+                f"speech.batch_seconds {self.speech.batch_seconds:g} holds no clip of {self.speech.max_seconds:g} s",
+                "use speech.max_seconds = 20, speech.batch_seconds = 120",
+            )
+        if self.parallel.shard == "full" and self.kind in ("sonar", SPEECH):
             raise UserError(
                 "parallel.shard = full does not cut this kind's two networks", 'use parallel.shard = "none"'
             )

@@ -51,6 +51,21 @@ def exact(found: Sequence[str], wanted: Sequence[str]) -> float:
     return 100 * sum(a == b for a, b in zip(found, wanted)) / max(1, len(found))
 
 
+def word_errors(found: Sequence[str], wanted: Sequence[str]) -> float:
+    """Word error rate: words put in, left out or changed, of those wanted, in percent; case and punctuation don't
+    count."""
+    edits = words = 0
+    for a, b in zip(found, wanted):
+        said, true = (re.findall(r"[^\W_]+(?:['’][^\W_]+)*", text.lower()) for text in (a, b))
+        row = list(range(len(true) + 1))
+        for i, word in enumerate(said, 1):
+            before, row = row, [i]
+            for j, other in enumerate(true, 1):
+                row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (word != other)))
+        edits, words = edits + row[-1], words + len(true)
+    return 100 * edits / max(1, words)
+
+
 def rouge_l(found: Sequence[str], wanted: Sequence[str]) -> float:
     """Mean ROUGE-L F of rouge-score, stemmed (Lin 2004), 0 to 100."""
     scorer = _need("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)

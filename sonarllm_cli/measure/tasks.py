@@ -25,9 +25,11 @@ from ..errors import RunError, UserError
 from ..flow.compose import AUTO, Writing, Written, continue_sentences, sampling_of, sentences_of, shortened
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import embed_sentences
+from ..flow.embed_speech import embed_recordings, load_speech
 from ..flow.model import Space, Writer, load_space, load_writer
 from ..flow.predict import predict_all
 from ..learn import corpus
+from ..learn.clips import read_clips
 from ..learn.losses import sentence_nll, token_nll
 from ..learn.recipe import Data
 from ..nets.sonar_llm import ENDING
@@ -176,6 +178,40 @@ def xsim(model: str, data: list[str], run: Wish) -> Result:
             f"{lang} texts": len(pairs),
         }
     return figures, []
+
+
+def speech(model: str, data: list[str], run: Wish) -> Result:
+    """Clips against their words, by language: how often the vector of one is not nearest to the other's, and what is
+    decoded in the language spoken: BLEU, chrF, word error rate. `model` is a speech encoder; its space decodes."""
+    heard = load_speech(model, run.runtime)
+    if not heard.space:
+        raise UserError(f"{model} was imported without a space", "import it again, with --sonar SPACE")
+    folder = registry.find(model)
+    space = load_space(model_dir.space_of(folder, model_dir.read_config(folder)), run.runtime)
+    heard.check(space)
+    clips = [clip for clip in read_clips(data, lang=heard.lang or "eng_Latn") if clip.text not in set(run.seen)]
+    figures: dict[str, float] = {}
+    samples: list[Sample] = []
+    for lang in sorted({clip.lang for clip in clips}):
+        own = _draw([clip for clip in clips if clip.lang == lang], run.limit, run.seed)
+        blocks = list(embed_recordings([clip.recording() for clip in own], heard, whole=True))
+        if failures := [failure for block in blocks for failure in block.failures]:
+            raise failures[0]
+        speech_ND = torch.cat([torch.from_numpy(block.embeddings_ND) for block in blocks])
+        texts = [clip.text for clip in own]
+        text_ND = embed_sentences(texts, lang, space).float().cpu()
+        found = _decoded(speech_ND, lang, space, run.beam)
+        once = [i for i, text in enumerate(texts) if texts.index(text) == i]  # a sentence said twice has two right ones
+        figures |= {
+            f"{lang} speech → text error": metrics.xsim(speech_ND[once], text_ND[once]),
+            f"{lang} text → speech error": metrics.xsim(text_ND[once], speech_ND[once]),
+            f"{lang} BLEU": metrics.bleu(found, texts),
+            f"{lang} chrF": metrics.chrf(found, texts),
+            f"{lang} word error rate": metrics.word_errors(found, texts),
+            f"{lang} clips": len(own),
+        }
+        samples += [{"lang": lang, "text": a, "found": b} for a, b in list(zip(texts, found))[:5]]
+    return figures, samples
 
 
 def summaries(model: str, data: list[str], run: Wish) -> Result:
@@ -378,6 +414,7 @@ TASKS: dict[str, Task] = {
     "autoencode": autoencode,
     "translate": translate,
     "xsim": xsim,
+    "speech": speech,
     "summarize": summaries,
     "nextsentence": nextsentence,
     "generate": generated,

@@ -72,6 +72,15 @@ class SpeechConfig:
             raise UserError(f"model.dropout is {self.dropout}", "use 0 to 1")
 
 
+def speech_flops(config: SpeechConfig, steps: int) -> float:
+    """FLOPs of the matrix products of an utterance, forward, 2 a multiply-add; Transformer-XL's distances included."""
+    M = config.width
+    far = 2 if config.positions == "relative" else 0
+    layer = M * (4 * config.ffn + 4 * M + 3 * M + far * M) + config.kernel * M + steps * M * (2 + far)
+    cross = config.pooler_layers * 2 * M * M if config.pooling == "attention" else 0
+    return 2.0 * steps * (FEATURES * M + config.layers * layer + cross)
+
+
 class SwishFeedForward(nn.Module):
     """Two linear layers with a SiLU between: x_BSM → x_BSM."""
 
@@ -163,7 +172,7 @@ class StepNorm(nn.Module):
         self.learns = False
 
     def forward(self, x_BSM: Tensor, real_BS1: Tensor | None) -> Tensor:
-        mean_M, var_M = self.running_mean.float(), self.running_var.float()
+        mean_M, var_M = self.running_mean.detach().float(), self.running_var.detach().float()
         if self.learns and self.training:
             x_NM = x_BSM.float()[real_BS1[..., 0]] if real_BS1 is not None else x_BSM.float().flatten(0, 1)
             var_M, mean_M = torch.var_mean(x_NM, 0, correction=0)

@@ -43,8 +43,8 @@ def pull(
 ) -> Path:
     """A model of the catalogue by its name, or any repository as `hf:org/repo@revision`; → its folder in the registry.
 
-    A concept model or a speech encoder brings its space with it. `say` is told the licence before weights are fetched. UserError for an
-    unknown name or a repository that can't be had, RunError if the hub can't be reached.
+    A concept model or a speech encoder brings its space with it. `say` is told the licence before weights are fetched.
+    UserError for an unknown name or a repository that can't be had, RunError if the hub can't be reached.
     """
     if name.startswith("hf:"):
         return _pull_repo(name, save_as, sonar, dtype, say)

@@ -1,0 +1,169 @@
+"""Clips as people keep them, and a student that learns to hear from them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sonarllm_cli.errors import UserError
+from sonarllm_cli.flow.embed_speech import load_speech
+from sonarllm_cli.flow.model import load_space
+from sonarllm_cli.learn import speech_task
+from sonarllm_cli.learn.clips import read_clips
+from sonarllm_cli.learn.loop import Trainer
+from sonarllm_cli.learn.recipe import Speech, build
+from sonarllm_cli.measure import metrics
+from sonarllm_cli.measure.tasks import evaluate
+from sonarllm_cli.runtime import choose
+
+PARITY = Path(__file__).parent / "parity-speech"
+TEXTS = ("One tone.", "Another tone, higher.", "It rises.", "It falls.")
+
+
+@pytest.fixture(autouse=True)
+def registry_home(parity_home, monkeypatch):
+    monkeypatch.setenv("SONARLLM_HOME", str(parity_home))
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Four sounds, each twice, and what is said of them, as Common Voice keeps its clips."""
+    (tmp_path / "clips").mkdir()
+    rng, time = np.random.default_rng(0), np.arange(8_000) / 16_000
+    rows = ["client_id\tpath\tsentence\tlocale"]
+    for i, text in enumerate(TEXTS * 2):
+        pitch = (300 + 0 * time, 900 + 0 * time, 300 + 1200 * time, 1500 - 1200 * time)[i % 4]
+        wave = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch) / 16_000) * (time * 20 % 1 > 0.1 * (i > 3))
+        soundfile.write(tmp_path / "clips" / f"{i}.flac", wave + 0.01 * rng.normal(size=len(time)), 16_000)
+        rows.append(f"me\t{i}.flac\t{text}\ten")
+    (tmp_path / "train.tsv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def settings(root, **changes):
+    model = {"width": 16, "heads": 2, "ffn": 32, "layers": 1, "kernel": 5, "conv_norm": "layer"}
+    model |= {"pooler_layers": 1, "pooler_heads": 2, "pooler_ffn": 16, "dropout": 0.0}
+    table = {
+        "kind": "sonar-speech",
+        "sonar": "tiny",
+        "model": model,
+        "data": {"root": str(root), "documents": ["train.tsv"], "valid_documents": ["train.tsv"]},
+        "speech": {"batch_seconds": 4, "max_seconds": 2, "time_masks": 0, "bin_masks": 0, "workers": 1},
+        "optim": {"lr": 1e-2, "warmup": 5, "steps": 60, "eps": 1e-8},
+        "run": {"valid_every": 1000, "peak_tflops": 1.0, "device": "cpu", "weights": "float32"},
+    }
+    for key, value in changes.items():
+        table[key] = {**table.get(key, {}), **value}
+    return build(table)
+
+
+def test_a_student_learns_what_the_teacher_says(clips, tmp_path):
+    figures = Trainer(settings(clips), tmp_path / "run").run()
+    assert figures["valid_mse"] < 0.1 and figures["valid_xsim_eng"] == 0
+    heard, space = load_speech(str(tmp_path / "run" / "model"), choose("cpu", "float32")), load_space("tiny")
+    heard.check(space)
+    result = evaluate(
+        "speech", str(tmp_path / "run" / "model"), [str(clips / "train.tsv")], runtime=heard.runtime, beam=1
+    )
+    assert result["figures"]["eng_Latn speech → text error"] == 0 and result["figures"]["eng_Latn clips"] == 8
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(clips, tmp_path):
+    """With statistics that batches move, which looking at FLOPs must not."""
+    changes = {"model": {"conv_norm": "batch"}, "speech": {"statistics": "masked"}, "optim": {"steps": 6}}
+    whole = Trainer(settings(clips, **changes), tmp_path / "whole")
+    whole.run()
+    changes["run"] = {"save_every": 3, "keep": 9}
+    Trainer(settings(clips, **changes), tmp_path / "parts").run()
+    (tmp_path / "parts" / "checkpoint-6.pt").unlink()
+    again = Trainer(settings(clips, **changes), tmp_path / "parts", resume=True)
+    again.run()
+    for (name, one), other in zip(whole.task.model.state_dict().items(), again.task.model.state_dict().values()):
+        assert torch.equal(one, other), name
+    assert not torch.equal(one, torch.zeros_like(one))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_a_student_starts_from_an_encoder_that_is_there(clips, pooling):
+    for init, width in ((PARITY / "w2v_bert_2", 32), (PARITY / "speech_encoder.fairseq1.pt", 64)):
+        run = build({"kind": "sonar-speech", "run": {"init": str(init)}, "model": {"pooling": pooling}})
+        model = speech_task.begun(run, 64)
+        assert (model.config.width, model.config.pooling, model.config.embedding) == (width, pooling, 64)
+        assert torch.isfinite(model(torch.randn(2, 9, 160), torch.tensor([9, 5]))).all()
+
+
+def test_the_teacher_reads_once(clips, tmp_path, monkeypatch):
+    space, found = load_space("tiny"), read_clips(["train.tsv"], str(clips))
+    first = speech_task.Teacher(found, space, tmp_path / "teacher.safetensors")
+    assert len(first.vectors_UD) == 4 and first.row_N.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    monkeypatch.setattr(speech_task, "embed_sentences", None)
+    again = speech_task.Teacher(found, space, tmp_path / "teacher.safetensors")
+    assert torch.equal(again.vectors_UD, first.vectors_UD)
+    with pytest.raises(TypeError):  # other words are read
+        speech_task.Teacher(found[:3], space, tmp_path / "teacher.safetensors")
+
+
+def test_clips_in_every_form(clips):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (clips / "audio" / "dev").mkdir(parents=True)
+    shutil.copy(clips / "clips" / "0.flac", clips / "audio" / "dev" / "said.flac")
+    (clips / "dev.tsv").write_text("12\tsaid.flac\tOne tone.\tone tone\to n e\t8000\tMALE\n")
+    (clips / "a.jsonl").write_text(json.dumps({"audio": "clips/0.flac", "text": "One tone.", "lang": "de"}) + "\n")
+    sound = [{"bytes": (clips / "clips" / "0.flac").read_bytes(), "path": None}]
+    pq.write_table(pa.table({"audio": sound, "sentence": ["One tone."]}), clips / "a.parquet")
+    forms = [read_clips([name], str(clips))[0] for name in ("train.tsv", "dev.tsv", "a.jsonl", "a.parquet")]
+    assert [clip.text for clip in forms] == ["One tone."] * 4 and {clip.seconds for clip in forms} == {0.5}
+    assert [clip.lang for clip in forms] == ["eng_Latn", "eng_Latn", "deu_Latn", "eng_Latn"]
+    for clip in forms:
+        np.testing.assert_array_equal(clip.recording().samples(), forms[0].recording().samples())
+
+
+def test_clips_that_are_none(clips, caplog):
+    (clips / "clips" / "bad.wav").write_bytes(b"hello")
+    row = {"audio": "clips/0.flac", "text": "One tone."}
+    rows = [row, row | {"audio": "clips/bad.wav"}, row | {"text": " "}]
+    (clips / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert len(read_clips(["a.jsonl"], str(clips))) == 1
+    for wrong, said in (({"audio": "no.wav"}, "no such recording: no.wav"), ({"text": None}, "no text")):
+        (clips / "b.jsonl").write_text(json.dumps(row | wrong))
+        with pytest.raises(UserError, match=said):
+            read_clips(["b.jsonl"], str(clips))
+    with pytest.raises(UserError, match="no clip in"):
+        read_clips(["a.jsonl"], str(clips), max_seconds=0.1)
+
+
+def test_batches_hold_every_clip_once_and_no_more_than_their_seconds():
+    seconds = np.random.default_rng(0).uniform(1, 10, 200)
+    found = speech_task.batches(list(seconds), 30, np.random.default_rng(1))
+    assert sorted(np.concatenate(found)) == list(range(200))
+    assert max(len(part) * seconds[part].max() for part in found) <= 30
+    assert np.mean([seconds[part].sum() / (len(part) * seconds[part].max()) for part in found]) > 0.9
+
+
+def test_masks_silence_stretches_and_bands():
+    step_SF = torch.ones(50, 160)
+    speech = Speech(time_masks=1, time_share=0.5, bin_masks=1, bin_width=40)
+    frame_TB = speech_task.masked(step_SF, speech, torch.Generator().manual_seed(1)).view(100, 80)
+    silent_T, silent_B = (frame_TB == 0).all(1), (frame_TB == 0).all(0)
+    assert silent_T.any() and silent_B.any() and (frame_TB[~silent_T][:, ~silent_B] == 1).all()
+    assert (step_SF == 1).all()
+
+
+def test_word_errors():
+    assert metrics.word_errors(["the cat sat"], ["The cat sat!"]) == 0
+    assert metrics.word_errors(["the bat sat down"], ["the cat sat"]) == pytest.approx(200 / 3)
+
+
+def test_a_recipe_that_cannot_be(clips, tmp_path):
+    with pytest.raises(UserError, match=r"holds no clip of 20 s"):
+        settings(clips, speech={"max_seconds": 20})
+    with pytest.raises(UserError, match=r"model\.embedding is not 64"):
+        Trainer(settings(clips, model={"embedding": 32}), tmp_path / "run")
