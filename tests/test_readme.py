@@ -19,7 +19,8 @@ EXAMPLES = re.findall(r"```console\n(.*?)```", README, re.DOTALL)[0]
 @pytest.fixture
 def place(tmp_path):
     """A folder with what the examples name."""
-    shutil.copy(ROOT / "examples" / "article.txt", tmp_path)
+    for name in ("article.txt", "talk.flac"):
+        shutil.copy(ROOT / "examples" / name, tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     return tmp_path
 
