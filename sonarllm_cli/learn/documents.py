@@ -33,7 +33,7 @@ from ..flow.model import Space
 from ..nets.sonar_llm import ENDING, MARKER
 from ..runtime import log
 from ..tokens import EOS, Tokenizer
-from . import corpus
+from . import corpus, prepared
 from .recipe import Settings
 from .store import Stored
 
@@ -236,6 +236,10 @@ class DocumentData:
         data = settings.data
         train = corpus.documents(data, data.documents)
         valid = corpus.documents(data, data.valid_documents)
+        if data.prepared:
+            source = prepared.read(Path(data.root, data.prepared))
+            train += source.documents(held=False)[: data.limit or None]
+            valid += source.documents(held=True)
         texts = [ENDING, MARKER, *corpus.sentences([*train, *valid])]
         room = min(data.max_tokens, space.net.config.max_target_tokens) - 3
         lengths = [len(w) for w in space.tokenizer.content(texts)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import lzma
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,25 @@ class Prepared:
         """The corpus' own tokenizer."""
         return Tokenizer(self.tokenizer.tobytes(), self.langs)
 
+    def documents(self, *, held: bool) -> list[tuple[str, list[str]]]:
+        """(what sums it up, or nothing, sentences) of every document, as text: those to train on, or those held out."""
+        starts = np.append(0, np.cumsum(self.words, dtype=np.int64))
+        ends = np.cumsum(self.sizes)
+        first = len(ends) - self.held_documents
+        chosen = range(first, len(ends)) if held else range(first)
+
+        @cache
+        def text(row: int) -> str:
+            return self.vocabulary.text(self.flat[starts[row] : starts[row + 1]].tolist())
+
+        return [
+            (
+                text(t) if (t := int(self.title[i])) >= 0 else "",
+                [text(int(r)) for r in self.body[ends[i] - self.sizes[i] : ends[i]]],
+            )
+            for i in chosen
+        ]
+
     def teacher_vectors(self, rows: np.ndarray) -> np.ndarray:
         """rows_B → vectors_BK, float32."""
         return self.teacher[rows].astype(np.float32) * self.scale
@@ -75,6 +94,6 @@ def read(path: str | Path) -> Prepared:
         data = lzma.decompress(data) if data[:6] == b"\xfd7zXZ\x00" else data
     try:
         facts = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["prepared"])
-        return Prepared(**load(data), **facts)
+        return Prepared(**load(data), **facts)  # type: ignore[arg-type]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no prepared corpus", "make one with recipes/mini/prepare.py") from error

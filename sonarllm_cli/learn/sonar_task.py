@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..flow.model import load_space
 from ..nets.sonar import Sonar, SonarConfig
 from ..runtime import choose, log

@@ -56,7 +56,13 @@ class Wish:
     seed: int
     generator: torch.Generator
     sampling: dict[str, Any] = field(default_factory=dict)
+    words: tuple[int, int] = (1, MOST_WORDS)  # of the (English) sentences that are auto-encoded or translated
+    out: bool = False  # translate out of English, not into it
     rules: dict[str, Any] = field(default_factory=dict)  # when to stop, what to read next: fields of a `Writing`
+
+    def fits(self, text: str) -> bool:
+        """Whether a text has as many words as are wanted."""
+        return self.words[0] <= len(text.split()) <= self.words[1]
 
     def writing(self, **options: Any) -> Writing:
         """How a text is written in this task."""
@@ -76,6 +82,8 @@ def evaluate(
     seeds: int = 1,
     sampling: dict[str, Any] | None = None,
     rules: dict[str, Any] | None = None,
+    words: tuple[int, int] = (1, MOST_WORDS),
+    out_of_english: bool = False,
     run: Task | None = None,
 ) -> dict[str, Any]:
     """Run a task; → figures beside all that is needed to get them again: settings, data hash, seed, versions.
@@ -88,12 +96,25 @@ def evaluate(
         raise UserError(f"no task {task!r}", f"use one of {', '.join(TASKS)}")
     settings = {"task": task, "model": model, "limit": limit, "beam": beam, "seed": seed, "unseen only": bool(seen)}
     settings |= {"seeds": seeds} if seeds > 1 else {}
+    settings |= {"words": words} if words != (1, MOST_WORDS) else {}
+    settings |= {"out of English": True} if out_of_english else {}
     settings |= {"sampling": sampling} if sampling else {}
     settings |= {"rules": rules} if rules and Writing(**rules) != Writing() else {}
     results: list[Result] = []
     for one in range(seed, seed + seeds):
         own = replace(runtime, seed=one)
-        wish = Wish(own, list(seen), limit, beam, one, own.generator(), sampling or {}, rules or {})
+        wish = Wish(
+            runtime=own,
+            seen=list(seen),
+            limit=limit,
+            beam=beam,
+            seed=one,
+            generator=own.generator(),
+            sampling=sampling or {},
+            rules=rules or {},
+            words=words,
+            out=out_of_english,
+        )
         results.append(run(model, list(data), wish))
     names = [name for name in results[0][0] if all(name in figures for figures, _ in results)]
     values = {name: [figures[name] for figures, _ in results] for name in names}
@@ -128,12 +149,12 @@ def facts_of(model: str) -> dict[str, Any]:
 
 
 def autoencode(model: str, data: list[str], run: Wish) -> Result:
-    """Embed and decode in the same language: BLEU and exact match, by language, of sentences up to 30 words."""
+    """Embed and decode in the same language: BLEU and exact match, by language, of sentences of so many words."""
     space = load_space(model, run.runtime)
     figures: dict[str, float] = {}
     samples: list[Sample] = []
     for lang, texts in sorted(_by_language(data, run.seen).items()):
-        texts = _draw([t for t in texts if len(t.split()) <= MOST_WORDS], run.limit, run.seed)
+        texts = _draw([t for t in texts if run.fits(t)], run.limit, run.seed)
         found = _decoded(embed_sentences(texts, lang, space), lang, space, run.beam)
         figures |= {
             f"{lang} BLEU": metrics.bleu(found, texts),
@@ -145,20 +166,24 @@ def autoencode(model: str, data: list[str], run: Wish) -> Result:
 
 
 def translate(model: str, data: list[str], run: Wish) -> Result:
-    """Embed in one language, decode in English: chrF and BLEU by language."""
+    """Embed in one language, decode in English, or the other way: chrF and BLEU by language."""
     space = load_space(model, run.runtime)
     figures: dict[str, float] = {}
     samples: list[Sample] = []
     for lang, pairs in sorted(_pairs(data, run.seen).items()):
-        pairs = _draw(pairs, run.limit, run.seed)
-        english = [a for a, _ in pairs]
-        found = _decoded(embed_sentences([b for _, b in pairs], lang, space), "eng_Latn", space, run.beam)
+        pairs = _draw([p for p in pairs if run.fits(p[0])], run.limit, run.seed)
+        sides = ("eng_Latn", lang) if run.out else (lang, "eng_Latn")
+        given, wanted = zip(*((a, b) if run.out else (b, a) for a, b in pairs))
+        found = _decoded(embed_sentences(list(given), sides[0], space), sides[1], space, run.beam)
+        name = " → ".join(sides) if run.out else lang
         figures |= {
-            f"{lang} chrF": metrics.chrf(found, english),
-            f"{lang} BLEU": metrics.bleu(found, english),
-            f"{lang} texts": len(pairs),
+            f"{name} chrF": metrics.chrf(found, list(wanted)),
+            f"{name} BLEU": metrics.bleu(found, list(wanted)),
+            f"{name} texts": len(pairs),
         }
-        samples += [{"lang": lang, "text": b, "found": f, "wanted": a} for (a, b), f in list(zip(pairs, found))[:5]]
+        samples += [
+            {"lang": sides[0], "text": g, "found": f, "wanted": w} for g, f, w in list(zip(given, found, wanted))[:5]
+        ]
     return figures, samples
 
 
