@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import lzma
 import sys
 from pathlib import Path
@@ -51,6 +52,8 @@ def test_it_holds_the_text_of_its_sources(path):
     corpus = prepared.read(path)
     texts = {s for _, body in corpus.documents(held=False) for s in body}
     assert {en.replace("buys", "likes") for en, _ in PAIRS[12:]} == texts
+    every = corpus.documents(held=False)
+    assert corpus.documents(held=False, limit=2) == [every[0], every[11]]
     assert len(corpus.documents(held=True)) == 2 and corpus.held_items == 12 + 12
     start = np.append(0, np.cumsum(corpus.words, dtype=int))
     text = [corpus.vocabulary.text(corpus.flat[start[i] : start[i + 1]].tolist()) for i in range(len(corpus.words))]
@@ -105,14 +108,23 @@ def test_a_run_ends_within_its_minutes_with_its_rate_fallen(path, tmp_path):
     assert rates[-1] < 0.3 * max(rates)
 
 
-def test_what_is_no_prepared_corpus_is_refused_and_a_teacher_is_asked_for(path, tmp_path):
+def test_what_is_no_prepared_corpus_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(lzma.compress(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "))
     with pytest.raises(UserError, match="no prepared corpus"):
         prepared.read(tmp_path / "x")
-    bare = dataclasses.replace(prepared.read(path), teacher=np.zeros((0, 2), np.int8))
-    prepared.write(tmp_path / "bare", bare)
-    with pytest.raises(UserError, match="no teacher"):
-        Trainer(settings(tmp_path / "bare", tmp_path), tmp_path / "r")
+
+
+def test_without_a_teacher_its_loss_is_left_out(path, tmp_path, caplog):
+    prepared.write(
+        tmp_path / "bare",
+        dataclasses.replace(
+            prepared.read(path), teacher=np.zeros((0, 2), np.int8), taught=np.full_like(prepared.read(path).taught, -1)
+        ),
+    )
+    with caplog.at_level(logging.INFO, "sonarllm"):
+        trainer = Trainer(settings(tmp_path / "bare", tmp_path), tmp_path / "r")
+    assert "no teacher" in caplog.text
+    assert "teacher" not in trainer.train_step(trainer._epoch()[0], 1)
 
 
 def test_translations_share_their_teachers_row(path):

@@ -117,7 +117,7 @@ class SonarTask:
         if self.base and self.base.tokenizer.model_bytes != self.tokenizer.model_bytes:
             raise UserError(f"run.init {self.base.name} has another vocabulary than data.prepared", "leave it out")
         if self.settings.loss.teacher and not len(source.teacher):
-            raise UserError("loss.teacher is set and data.prepared has no teacher", "set loss.teacher = 0")
+            log.info("data.prepared has no teacher: loss.teacher is left out")
         self.train = corpus.of_prepared(source, data.max_tokens, held=False)
         held = corpus.of_prepared(source, data.max_tokens, held=True)
         self.valid = held if len(held.left) else None
