@@ -81,7 +81,7 @@ def segment_stream(
         raise UserError(f"newline {newline!r} is not known", f"use one of {', '.join(NEWLINES)}")
     if max_chars is not None and max_chars < 1:
         raise UserError(f"a sentence of at most {max_chars} characters holds nothing", "give max_chars of 1 or more")
-    own = frozenset(word.strip().removesuffix(".").lower() for word in abbreviations)
+    own = frozenset(word.strip().removesuffix(".").lower() for word in abbreviations) - {""}
     boundaries = _boundaries(resolve(lang), os.environ.get("NLTK_DATA", ""), own)
 
     def small(piece: str) -> bool:
@@ -272,12 +272,15 @@ _CLOSING = re.compile(
     rf"[{re.escape(_CLOSERS)}⁰¹²³⁴-⁹]+|</\w{{1,10}}>|"
     rf"\[[^][]{{1,40}}\](?!\w)|[*_~`]+(?=[\s{re.escape(_CLOSERS + _QUOTES)}]|\Z)"
 )
+_CLOSING_APART = re.compile(r" [)\]}”]+(?=\s|\Z)")
+_ELIDED = re.compile(r"^\w{1,2}['’](?=\w\w)")  # l'ing.
 _NUMBER = re.compile(r"[-.,]?\d[\d,.-]*")
 _ROMAN = re.compile("[IVX]+")
 _INITIAL = re.compile(r"[^\W\d_]\.")
 _SHORT = re.compile(r"[^\W\d_]{1,3}\.")
 _ELLIPSES = ("…", "..", "...", ". . .")
 _INITIALS = re.compile(r"[^\W\d_](?:[.-]+[^\W\d_])+")  # J.R.R, M.I.T, J.-C
+_BEFORE = _OPENERS + _QUOTES + "*_~`: "
 _LONGEST = 7  # letters of an abbreviation that no list has
 _LOOK_BACK = 1000  # characters at most, where a sentence has no end
 
@@ -376,7 +379,7 @@ def _cuts(line: str, begin: int, ends: Ends, marks: re.Pattern[str] = _MARKS) ->
         closed = end
         end = _close(line, back, end)
         gap, between, after = _NEXT.match(line, end).groups()  # type: ignore[union-attr]  # matches anything
-        if gap and mark in _ELLIPSES and not line[start:at].strip():
+        if mark in _ELLIPSES and not line[start:at].strip(_BEFORE):
             continue  # it begins a sentence
         if not gap and (after or between):  # something touches the mark
             first = (between + after)[0]
@@ -393,7 +396,7 @@ def _cuts(line: str, begin: int, ends: Ends, marks: re.Pattern[str] = _MARKS) ->
         if not hard and after:
             if after[0].islower() and (end > closed or "—" in between or "–" in between):
                 continue  # “Stop!” he said. (Really?) and. ¡Fuera! —gritó.
-            word = line[max(back, line.rfind(" ", back, at) + 1) : at].lstrip(_OPENERS + _QUOTES + "*_~`")
+            word = line[max(back, line.rfind(" ", back, at) + 1) : at].lstrip(_BEFORE)
             asks = after[0].isupper() and ("¿" in between or "¡" in between)
             if not asks and not ends(mark, word, after, line, at - len(word)):
                 continue
@@ -408,6 +411,8 @@ def _close(line: str, start: int, end: int) -> int:
             end = found.end()
         elif _closes(line, start, end):
             end += 1
+        elif found := _CLOSING_APART.match(line, end):
+            end = found.end()
         elif line[end] == " " and line[end + 1 : end + 2] in ("»", "›") and _open(line, start, end):  # « Oui. »
             end += 2
         else:
@@ -471,10 +476,10 @@ def _trained(parameters: Any, titles: Container[str], ordinals: bool) -> Ends:
             upper and not _INITIAL.match(after) and ((context & LC and not context & MID_UC) or next_type in starters)
         )
         if mark != ".":  # an ellipsis
-            return bool(starts)
-        kind = word.lower()
+            return bool(starts) and (mark != "…" or line[at - 1] != " ")  # I … I love you
+        kind = _ELIDED.sub("", word.lower())
         number = _NUMBER.fullmatch(kind)
-        if kind in titles and upper and next_type not in starters:
+        if kind in titles and upper and not (next_type in starters and context & LC):
             return False
         if (NUMBER_TYPE if number else kind, next_type) in collocations or (digit and kind in numeric):
             return False
@@ -542,10 +547,19 @@ def _cut(text: str, start: int, end: int, small: Fits) -> Iterator[tuple[int, in
 def _reach(text: str, start: int, end: int, guess: int, small: Fits) -> int:
     """The last place up to which `text` from `start` is small: by growing steps from `guess`, then by halving."""
     low, high, step = start, min(start + guess, end), 16
-    while small(_flat(text[start:high])):
-        if high == end:
-            return end
+    grows = small(_flat(text[start:high]))
+    if grows and high == end:
+        return end
+    while grows:
         low, high, step = high, min(high + step, end), 2 * step
+        grows = small(_flat(text[start:high]))
+        if grows and high == end:
+            return end
+    while low == start and high - step > start:
+        if small(_flat(text[start : high - step])):
+            low = high - step
+        else:
+            high, step = high - step, 2 * step
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if small(_flat(text[start:middle])) else (low, middle)
