@@ -212,7 +212,7 @@ CASES = [
     ("ru", "А. С. Пушкин писал стихи.|Хорошо."),
     ("en", "“Mr. Harris is here.”|He had an A.B.C. card.|So it is."),
     ("en", "“One.”|“Two.”|‘Three.’|Four."),
-    ("en", "He stopped…|Then he went on."),
+    ("en", "He stopped…|He went on."),
 ]
 
 
@@ -392,7 +392,7 @@ def test_a_text_without_ends_of_lines_takes_little_memory_and_few_questions(text
     tracemalloc.start()
     try:
         assert sum(1 for _ in segment_stream([text], fits=fits)) >= len(text) / 501
-        assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(text)
     finally:
         tracemalloc.stop()
     assert asked < 20 * len(text)

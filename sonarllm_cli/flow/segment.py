@@ -422,8 +422,10 @@ def _close(line: str, start: int, end: int) -> int:
 
 def _closes(line: str, start: int, at: int) -> bool:
     """Whether line[at] is a quotation mark that closes: white space follows, or the sentence has one open."""
-    mark = line[at]
-    return mark in _QUOTES and (line[at + 1 : at + 2] in ("", " ") or line.count(mark, start, at) % 2 == 1)
+    mark, after = line[at], line[at + 1 : at + 2]
+    if mark not in _QUOTES or (mark in "“‘«" and after.isalnum()):  # “One.”“Two.”
+        return False
+    return after in ("", " ") or line.count(mark, start, at) % 2 == 1
 
 
 def _open(line: str, start: int, at: int) -> bool:
@@ -530,7 +532,7 @@ def _cut(text: str, start: int, end: int, small: Fits) -> Iterator[tuple[int, in
     if end - start <= _WHOLE and small(_flat(text[start:end])):
         yield start, end
         return
-    places = [array("Q", (found.end() for found in cuts.finditer(text, start, end))) for cuts in _CUTS]
+    places = [array("I", (found.end() for found in cuts.finditer(text, start, end))) for cuts in _CUTS]
     guess = 1
     while start < end:
         reach = _reach(text, start, end, guess, small)
