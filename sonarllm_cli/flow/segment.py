@@ -115,6 +115,9 @@ _OPENERS = "([{„‚‹¿¡（［｛「『【〔〈《"
 _UNSPACED = re.compile("[\u0e00-\u0eff\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]")
 
 
+_LOOK_BACK = 1000  # characters: a pattern that may look at each twice sees no more of a line
+
+
 # ---- lines, paragraphs, blocks ----
 
 _BREAK = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"  # as str.splitlines has it
@@ -176,7 +179,9 @@ def _blocks(at: int, lines: list[str], apart: Container[int]) -> Iterator[tuple[
 
 # What of a paragraph's lines does not flow from one to the next.
 _FENCE = re.compile(r"\s*(?:```|~~~)")
-_STANDS = re.compile(r"\s*(?:#{1,6}\s+\S|\|)|[^|]*\|[^|]*\||\s*[^\s\t][^\t]*\t+\s*\S")  # heading, row of a table
+_STANDS = re.compile(
+    r"\s*(?:#{1,6}\s+\S|\|)|[^|]*\s\|\s[^|]*\s\|\s|\s*[^\s\t][^\t]*\t+\s*\S"
+)  # heading, row of a table
 _COLUMNS = re.compile(r"\s*\S+(?: \S+)* {3,}\S")
 _FIELD = re.compile(r"[A-Z][\w-]*(?: [\w-]+)?: ")  # of a mail's head, a form, a dialogue
 _CODE = re.compile(
@@ -216,7 +221,7 @@ def _apart(lines: list[str], fenced: bool) -> tuple[Container[int], bool]:
 
 def _shapes(lines: list[str], fenced: bool) -> tuple[list[str], bool]:
     """Of each line: that it stands alone, that it is folded (goes on in any case), or else its mark of a reply."""
-    code = 2 * sum(1 for line in lines if _CODE.match(line)) >= len(lines)
+    code = 2 * sum(1 for line in lines if len(line) < _LOOK_BACK and _CODE.match(line)) >= len(lines)
     columns = sum(1 for line in lines if _COLUMNS.match(line)) > 1
     fields = [bool(_FIELD.match(line)) for line in lines]
     fields = [here and (before or after) for here, before, after in zip(fields, [False, *fields], [*fields[1:], False])]
@@ -282,7 +287,6 @@ _ELLIPSES = ("…", "..", "...", ". . .")
 _INITIALS = re.compile(r"[^\W\d_](?:[.-]+[^\W\d_])+")  # J.R.R, M.I.T, J.-C
 _BEFORE = _OPENERS + _QUOTES + "*_~`: "
 _LONGEST = 7  # letters of an abbreviation that no list has
-_LOOK_BACK = 1000  # characters at most, where a sentence has no end
 
 
 def _sentences(block: str, marker: int, boundaries: Boundaries) -> Iterator[tuple[int, int]]:
@@ -379,7 +383,7 @@ def _cuts(line: str, begin: int, ends: Ends, marks: re.Pattern[str] = _MARKS) ->
         closed = end
         end = _close(line, back, end)
         gap, between, after = _NEXT.match(line, end).groups()  # type: ignore[union-attr]  # matches anything
-        if mark in _ELLIPSES and not line[start:at].strip(_BEFORE):
+        if mark in _ELLIPSES and at - start < 8 and not line[start:at].strip(_BEFORE):
             continue  # it begins a sentence
         if not gap and (after or between):  # something touches the mark
             first = (between + after)[0]
