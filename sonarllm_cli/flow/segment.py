@@ -180,7 +180,7 @@ def _blocks(at: int, lines: list[str], apart: Container[int]) -> Iterator[tuple[
 # What of a paragraph's lines does not flow from one to the next.
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _STANDS = re.compile(
-    r"\s*(?:#{1,6}\s+\S|\|)|[^|]*\s\|\s[^|]*\s\|\s|\s*[^\s\t][^\t]*\t+\s*\S"
+    r"\s*(?:#{1,6}\s+\S|\|)|[^|]*\s\|\s[^|]*\s\|\s|\s*[^\s\t][^\t]*\t\s*\S"
 )  # heading, row of a table
 _COLUMNS = re.compile(r"\s*\S+(?: \S+)* {3,}\S")
 _FIELD = re.compile(r"[A-Z][\w-]*(?: [\w-]+)?: ")  # of a mail's head, a form, a dialogue
@@ -190,7 +190,7 @@ _CODE = re.compile(
         return\b|\w[\w.\[\]]*\s*[-+*/|:]?=\s*\S|[\w.]+\(.*\)[;:]?\s*$)|.*(?:[{\\]|(?:\)|->|::|=).*;)\s*$""",
     re.X,
 )
-_REPLIED = re.compile(r"(?:\s*>)+ ?")  # of a mail: what it answers
+_REPLIED = re.compile(r"\A(?:\s*>)+ ?")  # of a mail: what it answers
 _STOPPED = re.compile(rf"[.!?…{_HARD}][\s*_`{re.escape(_CLOSERS + _QUOTES)}]*\Z")
 _NARROW = 40  # characters: lines that all end sooner are not filled with text
 _STANDING, _FOLDED = "standing", "folded"
