@@ -179,9 +179,7 @@ def _blocks(at: int, lines: list[str], apart: Container[int]) -> Iterator[tuple[
 
 # What of a paragraph's lines does not flow from one to the next.
 _FENCE = re.compile(r"\s*(?:```|~~~)")
-_STANDS = re.compile(
-    r"\s*(?:#{1,6}\s+\S|\|)|[^|]*\s\|\s[^|]*\s\|\s|\s*[^\s\t][^\t]*\t\s*\S"
-)  # heading, row of a table
+_STANDS = re.compile(r"\s*(?:#{1,6}\s+\S|\|)|[^|]*\s\|\s[^|]*\s\|\s|\s*[^\s\t][^\t]*\t\s*\S")  # heading, row of a table
 _COLUMNS = re.compile(r"\s*\S+(?: \S+)* {3,}\S")
 _FIELD = re.compile(r"[A-Z][\w-]*(?: [\w-]+)?: ")  # of a mail's head, a form, a dialogue
 _CODE = re.compile(
