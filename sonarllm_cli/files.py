@@ -97,7 +97,7 @@ def open_bytes(path: PathName) -> AbstractContextManager[BinaryIO]:
         return cast(BinaryIO, _OPENERS.get(Path(name).suffix.lower(), open)(name, "rb"))
 
 
-def _decode(data: bytes, path: PathName, *, line: int = 1, offset: int = 0) -> str:
+def decode_text(data: bytes, path: PathName, *, line: int = 1, offset: int = 0) -> str:
     """`data`, which begins at this line and byte of the file, as text; a byte order mark is dropped."""
     name, command = display_name(path), "" if path == "-" else f" {shlex.quote(os.fspath(path))}"
     if offset == 0 and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -121,7 +121,7 @@ def read_text(path: PathName) -> str:
     Raises UserError if it cannot be read, is not UTF-8 text, or is blank.
     """
     with read_errors(path), open_bytes(path) as stream:
-        text = _decode(stream.read(), path)
+        text = decode_text(stream.read(), path)
     if not text.strip():
         raise UserError(f"{display_name(path)} is empty", "give it some text")
     return text
@@ -138,7 +138,7 @@ def numbered_lines(stream: BinaryIO, path: PathName, *, max_chars: int, head: by
     with read_errors(path):
         while data := head if head.endswith(b"\n") else head + stream.readline(limit):
             number, head = number + 1, b""
-            text = "" if len(data) >= limit else _decode(data, path, line=number, offset=offset).rstrip("\r\n")
+            text = "" if len(data) >= limit else decode_text(data, path, line=number, offset=offset).rstrip("\r\n")
             if len(data) >= limit or len(text) > max_chars:
                 raise UserError(
                     f"{display_name(path)}, line {number} is longer than {max_chars:,} characters",
@@ -171,7 +171,8 @@ def read_lines(path: PathName, *, text_field: str | None = None, max_chars: int 
     """The texts of a file or of standard input ("-"), one a line, without holding more than a line.
 
     Blank lines, and records whose text is blank, are skipped; line numbers stay those of the file. With
-    `text_field`, or for a name that ends in .jsonl, .ndjson or .json ("text" is taken), lines are JSON objects.
+    `text_field`, or for a name that ends in .jsonl, .ndjson or .json ("text" is taken), lines are JSON objects; and so
+    they are on standard input if its first is an object with a string "text".
     The file is opened at once. Raises UserError, now or on the way, for every input that cannot be read as texts.
     """
     field = "text" if text_field is None and text_ending(path) in JSON_ENDINGS else text_field
@@ -185,6 +186,8 @@ def _text_lines(
     with source as stream:
         for number, text in numbered_lines(stream, path, max_chars=max_chars):
             line = TextLine(number, text)
+            if path == "-" and field is None and not found and _holds_text(text):
+                field = "text"  # records of a command before, as of segment --json
             if field is not None:
                 line = _text_record(number, text, f"{display_name(path)}, line {number}", field)
             if line.text.strip():
@@ -192,6 +195,17 @@ def _text_lines(
                 yield line
     if not found:
         raise UserError(f"{display_name(path)} is empty", "give it some text")
+
+
+def _holds_text(line: str) -> bool:
+    """Whether a line is a JSON object with a string "text"."""
+    if not line.lstrip().startswith("{"):
+        return False
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and isinstance(record.get("text"), str)
 
 
 def _text_record(number: int, line: str, where: str, field: str) -> TextLine:
