@@ -50,6 +50,10 @@ class SonarConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        least = {"width": 4, "max_source_tokens": 3, "max_target_tokens": 4}
+        for name in ("heads", "ffn", "encoder_layers", "decoder_layers", "vocab_size", "embedding", *least):
+            if getattr(self, name) < least.get(name, 1):
+                raise UserError(f"model.{name} is {getattr(self, name)}", f"use {least.get(name, 1)} or more")
         if self.width % (2 * self.heads):
             low = self.width // (2 * self.heads) * 2 * self.heads
             near = f"{low} or {low + 2 * self.heads}" if low else f"{2 * self.heads}"
@@ -71,9 +75,6 @@ class SonarConfig:
         if not 0 <= self.slot_depth <= self.encoder_layers:
             layers = f"{self.encoder_layers} layers"
             raise UserError(f"model.slot_depth {self.slot_depth} is not among {layers}", "set model.slot_depth = 0")
-        for name in ("ffn", "encoder_layers", "decoder_layers", "vocab_size", "embedding", "max_source_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}", "use a positive number")
 
     @property
     def slotted(self) -> int:

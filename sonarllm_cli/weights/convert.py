@@ -28,7 +28,7 @@ from ..runtime import ALIASES, log
 from ..tokens import Tokenizer
 from . import model_dir, registry, tensors
 from .layouts import CONTROL_ROWS, FROZEN_DECODER, SONAR_DECODERS, SONAR_ENCODERS, SONAR_LLMS, Layout
-from .sources import PathName, Source, read_json, read_source
+from .sources import PathName, Source, read_source
 
 LIMITS = (514, 512)  # tokens the published encoder and decoder were trained with
 LARGE = 1024  # the published width, whose heads are known to have 64 dimensions
@@ -284,7 +284,7 @@ def import_sonar_llm(
     if home["kind"] != "sonar":
         raise UserError(f"{sonar} is a {home['kind']} model, not a space", "name a sonar model: sonarllm models list")
     read = read_source(checkpoint)
-    settings = read_json(config) if config else read.config
+    settings = model_dir.read_json(Path(os.path.expanduser(config))) if config else read.config
     found = match(read, SONAR_LLMS, "SONAR-LLM checkpoint")
     shape = _llama_shape(found, settings)
     width = model_dir.net_config(SonarConfig, space, home).embedding

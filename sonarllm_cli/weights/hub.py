@@ -22,7 +22,6 @@ from ..errors import RunError, UserError, nearest
 from ..files import atomic_folder
 from ..runtime import log
 from . import convert, model_dir, registry
-from .sources import read_json
 
 WEIGHTS = ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 PICKLED = ["config.json", "pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
@@ -109,7 +108,7 @@ def _pull_repo(spec: str, save_as: str, sonar: str, dtype: str | None, say: Say)
     small = fetch(repo, ["config.json", "README.md"], revision)
     if not (small / "config.json").is_file():
         raise UserError(f"{repo} has no config.json", "name a repository that holds a model")
-    config = read_json(small / "config.json")
+    config = model_dir.read_json(small / "config.json")
     if isinstance(config.get("llama_config"), dict):
         return _pull_concept(name, repo, revision, sonar, dtype, {}, say)
     if not isinstance(config.get("kind"), str):
@@ -122,11 +121,8 @@ def _pull_repo(spec: str, save_as: str, sonar: str, dtype: str | None, say: Say)
 def _copy(snapshot: Path, folder: Path, say: Say) -> Path:
     """A model that is in our layout already: checked against its own hashes, then copied."""
     config = model_dir.read_config(snapshot)
-    files, space = config.get("files"), config.get("sonar", {})
-    if not isinstance(files, dict) or not isinstance(space, dict) or not {OURS[1]} <= set(files) <= set(OURS):
-        raise UserError(
-            f"{snapshot / 'config.json'} lacks hashes of its files", "ask who published it to save it again"
-        )
+    space = config.get("sonar", {})
+    model_dir.hash_of(snapshot, config, OURS[1])
     model_dir.check_files(snapshot, config)
     with atomic_folder(folder) as scratch:
         for name in OURS:

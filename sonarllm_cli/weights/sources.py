@@ -8,7 +8,6 @@ and config.json. Out: a `Source`.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
@@ -46,30 +45,17 @@ def read_source(path: PathName) -> Source:
     path = Path(os.path.expanduser(path))
     if not os.path.isdir(path):
         return Source(path, _read_file(path), {})
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    config = model_dir.read_json(path / "config.json") if (path / "config.json").is_file() else {}
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (path / name).is_file():
             return Source(path / name, _read_file(path / name), config)
         if (index := path / f"{name}.index.json").is_file():
-            files = sorted(set(read_json(index).get("weight_map", {}).values()))
+            files = sorted(set(model_dir.read_json(index).get("weight_map", {}).values()))
             if any(Path(file).name != file for file in files):
                 raise UserError(f"{index} names a file outside its folder", model_dir.AGAIN)
             shards = [_read_file(path / file) for file in files]
             return Source(path, {key: value for shard in shards for key, value in shard.items()}, config)
     raise UserError(f"{path} holds no model.safetensors and no pytorch_model.bin", "name the weights' file itself")
-
-
-def read_json(path: PathName) -> dict[str, Any]:
-    """A JSON object from a file."""
-    try:
-        value = json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}", "check the path") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"can't read {path}: {error}", "fetch it again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object", "name the model's config.json")
-    return value
 
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:

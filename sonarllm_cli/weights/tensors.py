@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import atomic_folder
-from .model_dir import AGAIN, FORMAT, check_files, digest, read_config
+from .model_dir import AGAIN, FORMAT, check_files, digest, hash_of, read_config
+from .model_dir import STORED as STORED_NAMES
 
 CHECK_BYTES = 100 << 20  # weights up to this size are hashed at every load; larger ones by `models verify`
-STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+STORED: dict[str, torch.dtype] = {name: getattr(torch, name) for name in STORED_NAMES}
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int8: "I8"}  # safetensors' words
 N = TypeVar("N", bound=nn.Module)
 
@@ -36,8 +37,10 @@ def load_weights(model: N, folder: Path, device: torch.device, dtype: torch.dtyp
     """
     path = folder / "model.safetensors"
     try:
+        config = read_config(folder)
+        hash_of(folder, config, path.name)  # weights that nothing vouches for are not read
         if path.stat().st_size <= CHECK_BYTES:
-            check_files(folder, read_config(folder))
+            check_files(folder, config)
         with safe_open(path, framework="pt") as file:
             stored = set(file.keys())
             for name, parameter in list(model.named_parameters()):
@@ -73,9 +76,14 @@ def _tensor(file: Any, name: str, stored: set[str]) -> Tensor | None:
     if name not in stored:
         return None
     tensor = file.get_tensor(name)
-    if tensor.dtype == torch.int8:
-        return tensor.float() * file.get_tensor(f"{name}.scale").float()[:, None]
-    return tensor
+    if tensor.dtype not in STORED.values():
+        raise SafetensorError(f"{name} is {tensor.dtype}")
+    if tensor.dtype != torch.int8:
+        return tensor
+    scale_N = file.get_tensor(f"{name}.scale")
+    if tensor.ndim != 2 or scale_N.shape != tensor.shape[:1]:
+        raise SafetensorError(f"{name} is {tuple(tensor.shape)}, its scales are {tuple(scale_N.shape)}")
+    return tensor.float() * scale_N.float()[:, None]
 
 
 def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
