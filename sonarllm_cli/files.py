@@ -78,6 +78,8 @@ def read_errors(path: PathName) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # how bz2 reports bad data
             raise UserError(f"{name} is damaged or cut short: {error}", "compress or fetch it again") from error
+        if error.errno == errno.ENOMEM:
+            raise MemoryError(f"cannot map {name}") from error
         raise UserError(f"cannot read {name}: {error.strerror or error}", "check the path") from error
 
 
@@ -132,7 +134,7 @@ def read_text(path: PathName) -> str:
 def numbered_lines(
     stream: BinaryIO, path: PathName, *, max_chars: int, head: bytes = b"", blank: bool = False
 ) -> Iterator[tuple[int, str]]:
-    """(1-based number, text) of each line, but of blank ones only with `blank`; `head` is what was already taken off the
+    """(1-based number, text) of each line, of blank ones only with `blank`; `head` is what was already taken off the
     stream.
 
     At most four bytes a character of one line are held. Raises UserError for text that is not UTF-8 or a line

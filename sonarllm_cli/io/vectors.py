@@ -136,7 +136,7 @@ def _parsing(path: PathName) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None):
+        if isinstance(error, UserError | MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         message = f"{display_name(path)} is damaged, or not what its ending says: {reason}"

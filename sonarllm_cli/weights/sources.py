@@ -8,6 +8,7 @@ and config.json. Out: a `Source`.
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import re
@@ -23,9 +24,11 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import model_dir
+from .tensors import damaged
 
 PathName = str | os.PathLike[str]
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
+_PREFIX = re.compile(r"(module\.|_orig_mod\.)*")  # what DistributedDataParallel and torch.compile put before a name
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,9 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
         raise UserError(f"no such file: {path}", "check the path")
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _state(_read_pickle(path), path)
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
-            raise UserError(f"{path}: weight {name!r} is {tensor.dtype}, not floating point", "convert it to float32")
-    return tensors
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise UserError(f"{path}: weight {name!r} is no plain tensor", "save it dense, with its values")
+    return {_PREFIX.sub("", name, count=1): tensor for name, tensor in tensors.items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -73,7 +76,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short: {error}", "fetch it again") from None
+        raise damaged(path, error, "fetch it again") from None
 
 
 def _read_pickle(path: Path) -> Any:
@@ -82,8 +85,13 @@ def _read_pickle(path: Path) -> Any:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about pickle protocols
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+                with torch.serialization.safe_globals([argparse.Namespace]):  # fairseq's options: a bag of values
+                    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except MemoryError:
+            raise
         except Exception as error:  # anything, for a file can hold anything
+            if "allocate memory" in str(error):
+                raise MemoryError(f"{path}: {error}") from error
             if mmap and "mmap" in str(error):
                 continue
             reason = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
@@ -100,8 +108,8 @@ def _read_pickle(path: Path) -> Any:
 
 def _state(value: Any, path: Path) -> dict[str, Tensor]:
     """The weights in a checkpoint: the dictionary itself, or what it has under a usual name."""
-    if isinstance(value, dict):
-        value = next((value[key] for key in _WRAPPERS if isinstance(value.get(key), dict)), value)
+    while isinstance(value, dict) and (inner := [k for k in _WRAPPERS if isinstance(value.get(k), dict)]):
+        value = value[inner[0]]
     if not isinstance(value, dict) or not value:
         raise UserError(f"{path} holds no weights", "name a checkpoint's file")
     for key, tensor in value.items():
