@@ -1,8 +1,12 @@
 """The command line: what comes out, and what a user's mistakes are told."""
 
+import errno
 import json
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +67,22 @@ def test_every_format_carries_the_same_embeddings(run, ending):
         stdin=run("embed", *MODEL, stdin="One text.\nAnother text, longer.\n")[1],
     )
     assert out == want and len(out.splitlines()) == 2
+
+
+def test_a_blank_line_keeps_its_place_and_is_reported(run):
+    code, out, err = run("embed", *MODEL, stdin="one\n\n \ntwo\n")
+    assert (code, err) == (0, "sonarllm: 2 blank (first: line 2), embedded as no words\n")
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["one", "", " ", "two"]
+    code, decoded, _ = run("decode", *MODEL, "--max-tokens", "6", stdin=out)
+    assert code == 0 and decoded.count("\n") == 4
+
+
+def test_embeddings_go_out_raw_and_come_back_with_their_width(run):
+    run("embed", *MODEL, "-o", "e.emb", stdin="One text.\nAnother text.\n")
+    raw = run("decode", *MODEL, "--max-tokens", "9", "--dim", "64", "e.emb")
+    assert raw[0] == 0 and raw[1].count("\n") == 2
+    code, _, err = run("decode", *MODEL, "e.emb")
+    assert code == 2 and "--dim" in err
 
 
 def test_a_records_own_language_is_preferred(run):
@@ -126,6 +146,7 @@ NAN = np.full((1, 64), np.nan, np.float32)
     (["generate", "-m", "tiny"], "text", "can't write"),
     (["summarize", "--sentences", "few"], "text", "--sentences 2"),
     (["train", "none.toml"], None, "no such recipe"),
+    (["segment", "\x1b]0;title\a.txt"], None, "no such file: \\x1b]0;title\\x07.txt"),
 ])  # fmt: skip
 def test_mistakes_get_one_line_with_a_cure_and_exit_2(run, arguments, stdin, words):
     code, out, err = run(*arguments, stdin=stdin)
@@ -151,10 +172,15 @@ def test_a_failed_embed_leaves_the_old_file(run, tmp_path):
     assert (tmp_path / "e.npy").read_bytes() == b"old"
 
 
+def alone(home):
+    """An environment with this checkout's package and these models, and nothing else."""
+    return {"PATH": "/usr/bin:/bin", "SONARLLM_HOME": str(home), "PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
 def shell(command, home):
     return subprocess.run(
         ["bash", "-c", f'sonarllm() {{ "{sys.executable}" -m sonarllm_cli "$@"; }}; {command}'],
-        capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "SONARLLM_HOME": str(home)},
+        capture_output=True, text=True, env=alone(home),
     )  # fmt: skip
 
 
@@ -168,6 +194,83 @@ def test_a_closed_pipe_is_quiet_and_a_full_disk_is_not(home):
 def test_ctrl_c_is_one_line_and_130(home):
     done = shell(f"timeout -s INT 3 '{sys.executable}' -m sonarllm_cli embed -m tiny --lang en < <(sleep 5)", home)
     assert done.stderr.strip().splitlines() == ["sonarllm: interrupted"]
+
+
+@pytest.mark.parametrize(("redirect", "arguments", "code", "words"), [
+    ("<&-", "embed -m tiny", 2, "standard input is closed"),
+    ("<&-", "embed -m tiny -o e.npy text", 0, ""),  # e.npy gets no stream's number
+    ("2>&-", "segment text", 0, ""),
+    ("2>&-", "segment none", 2, ""),
+    ("2>/dev/full", "segment none", 2, ""),
+    (">&-", "segment text", 1, "standard output: Bad file descriptor"),
+    (">&-", "--help", 1, "standard output: Bad file descriptor"),
+    (">&- 2>&- <&-", "segment text", 1, ""),
+])  # fmt: skip
+def test_a_closed_stream_is_no_traceback(home, tmp_path, redirect, arguments, code, words):
+    (tmp_path / "text").write_text("One. Two.\n")
+    done = shell(f"cd {tmp_path}; sonarllm {arguments} {redirect}", home)
+    assert (done.returncode, done.stderr.count("\n")) == (code, bool(words)) and words in done.stderr
+    if redirect == "2>&-":
+        assert done.stdout == ("One.\nTwo.\n" if code == 0 else "")  # no message among the data
+    assert {p.name for p in tmp_path.iterdir()} <= {"text", "e.npy"}
+
+
+@pytest.mark.parametrize(("signals", "code", "word"), [
+    (["INT"] * 20, 130, "interrupted"), (["TERM"], 143, "terminated"), (["HUP", "INT"], 129, "terminated"),
+])  # fmt: skip
+def test_a_signal_ends_a_command_in_one_line_and_leaves_nothing(home, tmp_path, signals, code, word):
+    """However often it comes: what is half-written is put away first."""
+    command = [sys.executable, "-m", "sonarllm_cli", "embed", "-m", "tiny", "-o", "e.npy"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=alone(home))
+    process.stdin.write(b"A text.\n" * 5000)  # more than a block: the first is written, the next waited for
+    process.stdin.flush()
+    wait_for(lambda: any(p.stat().st_size > 128 for p in tmp_path.iterdir()))
+    for name in signals:
+        process.send_signal(getattr(signal, f"SIG{name}"))
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.decode()) == (code, f"sonarllm: {word}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def wait_for(done):
+    end = time.monotonic() + 100
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("ending", ["npy", "safetensors", "parquet", "jsonl"])
+def test_a_file_over_the_limit_is_a_failed_run(run, tmp_path, ending):
+    import resource
+
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, old[1]))
+    try:
+        code, _, err = run("embed", *MODEL, "-o", f"e.{ending}", stdin="A text.\n" * 4000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert code == 1 and "File too large" in err and err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["stdin"]
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 1 byte"),
+    RuntimeError("can't start new thread"), ImportError("libx.so: failed to map segment from shared object"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+])  # fmt: skip
+def test_no_memory_is_one_line_whoever_says_so(run, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("sonarllm_cli.files.read_text", fail)
+    code, _, err = run("segment", "text")
+    assert (code, err) == (1, "sonarllm: out of memory; use a smaller --batch-size, or --dtype bfloat16\n")
+
+
+def test_an_error_of_ours_keeps_its_traceback(run, monkeypatch):
+    monkeypatch.setattr("sonarllm_cli.files.read_text", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["segment", "text"])
 
 
 def test_models_import_from_the_command_line(run, expected):

@@ -44,15 +44,16 @@ class SonarConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        least = {"width": 4, "max_source_tokens": 3, "max_target_tokens": 4, "pool_width": 0}
+        for name in ("heads", "ffn", "encoder_layers", "decoder_layers", "vocab_size", "embedding", *least):
+            if getattr(self, name) < least.get(name, 1):
+                raise UserError(f"model.{name} is {getattr(self, name)}", f"use {least.get(name, 1)} or more")
         if self.width % (2 * self.heads):
             low = self.width // (2 * self.heads) * 2 * self.heads
             near = f"{low} or {low + 2 * self.heads}" if low else f"{2 * self.heads}"
             raise UserError(f"model.width {self.width} is not divisible by 2 × model.heads {self.heads}", f"use {near}")
         if self.pooling not in POOLINGS:
             raise UserError(f"model.pooling {self.pooling!r} is unknown", f"use one of {', '.join(POOLINGS)}")
-        for name in ("ffn", "encoder_layers", "decoder_layers", "vocab_size", "embedding", "max_source_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}", "use a positive number")
 
 
 class Embed(nn.Module):

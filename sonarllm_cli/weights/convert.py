@@ -28,7 +28,7 @@ from ..runtime import ALIASES, log
 from ..tokens import Tokenizer
 from . import model_dir, registry, tensors
 from .layouts import CONTROL_ROWS, FROZEN_DECODER, SONAR_DECODERS, SONAR_ENCODERS, SONAR_LLMS, Layout
-from .sources import PathName, Source, read_json, read_source
+from .sources import PathName, Source, read_source
 
 LIMITS = (514, 512)  # tokens the published encoder and decoder were trained with
 LARGE = 1024  # the published width, whose heads are known to have 64 dimensions
@@ -91,7 +91,7 @@ def match(source: Source, layouts: Sequence[Layout], what: str) -> Found:
 
     UserError for a key that the layout does not know, and for a tied weight whose two copies differ.
     """
-    tensors = {key.removeprefix("module."): tensor for key, tensor in source.tensors.items()}
+    tensors = source.tensors
     layout = next((layout for layout in layouts if any(map(layout.mark.fullmatch, tensors))), None)
     if layout is None:
         known = ", ".join(layout.name for layout in layouts)
@@ -99,12 +99,18 @@ def match(source: Source, layouts: Sequence[Layout], what: str) -> Found:
     found: dict[str, dict[int, Tensor]] = {}
     for key, tensor in tensors.items():
         target = layout.target(key)
+        if target is None and not tensor.is_floating_point():
+            continue  # a counter or an index that is kept beside the weights
         if target is None:
             cure = f"is it a {what} ({layout.name}), whole and unchanged?"
             raise UserError(f"{source.path}: unexpected weight {key!r}", cure)
         name, place = target
         if name == "-":
             continue
+        if not tensor.is_floating_point():
+            raise UserError(
+                f"{source.path}: weight {key!r} is {tensor.dtype}, not floating point", "convert it to float32"
+            )
         twin = found.setdefault(name, {}).setdefault(place, tensor)
         same = twin.data_ptr() == tensor.data_ptr() or (twin.dtype == tensor.dtype and torch.equal(twin, tensor))
         if not same:
@@ -284,7 +290,7 @@ def import_sonar_llm(
     if home["kind"] != "sonar":
         raise UserError(f"{sonar} is a {home['kind']} model, not a space", "name a sonar model: sonarllm models list")
     read = read_source(checkpoint)
-    settings = read_json(config) if config else read.config
+    settings = model_dir.read_json(Path(os.path.expanduser(config))) if config else read.config
     found = match(read, SONAR_LLMS, "SONAR-LLM checkpoint")
     shape = _llama_shape(found, settings)
     width = model_dir.net_config(SonarConfig, space, home).embedding
@@ -353,7 +359,7 @@ def _check_decoder(read: Source, space: Path, sonar: str) -> None:
     """If the checkpoint carries the frozen decoder it was trained through, it must be the space's."""
     name = "layers.0.cross_v_proj.weight"
     key = FROZEN_DECODER + SONAR_DECODERS[0].sources(name)[0]
-    theirs = next((tensor for have, tensor in read.tensors.items() if have.removeprefix("module.") == key), None)
+    theirs = read.tensors.get(key)
     if theirs is None:
         return
     ours, theirs = tensors.read_tensor(space, f"decoder.{name}").float(), theirs.float()
