@@ -68,6 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
     """The entry point: runs a command and turns what went wrong into one line and an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments or bool(os.environ.get("SONARLLM_DEBUG"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # help and messages; data is UTF-8 everywhere (files.open_output)
     try:
         code = sonarllm.main(arguments, prog_name="sonarllm", standalone_mode=False, obj=list(arguments))
         sys.stdout.flush()

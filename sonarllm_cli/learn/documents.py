@@ -143,8 +143,10 @@ class Sentences:
         log.info("embedding %d sentences", len(self.ids))
         chunks = [encode([i[1:] for i in self.ids[at : at + 4096]], space) for at in range(0, len(self.ids), 4096)]
         self.embeddings_ND = torch.cat([chunk.cpu() for chunk in chunks])
-        if bad := [text for text, row_D in zip(self.texts, self.embeddings_ND) if not row_D.isfinite().all()]:
-            raise RunError(f"the embedding of {bad[0][:60]!r} is not finite", f"is {space.name} whole, and trained?")
+        finite_N = self.embeddings_ND.isfinite().all(1)
+        if not finite_N.all():
+            text = self.texts[int(finite_N.int().argmin())]
+            raise RunError(f"the embedding of {text[:60]!r} is not finite", f"is {space.name} whole, and trained?")
         facts = {"key": key.hexdigest(), "digest": _digest(self.embeddings_ND)}
         with atomic_file(path) as scratch:
             save_file({"embeddings": self.embeddings_ND}, scratch, metadata=facts)

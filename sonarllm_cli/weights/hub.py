@@ -128,7 +128,7 @@ def _copy(snapshot: Path, folder: Path, say: Say) -> Path:
             f"{snapshot / 'config.json'} lacks hashes of its files", "ask who published it to save it again"
         )
     model_dir.check_files(snapshot, config)
-    with atomic_folder(folder) as scratch:
+    with registry.claimed(folder.name), atomic_folder(folder) as scratch:
         for name in OURS:
             if (snapshot / name).is_file():
                 shutil.copyfile(snapshot / name, scratch / name)
