@@ -51,6 +51,13 @@ def evaluate() -> None:
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 beam_option: Option = click.option("--beam", default=5, show_default=True, help="Beams of the search.")
+bleu_option: Option = click.option(
+    "--bleu-tokenizer",
+    "tokenizer",
+    default="",
+    metavar="NAME",
+    help="sacrebleu's, if not each language's own: 13a, intl, char …, or flores200 (spBLEU, which fetches a model).",
+)
 WRITES: tuple[Option, ...] = (sampling_options, rule_options, beam_option)  # of a task in which a text is written
 CONTINUES: tuple[Option, ...] = (*WRITES, no_repeat_option)  # a summary never repeats a sentence
 
@@ -83,7 +90,7 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUE
             "limit": limit,
             "seed": compute.seed or 0,
             "seeds": seeds,
-            **{name: values.pop(name) for name in ("beam", "rules", "sampling") if name in values},
+            **{name: values.pop(name) for name in ("beam", "rules", "sampling", "tokenizer") if name in values},
         }
         if values.pop("no_repeat", False):
             options["rules"]["no_repeat"] = True
@@ -96,6 +103,9 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUE
             for name, value in result["figures"].items():
                 spread = f"  ± {result['deviation'][name]:g}" if "deviation" in result else ""
                 print(f"{name:{width}}  {value:8g}{spread}", file=out)
+            signatures = result.get("signatures", {})
+            for score, signature in dict.fromkeys((name.split()[-1], s) for name, s in signatures.items()):
+                print(f"{score}: {signature}", file=out)
 
     wrapped: Callable[..., Any] = scored
     options: tuple[Option, ...] = (
@@ -107,7 +117,7 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUE
         ),
         click.option("--limit", default=500, show_default=True, help="Texts of each language; 0: all."),
         click.option("--seen", multiple=True, metavar="FILE", help="Training data: its texts are left out."),
-        click.option("--data", multiple=True, metavar="FILE", help="JSON Lines to score on; may be given again."),
+        click.option("--data", multiple=True, metavar="FILE", help="Documents or pairs; may be given again."),
     )
     for option in options:
         wrapped = option(wrapped)
@@ -131,14 +141,14 @@ _task(
     "Embed and decode in one language",
     "Embed and decode in the same language: BLEU and exact match of sentences up to 30 words, of pairs or documents.",
     "--data examples/pairs.jsonl --limit 2",
-    (beam_option,),
+    (beam_option, bleu_option),
 )
 _task(
     "translate",
     "Embed in one language, decode in English",
     "Embed in one language, decode in English: chrF and BLEU by language, of pairs.",
     "--data examples/pairs.jsonl --limit 2",
-    (beam_option,),
+    (beam_option, bleu_option),
 )
 _task(
     "xsim",
@@ -176,6 +186,7 @@ _task(
     "sentence, by the paper's rules, and of all that is written (clean); repetition and source overlap. Takes "
     "documents.",
     "--data examples/documents.jsonl --limit 2",
+    (*CONTINUES, bleu_option),
 )
 
 

@@ -260,8 +260,13 @@ class DocumentData:
     def __init__(self, settings: Settings, folder: Path, space: Space, *, embed: bool = True) -> None:
         self.settings = settings
         data = settings.data
+        if not data.documents and not data.store:
+            raise UserError("the recipe names no documents", "add --set data.documents=FOLDER, or JSON Lines")
         train = corpus.documents(data, data.documents)
         valid = corpus.documents(data, data.valid_documents)
+        if data.valid_share and not data.valid_documents:
+            held = [int((i + 1) * data.valid_share) > int(i * data.valid_share) for i in range(len(train))]
+            train, valid = ([d for d, out in zip(train, held) if out == side] for side in (False, True))
         texts = [ENDING, MARKER, *corpus.sentences([*train, *valid])]
         room = min(data.max_tokens, space.net.config.max_target_tokens) - 3
         lengths = [len(w) for w in space.tokenizer.content(texts)]

@@ -90,6 +90,7 @@ class Data:
     pairs: list[str] = field(default_factory=list)  # JSON Lines, {"lang": "it", "en": …, "it": …}
     valid_documents: list[str] = field(default_factory=list)
     valid_pairs: list[str] = field(default_factory=list)
+    valid_share: Annotated[float, Within(low=0, below=1)] = 0.0  # of documents held out, where no valid_documents are
     prepared: str = ""  # one file with tokenizer, items, documents and a teacher's vectors (recipes/mini/prepare.py)
     store: str = ""  # a folder that `sonarllm embed --store` made: documents, embedded once
     valid_store: str = ""

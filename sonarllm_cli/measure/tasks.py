@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import RunError, UserError
+from ..files import read_errors
 from ..flow.compose import AUTO, Writing, Written, continue_sentences, sampling_of, sentences_of, shortened
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import embed_sentences
@@ -55,8 +56,13 @@ class Wish:
     beam: int
     seed: int
     generator: torch.Generator
+    tokenizer: str = ""  # of BLEU; each language's own if not given
     sampling: dict[str, Any] = field(default_factory=dict)
     rules: dict[str, Any] = field(default_factory=dict)  # when to stop, what to read next: fields of a `Writing`
+
+    def bleu(self, found: Sequence[str], wanted: Sequence[str], lang: str) -> metrics.Score:
+        """Corpus BLEU of texts in a language."""
+        return metrics.bleu(found, wanted, self.tokenizer or metrics.tokenizer_of(lang))
 
     def writing(self, **options: Any) -> Writing:
         """How a text is written in this task."""
@@ -74,6 +80,7 @@ def evaluate(
     beam: int = 5,
     seed: int = 0,
     seeds: int = 1,
+    tokenizer: str = "",
     sampling: dict[str, Any] | None = None,
     rules: dict[str, Any] | None = None,
     run: Task | None = None,
@@ -86,14 +93,18 @@ def evaluate(
     run = run or TASKS.get(task)
     if run is None:
         raise UserError(f"no task {task!r}", f"use one of {', '.join(TASKS)}")
+    if tokenizer and tokenizer not in metrics.TOKENIZERS:
+        raise UserError(f"BLEU has no tokenizer {tokenizer!r}", f"use one of {', '.join(metrics.TOKENIZERS)}")
     settings = {"task": task, "model": model, "limit": limit, "beam": beam, "seed": seed, "unseen only": bool(seen)}
     settings |= {"seeds": seeds} if seeds > 1 else {}
+    settings |= {"tokenizer": tokenizer} if tokenizer else {}
     settings |= {"sampling": sampling} if sampling else {}
     settings |= {"rules": rules} if rules and Writing(**rules) != Writing() else {}
+    hashes = {Path(name).name: _hash(name) for name in data}  # what can't be read is told before anything is loaded
     results: list[Result] = []
     for one in range(seed, seed + seeds):
         own = replace(runtime, seed=one)
-        wish = Wish(own, list(seen), limit, beam, one, own.generator(), sampling or {}, rules or {})
+        wish = Wish(own, list(seen), limit, beam, one, own.generator(), tokenizer, sampling or {}, rules or {})
         results.append(run(model, list(data), wish))
     names = [name for name in results[0][0] if all(name in figures for figures, _ in results)]
     values = {name: [figures[name] for figures, _ in results] for name in names}
@@ -101,13 +112,27 @@ def evaluate(
     out: dict[str, Any] = {"figures": {name: round(value, 2) for name, value in means.items()}}
     if seeds > 1:
         out["deviation"] = {name: round(statistics.stdev(v), 2) for name, v in values.items()}
+    signed = {name: v.signature for name, v in results[0][0].items() if isinstance(v, metrics.Score)}
+    out |= {"signatures": signed} if signed else {}
     return out | {
         "model": facts_of(model),
         "settings": settings,
-        "data": {Path(name).name: hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16] for name in data},
+        "data": hashes,
         "versions": {"sonarllm": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "samples": results[0][1],
     }
+
+
+def _hash(name: str) -> str:
+    """16 digits of the SHA-256 of a file, or of a folder's files and their names; "" for a data set of the hub."""
+    if name.startswith("hf:"):
+        return ""
+    sha, path = hashlib.sha256(), Path(name)
+    with read_errors(name):
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            sha.update(file.relative_to(path).as_posix().encode() if path.is_dir() else b"")
+            sha.update(file.read_bytes())
+    return sha.hexdigest()[:16]
 
 
 def facts_of(model: str) -> dict[str, Any]:
@@ -136,7 +161,7 @@ def autoencode(model: str, data: list[str], run: Wish) -> Result:
         texts = _draw([t for t in texts if len(t.split()) <= MOST_WORDS], run.limit, run.seed)
         found = _decoded(embed_sentences(texts, lang, space), lang, space, run.beam)
         figures |= {
-            f"{lang} BLEU": metrics.bleu(found, texts),
+            f"{lang} BLEU": run.bleu(found, texts, lang),
             f"{lang} exact": metrics.exact(found, texts),
             f"{lang} texts": len(texts),
         }
@@ -155,7 +180,7 @@ def translate(model: str, data: list[str], run: Wish) -> Result:
         found = _decoded(embed_sentences([b for _, b in pairs], lang, space), "eng_Latn", space, run.beam)
         figures |= {
             f"{lang} chrF": metrics.chrf(found, english),
-            f"{lang} BLEU": metrics.bleu(found, english),
+            f"{lang} BLEU": run.bleu(found, english, "eng_Latn"),
             f"{lang} texts": len(pairs),
         }
         samples += [{"lang": lang, "text": b, "found": f, "wanted": a} for (a, b), f in list(zip(pairs, found))[:5]]
@@ -168,11 +193,11 @@ def xsim(model: str, data: list[str], run: Wish) -> Result:
     figures: dict[str, float] = {}
     for lang, pairs in sorted(_pairs(data, run.seen).items()):
         pairs = [p for p in dict.fromkeys(_draw(pairs, run.limit, run.seed))]
-        a_ND = embed_sentences([a for a, _ in pairs], "eng_Latn", space)
-        b_ND = embed_sentences([b for _, b in pairs], lang, space)
+        english, other = [a for a, _ in pairs], [b for _, b in pairs]
+        a_ND, b_ND = embed_sentences(english, "eng_Latn", space), embed_sentences(other, lang, space)
         figures |= {
-            f"{lang} → eng error": metrics.xsim(b_ND, a_ND),
-            f"eng → {lang} error": metrics.xsim(a_ND, b_ND),
+            f"{lang} → eng error": metrics.xsim(b_ND, a_ND, sources=other, targets=english),
+            f"eng → {lang} error": metrics.xsim(a_ND, b_ND, sources=english, targets=other),
             f"{lang} texts": len(pairs),
         }
     return figures, []
@@ -307,10 +332,10 @@ def nlg(model: str, data: list[str], run: Wish) -> Result:
             f"{name} BLEU": metrics.sentence_bleu(first, true_first),
             f"{name} ROUGE-L": metrics.rouge_l(first, true_first),
             f"{name} {metrics.meteor_name()}": metrics.meteor(first, true_first),
-            f"{name} clean BLEU": metrics.bleu(whole, rest),
+            f"{name} clean BLEU": run.bleu(whole, rest, writer.lang),
             f"{name} clean ROUGE-L": metrics.rouge_l(clean, clean_rest),
             f"{name} clean {metrics.meteor_name()}": metrics.meteor(clean, clean_rest),
-            f"{name} full BLEU": metrics.bleu(full, rest),
+            f"{name} full BLEU": run.bleu(full, rest, writer.lang),
             f"{name} full ROUGE-L": metrics.rouge_l(metrics.words_apart(full), clean_rest),
             f"{name} full {metrics.meteor_name()}": metrics.meteor(metrics.words_apart(full), clean_rest),
             f"{name} sentences written": sum(map(len, found)) / len(found),
