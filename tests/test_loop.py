@@ -1,5 +1,6 @@
 """What the loop promises of any kind: killed runs go on bit for bit; ranks, shards and recomputing change nothing."""
 
+import contextlib
 import json
 import os
 import random
@@ -198,6 +199,29 @@ def test_two_ranks_learn_what_one_does(corpus, trained, tmp_path, kind, optimize
     for one, two in zip(*curves, strict=True):
         assert one["seen"] == two["seen"] and one.get("nll", 0) == pytest.approx(two.get("nll", 0), rel=1e-5)
     torch.testing.assert_close(weights(tmp_path / "1"), weights(tmp_path / "2"), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "apart"), [("adamw", 1e-5), ("muon", 1e-3)])
+def test_processes_that_take_turns_end_near_one(corpus, tmp_path, name, apart):  # noqa: F811
+    """Apart by what the order of a sum rounds. Muon makes more of it: see learn/muon.py."""
+    settings = changed(sonar(corpus, steps=12, accumulate=3, batch_tokens=128, name=name), run={"weights": "float32"})
+    Trainer(settings, tmp_path / "1").run()
+
+    def to(end):
+        trainer = Trainer(settings, tmp_path / "r", resume=True)
+        step = trainer.train_step
+
+        def step_and_ask_to_stop(batches, total):
+            trainer.asked = trainer.step == end - 1
+            return step(batches, total)
+
+        trainer.train_step = step_and_ask_to_stop
+        with contextlib.nullcontext() if end == 12 else pytest.raises(RunError, match=f"stopped at step {end}"):
+            trainer.run()
+
+    for count, end in ((2, 4), (1, 8), (2, 12)):
+        on_ranks(count, lambda end=end: to(end))
+    torch.testing.assert_close(weights(tmp_path / "1"), weights(tmp_path / "r"), atol=apart, rtol=0)
 
 
 def test_sharded_ranks_go_on_with_a_run_of_one(corpus, trained, tmp_path):  # noqa: F811

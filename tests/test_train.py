@@ -18,6 +18,7 @@ from sonarllm_cli.flow.model import load_space, load_writer
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, to_toml
 from sonarllm_cli.learn.store import embed_documents
+from sonarllm_cli.nets.sonar_llm import ENDING
 
 WORDS = ["disk", "file", "image", "music", "network", "player", "printer", "reader", "server", "tool"]
 ENGLISH = [f"{a} {b} for the {c}" for a in WORDS for b in WORDS[:4] for c in WORDS[5:8]]
@@ -281,6 +282,15 @@ def test_a_document_of_which_one_sentence_is_left_is_left_out(trained, tmp_path)
         found = Trainer(concept("", trained / "sonar/model", data=data), tmp_path / next(iter(source))).task.data
         rows = [document.rows.tolist() for document in found.epoch(0)]
         assert sorted(map(len, rows)) == [2, 3] and min(map(min, rows)) >= 0
+
+
+def test_a_long_document_goes_on_as_the_next(trained, tmp_path):
+    (tmp_path / "docs.jsonl").write_text(json.dumps({"text": " ".join(f"It is {w}." for w in WORDS[:8])}))
+    data = {"root": str(tmp_path), "documents": "docs.jsonl", "max_sentences": 4, "split": True, "max_tokens": 64}
+    found = Trainer(concept("", trained / "sonar/model", data=data), tmp_path / "r").task.data
+    texts = [found.table.text(found.train.body(i)) for i in range(3)]
+    assert [[text[6:-1] for text in part] for part in texts[:2]] == [WORDS[:3], WORDS[3:6]]
+    assert texts[2] == [f"It is {WORDS[6]}.", f"It is {WORDS[7]}.", ENDING]
 
 
 def test_two_processes_end_where_one_does(corpus, trained, tmp_path):

@@ -42,8 +42,8 @@ def claimed(folder: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                if [path.name for path in folder.iterdir()] == [LOCK]:
-                    with contextlib.suppress(OSError):  # Windows, where a locked file stays
+                with contextlib.suppress(OSError):  # Windows, where a locked file stays
+                    if [path.name for path in folder.iterdir()] == [LOCK]:
                         (folder / LOCK).unlink()
     finally:
         with contextlib.suppress(OSError):  # not empty

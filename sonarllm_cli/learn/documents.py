@@ -272,6 +272,8 @@ class DocumentData:
         lengths = [len(w) for w in space.tokenizer.content(texts)]
         kept = [t for i, (t, n) in enumerate(zip(texts, lengths)) if i < 2 or 0 < n <= room]
         own = Sentences(kept, space.tokenizer, data.lang)
+        if data.split:
+            train, valid = ([part for d in side for part in _split(*d, data.max_sentences)] for side in (train, valid))
         self.train, self.valid = self._documents(train, own), self._documents(valid, own)
         stores = [Stored(Path(data.root, name), space) if name else None for name in (data.store, data.valid_store)]
         self.table: Table = own
@@ -400,6 +402,13 @@ class DocumentData:
         told = zip(batch.documents, self.table.names(rows), self.table.text(rows))
         named = [f"{name or d.number} ({text[:40]!r})" for d, name, text in told]
         return f"documents {', '.join(named[:8])}" + (f" and {len(named) - 8} more" if len(named) > 8 else "")
+
+
+def _split(title: str, body: list[str], most: int) -> Iterator[tuple[str, list[str]]]:
+    """A document in parts of `most` sentences, the last of which begins the next part, as each is cut before it; what
+    has several parts has no title."""
+    for at in range(0, max(1, len(body)), most - 1):
+        yield title if len(body) < most else "", body[at : at + most]
 
 
 def _say_skipped(cut: int, short: int, names: Sequence[str] = ()) -> None:

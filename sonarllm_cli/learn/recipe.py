@@ -99,6 +99,7 @@ class Data:
     max_tokens: Annotated[int, Within(low=4)] = 128  # of a sentence; longer ones are left out and counted
     max_sentences: Annotated[int, Within(low=2)] = 32  # of a document
     min_sentences: Count = 2
+    split: bool = False  # a document over max_sentences goes on as the next one; if not, its rest is left out
     summaries: Share = 0.5  # share of documents read as body, marker, title
 
 
