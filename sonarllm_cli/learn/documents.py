@@ -260,7 +260,7 @@ class DocumentData:
     def __init__(self, settings: Settings, folder: Path, space: Space, *, embed: bool = True) -> None:
         self.settings = settings
         data = settings.data
-        if not data.documents and not data.store:
+        if not (data.documents or data.store or data.prepared):
             raise UserError("the recipe names no documents", "add --set data.documents=FOLDER, or JSON Lines")
         train = corpus.documents(data, data.documents)
         valid = corpus.documents(data, data.valid_documents)

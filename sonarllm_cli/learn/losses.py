@@ -164,7 +164,8 @@ def contrast(a_BD: Tensor, b_BD: Tensor, a_B: Tensor, b_B: Tensor, temperature: 
 
 def teaching(z_BD: Tensor, teacher_BK: Tensor) -> Tensor:
     """1 − cosine of embeddings with a teacher's, whose K principal numbers are to be the first K of D; the others are
-    to hold little. z_BD, teacher_BK → scalar. Source: Reimers & Gurevych 2020 (distillation), by cosine."""
+    to hold little. z_BD, teacher_BK → scalar. Source: Reimers & Gurevych 2020 (distillation across languages), by
+    cosine."""
     z_BD, teacher_BK = F.normalize(z_BD.float(), dim=1), F.normalize(teacher_BK.float(), dim=1)
     return (1 - (z_BD[:, : teacher_BK.shape[1]] * teacher_BK).sum(1)).mean()
 
