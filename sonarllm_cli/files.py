@@ -418,3 +418,23 @@ def open_output(path: str | None) -> Iterator[TextIO]:
         return
     with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
         yield stream
+
+
+@contextmanager
+def locked(path: PathName, message: str, cure: str) -> Iterator[None]:
+    """The lock file `path`, held by one process at a time, at the latest until it ends; UserError where another holds
+    it. The file stays: whether it is held is the system's knowledge."""
+    from filelock import FileLock, Timeout
+
+    try:
+        lock = FileLock(path, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(message, cure) from None
+    except NotImplementedError:  # a file system that knows no locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -271,6 +273,36 @@ def test_an_error_of_ours_keeps_its_traceback(run, monkeypatch):
     monkeypatch.setattr("sonarllm_cli.files.read_text", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["segment", "text"])
+
+
+def test_a_run_folder_is_its_own_recipe_and_stands_for_its_model(run, tmp_path):
+    (tmp_path / "docs.jsonl").write_text("\n".join(json.dumps({"text": f"It is {i}. It works."}) for i in range(6)))
+    (tmp_path / "r.toml").write_text(
+        'kind = "sonar-llm"\nsonar = "tiny"\n[model]\nwidth = 16\nffn = 32\nlayers = 1\nheads = 2\nhead_size = 8\n'
+        '[data]\ndocuments = "docs.jsonl"\nmax_tokens = 64\n[optim]\nsteps = 2\nbatch_tokens = 300\n'
+    )
+    assert run("train", "r.toml", "-o", "runs/a")[0] == 0
+    code, out, err = run("train", "--resume", "runs/a", "--set", "optim.steps=3")
+    assert (code, out) == (0, "runs/a/model\n") and "continuing at step 2, with another optim.steps" in err
+    assert run("generate", "-m", "runs/a", "--max-tokens", "8", "--max-sentences", "1", stdin="It is.")[0] == 0
+    assert run("models", "show", "runs/a")[1] == run("models", "show", "runs/a/model")[1]
+    for arguments, words in (
+        (["train", "runs/a"], "continue it with --resume"),
+        (["train", "--resume", "runs/a", "-o", "b"], "leave -o out"),
+        (["train", "--resume", "runs"], "is no run folder"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2 and words in err
+    for name in ("model", "best"):
+        shutil.rmtree(tmp_path / "runs/a" / name, ignore_errors=True)
+    assert "end it: sonarllm train --resume runs/a" in run("generate", "-m", "runs/a", stdin="It is.")[2]
+
+
+def test_help_is_readable_where_the_console_lacks_a_character(home):
+    env = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-m", "sonarllm_cli", "evaluate", "--help"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="cp1252")
+    assert done.returncode == 0 and "summarize" in done.stdout, done.stderr
 
 
 def test_models_import_from_the_command_line(run, expected):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.model import load_space, load_writer
 from sonarllm_cli.runtime import choose
-from sonarllm_cli.weights import convert, model_dir
+from sonarllm_cli.weights import convert, model_dir, registry
 from sonarllm_cli.weights.layouts import SONAR_DECODERS
 
 PARITY = Path(__file__).parent / "parity"
@@ -397,6 +397,13 @@ def test_heads_that_nobody_named_are_announced(caplog):
     made = convert.import_sonar("space", **SPACE | {"heads": None})
     assert model_dir.read_config(made)["model"]["heads"] == 1
     assert "taking 1 heads of 64 for 64; name others with --heads" in caplog.text
+
+
+def test_a_name_that_another_process_is_importing(tmp_path, monkeypatch):
+    monkeypatch.setenv("SONARLLM_HOME", str(tmp_path))
+    with registry.claimed("new"), pytest.raises(UserError, match="another process is importing new"):
+        convert.import_sonar_llm("new", checkpoint=PARITY / "sonarllm_reference_checkpoint.pt", sonar="tiny")
+    assert registry.names() == [folder.name for folder in sorted(registry.EMBEDDED.iterdir())]
 
 
 def test_a_name_that_is_taken():

@@ -108,6 +108,15 @@ def test_muon_takes_the_matrices_and_adamw_the_rest():
     assert {tuple(p.shape) for g in adamw.param_groups for p in g["params"]} == {(3, 2), (2,)}
 
 
+@pytest.mark.parametrize("model", [torch.nn.Linear(2, 2, bias=False), torch.nn.LayerNorm(2)])
+def test_muon_moves_a_network_of_matrices_or_of_norms_alone(model):
+    (optimizer,) = optim.optimizers(model, Optim(name="muon"))
+    model(torch.randn(3, 2)).square().sum().backward()
+    before = [p.clone() for p in model.parameters()]
+    optimizer.step()
+    assert not any(torch.equal(p, q) for p, q in zip(before, model.parameters()))
+
+
 def test_garbling_keeps_control_tokens_and_other_texts():
     ids = torch.arange(10, 50).repeat(2, 1)
     out = garble(ids, torch.tensor([40, 40]), torch.tensor([True, False]), torch.Generator().manual_seed(0))
@@ -150,5 +159,12 @@ def test_contrast_ranks_the_translation_and_spares_those_of_the_same_text():
     rows, e = [math.log(3), math.log(2 + math.e), math.log(2 + math.e)], math.log(2 + math.e)
     columns = [e, e, math.log(3)]
     want = (sum(rows) + sum(columns)) / 6
-    assert contrast(a_BD, b_BD, temperature=1.0).item() == pytest.approx(want)
-    assert contrast(a_BD[[0, 0]], b_BD[[0, 0]]).item() == 0  # the same text twice
+    own_B = torch.arange(3)
+    assert contrast(a_BD, b_BD, own_B, own_B, temperature=1.0).item() == pytest.approx(want)
+    same_B = torch.zeros(2)
+    assert contrast(a_BD[[0, 1]], b_BD[[0, 1]], same_B, own_B[:2]).item() == 0  # two translations of one text
+
+
+def test_contrast_sees_that_all_texts_have_become_one_vector():
+    one_BD = torch.ones(4, 3)
+    assert contrast(one_BD, one_BD, torch.arange(4), torch.arange(4)).item() == pytest.approx(math.log(4))

@@ -17,6 +17,8 @@ from sonarllm_cli.flow.embed import embed
 from sonarllm_cli.flow.model import load_space, load_writer
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, to_toml
+from sonarllm_cli.learn.store import embed_documents
+from sonarllm_cli.nets.sonar_llm import ENDING
 
 WORDS = ["disk", "file", "image", "music", "network", "player", "printer", "reader", "server", "tool"]
 ENGLISH = [f"{a} {b} for the {c}" for a in WORDS for b in WORDS[:4] for c in WORDS[5:8]]
@@ -237,6 +239,41 @@ def test_a_run_embeds_its_sentences_once_and_again_for_another_encoder(corpus, t
     first, again, other = (embedded(s / "model") for s in (trained / "sonar", trained / "sonar", tmp_path / "other"))
     assert (first[0], again[0], other[0]) == (1, 0, 1)
     assert torch.equal(first[1], again[1]) and not torch.equal(first[1], other[1])
+
+
+@pytest.mark.parametrize("damage", ["flipped", "not a number", "cut"])
+def test_damaged_embeddings_are_made_again(corpus, trained, tmp_path, caplog, damage):
+    settings = concept(corpus, trained / "sonar/model")
+    want = Trainer(settings, tmp_path / "r").task.table.embeddings_ND
+    path = tmp_path / "r/embeddings.safetensors"
+    data = path.read_bytes()
+    end = {"flipped": bytes([data[-1] ^ 1]), "not a number": b"\xff\xff\xff\x7f", "cut": b""}[damage]
+    path.write_bytes(data[: -max(1, len(end))] + end)
+    for told in (True, False):  # and kept, whole
+        caplog.clear()
+        found = Trainer(settings, tmp_path / "r").task.table.embeddings_ND
+        assert torch.equal(found, want) and ("is damaged: embedding again" in caplog.text) == told
+
+
+def test_a_document_of_which_one_sentence_is_left_is_left_out(trained, tmp_path):
+    texts = ["It is fine. " + "It goes on and on " * 40, "It is fine.", "It is fine. It is good."]
+    (tmp_path / "docs.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    space = load_space(str(trained / "sonar/model"))
+    embed_documents([str(tmp_path / "docs.jsonl")], tmp_path / "store", space, on_long="truncate")
+    for source in ({"documents": ["docs.jsonl"]}, {"store": "store"}):
+        data = {"root": str(tmp_path), "min_sentences": 1, "max_tokens": 64} | source
+        found = Trainer(concept("", trained / "sonar/model", data=data), tmp_path / next(iter(source))).task.data
+        rows = [document.rows.tolist() for document in found.epoch(0)]
+        assert sorted(map(len, rows)) == [2, 3] and min(map(min, rows)) >= 0
+
+
+def test_a_long_document_goes_on_as_the_next(trained, tmp_path):
+    (tmp_path / "docs.jsonl").write_text(json.dumps({"text": " ".join(f"It is {w}." for w in WORDS[:8])}))
+    data = {"root": str(tmp_path), "documents": "docs.jsonl", "max_sentences": 4, "split": True, "max_tokens": 64}
+    found = Trainer(concept("", trained / "sonar/model", data=data), tmp_path / "r").task.data
+    texts = [found.table.text(found.train.body(i)) for i in range(3)]
+    assert [[text[6:-1] for text in part] for part in texts[:2]] == [WORDS[:3], WORDS[3:6]]
+    assert texts[2] == [f"It is {WORDS[6]}.", f"It is {WORDS[7]}.", ENDING]
 
 
 def test_two_processes_end_where_one_does(corpus, trained, tmp_path):

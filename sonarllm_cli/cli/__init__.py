@@ -91,6 +91,9 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments or bool(os.environ.get("SONARLLM_DEBUG"))
     _plug()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # help and messages; data is UTF-8 everywhere (files.open_output)
     with _signals():
         code = _run(arguments, debug)
         try:

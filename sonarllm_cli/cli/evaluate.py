@@ -65,12 +65,20 @@ def evaluate() -> None:
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 beam_option: Option = click.option("--beam", default=5, show_default=True, help="Beams of the search.")
+bleu_option: Option = click.option(
+    "--bleu-tokenizer",
+    "tokenizer",
+    default="",
+    metavar="NAME",
+    help="sacrebleu's, if not each language's own: 13a, intl, char …, or flores200 (spBLEU, which fetches a model).",
+)
 WRITES: tuple[Option, ...] = (sampling_options, rule_options, beam_option)  # of a task in which a text is written
 words_option: Option = click.option(
     "--words", type=Words(), default="1-30", show_default=True, help="Of the (English) sentences that are taken."
 )
 out_option: Option = click.option("--out-of-english", is_flag=True, help="Translate out of English, not into it.")
-TAKEN = ("beam", "rules", "sampling", "words", "out_of_english")  # what `measure.tasks.evaluate` takes of them
+# what `measure.tasks.evaluate` takes of them
+TAKEN = ("beam", "rules", "sampling", "tokenizer", "words", "out_of_english")
 CONTINUES: tuple[Option, ...] = (*WRITES, no_repeat_option)  # a summary never repeats a sentence
 
 
@@ -115,6 +123,9 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUE
             for name, value in result["figures"].items():
                 spread = f"  ± {result['deviation'][name]:g}" if "deviation" in result else ""
                 print(f"{name:{width}}  {value:8g}{spread}", file=out)
+            signatures = result.get("signatures", {})
+            for score, signature in dict.fromkeys((name.split()[-1], s) for name, s in signatures.items()):
+                print(f"{score}: {signature}", file=out)
 
     wrapped: Callable[..., Any] = scored
     options: tuple[Option, ...] = (
@@ -126,7 +137,7 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUE
         ),
         click.option("--limit", default=500, show_default=True, help="Texts of each language; 0: all."),
         click.option("--seen", multiple=True, metavar="FILE", help="Training data: its texts are left out."),
-        click.option("--data", multiple=True, metavar="FILE", help="JSON Lines to score on; may be given again."),
+        click.option("--data", multiple=True, metavar="FILE", help="Documents or pairs; may be given again."),
     )
     for option in options:
         wrapped = option(wrapped)
@@ -150,14 +161,14 @@ _task(
     "Embed and decode in one language",
     "Embed and decode in the same language: BLEU and exact match of sentences of so many words, of pairs or documents.",
     "--data examples/pairs.jsonl --limit 2",
-    (beam_option, words_option),
+    (beam_option, words_option, bleu_option),
 )
 _task(
     "translate",
     "Embed in one language, decode in English",
     "Embed in one language, decode in English, or the other way: chrF and BLEU by language, of pairs.",
     "--data examples/pairs.jsonl --limit 2",
-    (beam_option, words_option, out_option),
+    (beam_option, words_option, out_option, bleu_option),
 )
 _task(
     "xsim",
@@ -195,6 +206,7 @@ _task(
     "sentence, by the paper's rules, and of all that is written (clean); repetition and source overlap. Takes "
     "documents.",
     "--data examples/documents.jsonl --limit 2",
+    (*CONTINUES, bleu_option),
 )
 
 

@@ -175,9 +175,9 @@ class SonarTask:
 
     def steps(self, epoch: list[np.ndarray]) -> Iterator[list[Batch]]:
         """Optimisation steps of `optim.accumulate` micro-batches; a remainder of the pass is left out."""
-        size = min(self.settings.optim.accumulate, len(epoch))
+        size, labels_N = min(self.settings.optim.accumulate, len(epoch)), self.train.labels()
         for at in range(0, len(epoch) - size + 1, size):
-            labels = [int(self.train.labels()[items].sum()) for items in epoch[at : at + size]]
+            labels = [int(labels_N[items].sum()) for items in epoch[at : at + size]]
             yield [Batch(items, count / sum(labels)) for items, count in zip(epoch[at : at + size], labels)]
 
     def describe(self, batch: Batch) -> str:
@@ -213,9 +213,14 @@ class SonarTask:
         if translate_N.any():
             facts["mt"] = nll_N[translate_N].mean().item()
         first_B = partner_B > torch.arange(len(ids), device=self.device)
-        for name, weight, law in (("mse", weights.mse, alignment), ("contrast", weights.contrast, contrast)):
+        text_B = ids.unique(dim=0, return_inverse=True)[1]  # the same number for the same text
+        (a_BD, b_BD), (a_B, b_B) = ((x[first_B], x[partner_B][first_B]) for x in (z_BD, text_B))
+        for name, weight, law in (
+            ("mse", weights.mse, lambda: alignment(a_BD, b_BD)),
+            ("contrast", weights.contrast, lambda: contrast(a_BD, b_BD, a_B, b_B)),
+        ):
             if weight and first_B.any():
-                apart = law(z_BD[first_B], z_BD[partner_B][first_B])
+                apart = law()
                 facts[name] = apart.item()
                 value = value + batch.share * weight * apart
         if weights.teacher and self.train.prepared is not None:

@@ -10,8 +10,8 @@ holds a few tensors and not the model.
 
 from __future__ import annotations
 
+import functools
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,17 +148,21 @@ def _weights(dtype: str | None, *sources: Found) -> str:
     return dtype
 
 
-def _new_folder(name: str) -> Path:
-    folder = registry.target(name)
-    if folder.exists():
-        cure = f"remove it (sonarllm models rm {shlex.quote(name)}) or choose another name"
-        raise UserError(f"there is a model {name!r} already", cure)
-    return folder
+def _claiming(work: Callable[..., Path]) -> Callable[..., Path]:
+    """An import into a new folder of the registry, which is its own from its beginning to its end."""
+
+    @functools.wraps(work)
+    def claiming(name: str, **options: Any) -> Path:
+        with registry.claimed(name):
+            return work(name, **options)
+
+    return claiming
 
 
 # ---------------------------------------------------------------------------------------------- SONAR
 
 
+@_claiming
 def import_sonar(
     name: str,
     *,
@@ -177,7 +181,7 @@ def import_sonar(
     `tokenizer` is a sentencepiece model; `langs` its languages in vocabulary order, without which they are
     FLORES-200's. `heads` are taken from a config.json, else a head has 64 dimensions.
     """
-    folder = _new_folder(name)
+    folder = registry.target(name)
     from_encoder = match(read_source(encoder), SONAR_ENCODERS, "SONAR text encoder")
     from_decoder = match(read_source(decoder), SONAR_DECODERS, "SONAR text decoder")
     words = read_tokenizer(tokenizer, langs or FLORES)
@@ -268,6 +272,7 @@ def _number(path: Path, settings: Mapping[str, Any], key: str, default: float) -
 # ---------------------------------------------------------------------------------------------- SONAR-LLM
 
 
+@_claiming
 def import_sonar_llm(
     name: str,
     *,
@@ -284,7 +289,7 @@ def import_sonar_llm(
     `sonar` is the space it was trained in: UserError if its width, or the frozen decoder that the checkpoint carries,
     is another's.
     """
-    folder = _new_folder(name)
+    folder = registry.target(name)
     space = registry.find(sonar)
     home = model_dir.read_config(space)
     if home["kind"] != "sonar":

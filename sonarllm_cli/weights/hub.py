@@ -128,7 +128,7 @@ def _copy(snapshot: Path, folder: Path, say: Say) -> Path:
     space = config.get("sonar", {})
     model_dir.hash_of(snapshot, config, OURS[1])
     model_dir.check_files(snapshot, config)
-    with atomic_folder(folder) as scratch:
+    with registry.claimed(folder.name), atomic_folder(folder) as scratch:
         for name in OURS:
             if (snapshot / name).is_file():
                 shutil.copyfile(snapshot / name, scratch / name)

@@ -124,6 +124,12 @@ def load_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
     return Tokenizer(folder / name, config.get("langs", []))
 
 
+def of_run(path: Path) -> Path:
+    """A run folder's model; any other folder is itself."""
+    own = os.path.isfile(path / "config.json")  # which, unlike Path's, never raises
+    return path / "model" if not own and os.path.isfile(path / "model" / "config.json") else path
+
+
 def space_of(folder: Path, config: dict[str, Any]) -> str:
     """Where a concept model's space is: a folder beside its own, the folder whose path its recipe gave, or a name for
     the registry. Whether it is the right one, its fingerprint tells."""
@@ -131,7 +137,7 @@ def space_of(folder: Path, config: dict[str, Any]) -> str:
     if not name:
         raise UserError(f"{folder / 'config.json'} names no space", "import the model again, with --sonar NAME")
     given = config.get("training", {}).get("settings", {}).get("sonar", "")
-    for place in [folder.parent / name] + [Path(given)] * ("/" in given):
+    for place in [folder.parent / name] + [of_run(Path(given))] * ("/" in given):
         if os.path.isfile(place / "config.json") and place.resolve() != folder.resolve():
             return str(place)
     return name

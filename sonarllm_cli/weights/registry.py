@@ -13,6 +13,8 @@ import shlex
 import shutil
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
+from ..files import locked
 from ..tokens import Tokenizer
 from . import model_dir
 
@@ -46,7 +49,8 @@ class Entry:
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path:
-    """The folder of a model: by its name in the registry, an embedded model's name, or the path of a folder.
+    """The folder of a model: by its name in the registry, an embedded model's name, or the path of a folder, its own or
+    that of the run that made it.
 
     UserError for one that is nowhere, with the nearest name, or how to fetch it if the catalogue knows it.
     """
@@ -56,6 +60,8 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     for folder in _folders(name):
         if os.path.isfile(folder / "config.json"):  # which, unlike Path's, never raises
             return folder
+    if os.path.isfile(Path(os.path.expanduser(name), "settings.toml")):
+        raise UserError(f"the run in {name} has no model yet", f"end it: sonarllm train --resume {shlex.quote(name)}")
     for folder in _folders(name):
         if os.path.isdir(folder):
             model_dir.read_config(folder)  # says what is wrong with it
@@ -70,7 +76,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
 
 def _folders(name: str) -> list[Path]:
     """Where `name` may be, the likeliest first: a bare name is the registry's before it is a folder here."""
-    path = Path(os.path.expanduser(name))
+    path = model_dir.of_run(Path(os.path.expanduser(name)))
     return [models_home() / name, EMBEDDED / name, path] if _NAME.fullmatch(name) else [path]
 
 
@@ -133,6 +139,18 @@ def target(name: str) -> Path:
     except OSError as error:
         raise UserError(f"cannot write {models_home()}: {error.strerror}", "set SONARLLM_HOME") from None
     return models_home() / name
+
+
+@contextmanager
+def claimed(name: str) -> Iterator[Path]:
+    """`target(name)`, this process' alone while it makes the model; UserError if it is there, or another makes it."""
+    folder = target(name)
+    lock, busy = folder.with_name(f".{name}.lock"), f"another process is importing {name}"
+    with locked(lock, busy, "wait for its end, or choose another name"):
+        if folder.exists():
+            cure = f"remove it (sonarllm models rm {shlex.quote(name)}) or choose another name"
+            raise UserError(f"there is a model {name!r} already", cure)
+        yield folder
 
 
 @cache
