@@ -117,7 +117,7 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["predicted", "reembedded"]),
             default="reembedded",
             show_default=True,
-            help="Judge the predicted vector, or the decoded sentence embedded again.",
+            help="Judge the predicted vector alone, or the decoded sentence embedded again too.",
         ),
         click.option(
             "--stop-threshold", default=0.98, show_default=True, help="Cosine with the ending that ends the text."
