@@ -1,4 +1,4 @@
-"""files.py and flow/vectors.py: texts and embeddings come back as they went, and bad ones are named."""
+"""files.py and io/vectors.py: texts and embeddings come back as they went, and bad ones are named."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from safetensors.numpy import load_file, save_file
 
 from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.files import atomic_file, atomic_folder, atomic_write, open_output, read_lines, read_text
-from sonarllm_cli.flow.vectors import EmbeddingRow, read_embeddings
-from sonarllm_cli.flow.vectors_out import EmbeddingWriter
+from sonarllm_cli.io.vectors import EmbeddingRow, read_embeddings
+from sonarllm_cli.io.vectors_out import EmbeddingWriter
 
 ENDINGS = (".npy", ".safetensors", ".parquet", ".jsonl")
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -301,7 +301,7 @@ full = pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /de
 def full_disk(monkeypatch):
     """Whatever the package opens to write is /dev/full (which no test names as a target: a bug could replace it)."""
     real = open
-    for name in ("flow.vectors_out", "files"):
+    for name in ("io.vectors_out", "files"):
         monkeypatch.setattr(
             f"sonarllm_cli.{name}.open",
             lambda path, mode, **options: real(path if "r" in mode else "/dev/full", mode, **options),
@@ -731,7 +731,7 @@ def test_random_and_damaged_bytes_are_embeddings_or_a_user_error(tmp_path, endin
 
 
 def test_reading_texts_imports_no_heavy_library():
-    code = "import sys, sonarllm_cli.flow.vectors_out; print({'torch', 'pyarrow', 'safetensors'} & {*sys.modules})"
+    code = "import sys, sonarllm_cli.io.vectors_out; print({'torch', 'pyarrow', 'safetensors'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -49,7 +49,7 @@ def decode(
     """
     from ..files import open_output, read_text
     from ..flow.decode import Search, decode_stream
-    from ..flow.vectors import read_embeddings
+    from ..io.vectors import read_embeddings
 
     search = Search(beam=beam, temperature=temperature, top_p=top_p, num_return=num_return, max_tokens=max_tokens)
     batches = read_embeddings(file)

@@ -88,7 +88,7 @@ def _embed_lines(
     from ..files import read_lines
     from ..flow.embed import Line, embed_stream
     from ..flow.model import load_space
-    from ..flow.vectors_out import EmbeddingWriter
+    from ..io.vectors_out import EmbeddingWriter
     from ..languages import resolve
     from ..runtime import log
 

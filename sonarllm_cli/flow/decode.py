@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..io.vectors import EmbeddingBatch
 from ..nets.layers import KVCache
 from ..runtime import Runtime, shrinking
 from ..tokens import EOS, PAD
 from .model import DEFAULT, Space, load_space
 from .shortlist import shortlisted
-from .vectors import EmbeddingBatch
 
 
 class Hypothesis(NamedTuple):
