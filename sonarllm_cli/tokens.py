@@ -74,6 +74,7 @@ class Tokenizer:
 
 
 def fitting(tokenizer: Tokenizer, limit: int) -> Callable[[str], bool]:
-    """Whether a text is at most `limit` source tokens long."""
+    """Whether a text is at most `limit` source tokens long. Only the tokens tell: one character may stand for eighteen
+    ("ﷺ") when the tokenizer has normalised it, and a blank is put before the first word."""
     room = limit - 2  # the language token and </s>
-    return lambda text: len(text.encode()) <= room or len(tokenizer.content([text])[0]) <= room
+    return lambda text: len(tokenizer.pieces.EncodeAsIds(text)) <= room  # of one text: a list starts threads

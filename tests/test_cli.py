@@ -65,6 +65,22 @@ def test_every_format_carries_the_same_embeddings(run, ending):
     assert out == want and len(out.splitlines()) == 2
 
 
+def test_a_blank_line_keeps_its_place_and_is_reported(run):
+    code, out, err = run("embed", *MODEL, stdin="one\n\n \ntwo\n")
+    assert (code, err) == (0, "sonarllm: 2 blank (first: line 2), embedded as no words\n")
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["one", "", " ", "two"]
+    code, decoded, _ = run("decode", *MODEL, "--max-tokens", "6", stdin=out)
+    assert code == 0 and decoded.count("\n") == 4
+
+
+def test_embeddings_go_out_raw_and_come_back_with_their_width(run):
+    run("embed", *MODEL, "-o", "e.emb", stdin="One text.\nAnother text.\n")
+    raw = run("decode", *MODEL, "--max-tokens", "9", "--dim", "64", "e.emb")
+    assert raw[0] == 0 and raw[1].count("\n") == 2
+    code, _, err = run("decode", *MODEL, "e.emb")
+    assert code == 2 and "--dim" in err
+
+
 def test_a_records_own_language_is_preferred(run):
     rows = [{"t": "uno", "lang": "ita_Latn"}, {"t": "uno"}]
     _, out, _ = run("embed", *MODEL, "--text-field", "t", "--lang", "fr", stdin="\n".join(map(json.dumps, rows)))
@@ -126,6 +142,7 @@ NAN = np.full((1, 64), np.nan, np.float32)
     (["generate", "-m", "tiny"], "text", "can't write"),
     (["summarize", "--sentences", "few"], "text", "--sentences 2"),
     (["train", "none.toml"], None, "no such recipe"),
+    (["segment", "\x1b]0;title\a.txt"], None, "no such file: \\x1b]0;title\\x07.txt"),
 ])  # fmt: skip
 def test_mistakes_get_one_line_with_a_cure_and_exit_2(run, arguments, stdin, words):
     code, out, err = run(*arguments, stdin=stdin)

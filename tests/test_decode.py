@@ -7,12 +7,13 @@ from conftest import PARITY
 from safetensors.torch import load_file
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow.decode import Search, _draw, beam_search, decode, log_softmax
+from sonarllm_cli.flow.decode import Search, _draw, beam_search, decode, decode_stream, log_softmax
 from sonarllm_cli.flow.embed import embed
 from sonarllm_cli.flow.model import load_space
 from sonarllm_cli.flow.shortlist import of_ids, shortlisted
+from sonarllm_cli.io.vectors import EmbeddingBatch
 from sonarllm_cli.runtime import choose
-from sonarllm_cli.tokens import EOS, PAD
+from sonarllm_cli.tokens import EOS, PAD, fitting
 
 EMBEDDINGS = load_file(PARITY / "expected.safetensors")["embeddings"]
 
@@ -130,6 +131,41 @@ def test_top_p_draws_only_from_the_smallest_set_of_that_mass():
 def test_embeddings_of_another_width_or_not_finite_are_refused(space, bad, word):
     with pytest.raises(UserError, match=word):
         decode(bad, model=space)
+
+
+HUGE = torch.cat([EMBEDDINGS[:2], torch.full((1, 64), 1e20), EMBEDDINGS[2:3]])
+
+
+@pytest.mark.parametrize("options", [{}, {"beam": 1}, {"temperature": 1.0}, {"top_p": 0.9, "num_return": 2}])
+def test_a_row_that_overflows_is_named_and_not_left_out(space, options):
+    with pytest.raises(UserError, match="embedding 3 overflows float32"):
+        decode(HUGE, model=space, max_tokens=6, batch_size=2, **options)
+    assert len(decode(EMBEDDINGS[:3], model=space, max_tokens=6, batch_size=2, **options)) == 3
+
+
+def test_a_stream_names_a_row_by_its_place_in_the_whole_file(home):
+    batches = [EmbeddingBatch(part.numpy(), [], first, "", []) for first, part in ((0, EMBEDDINGS[:5]), (5, HUGE))]
+    with pytest.raises(UserError, match="embedding 8 overflows"):
+        list(decode_stream(batches, "eng_Latn", "tiny", choose("cpu", "float32"), Search(max_tokens=6)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tensors_of_any_dtype_and_with_gradients_are_decoded(space, dtype):
+    found = decode(EMBEDDINGS[:2].to(dtype).requires_grad_(), model=space, max_tokens=9)
+    want = decode(EMBEDDINGS[:2].to(dtype).float(), model=space, max_tokens=9)
+    assert found == want
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_tensors_of_a_gpu_are_decoded(space):
+    assert decode(EMBEDDINGS[:2].cuda(), model=space, max_tokens=9) == decode(EMBEDDINGS[:2], model=space, max_tokens=9)
+
+
+@pytest.mark.parametrize("text", ["ﷺ" * 20, "a" * 62])
+def test_only_tokens_say_whether_a_text_fits(space, text):
+    """One character may be many tokens (NFKC), and before the first word there is a blank."""
+    words = space.tokenizer.content([text])[0]
+    assert fitting(space.tokenizer, len(words) + 2)(text) and not fitting(space.tokenizer, len(words) + 1)(text)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import sys
 import click
 
 from .. import __version__
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, printable
 
 COMMANDS = {
     "segment": "Split text into sentences",
@@ -104,5 +104,5 @@ def _complain(message: str, code: int, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    print("sonarllm: " + " ".join(message.split()), file=sys.stderr)
+    print("sonarllm: " + printable(" ".join(message.split())), file=sys.stderr)
     return code

@@ -25,6 +25,8 @@ from .common import (
     "--shortlist", metavar="FILE", help="Write only words that this text, of the language, is made of: faster, inexact."
 )
 @click.option("--num-return", default=1, show_default=True, help="Texts for each embedding.")
+@click.option("--column", default="", metavar="NAME", help="What holds the embeddings; else embedding, or LCM's own.")
+@click.option("--dim", type=click.IntRange(1), metavar="N", help="Width of .emb: raw float32 (LASER's 1024).")
 @json_option
 @output_option
 @compute_options
@@ -37,11 +39,13 @@ def decode(
     max_tokens: int,
     shortlist: str | None,
     num_return: int,
+    column: str,
+    dim: int | None,
     as_json: bool,
     output: str | None,
     compute: Compute,
 ) -> None:
-    """Turn embeddings (.npy, .safetensors, .parquet, JSON Lines) into text, one a line (--json: text, score).
+    """Turn embeddings (.npy, .safetensors, .parquet, .emb, JSON Lines) into text, one a line (--json: text, score).
 
     \b
     Example (translates):
@@ -52,11 +56,12 @@ def decode(
     from ..io.vectors import read_embeddings
 
     search = Search(beam=beam, temperature=temperature, top_p=top_p, num_return=num_return, max_tokens=max_tokens)
-    batches = read_embeddings(file)
+    batches = read_embeddings(file, column=column, dim=dim or 0)
     with open_output(output) as out:
         words = read_text(shortlist).splitlines() if shortlist else ()
         found = decode_stream(batches, lang, compute.model, compute.runtime, search, compute.batch_size, words)
         for hypotheses in progress(found, "decoding", compute.bar, lambda _: 1, None):
             for h in hypotheses:
-                print(line({"text": h.text, "score": round(h.score, 6)}) if as_json else h.text, file=out)
+                record = line({"text": h.text, "score": round(h.score, 6)})
+                print(record if as_json else " ".join(h.text.splitlines()), file=out)
             out.flush()

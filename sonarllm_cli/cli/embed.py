@@ -48,8 +48,8 @@ def embed(
 ) -> None:
     """Turn texts, one a line, into embeddings, in order.
 
-    OUT's ending tells the format: .npy, .safetensors, .parquet or .jsonl; without it, JSON Lines on stdout.
-    A record's own "lang" is preferred to --lang.
+    OUT's ending tells the format: .npy, .safetensors, .parquet, .jsonl or .emb; without it, JSON Lines on stdout.
+    A record's own "lang" is preferred to --lang. A blank line keeps its place and has the embedding of no words.
 
     With --store, FILEs are documents: JSON Lines ({"text": …, "title"?, "id"?}; also .xz, .gz), Parquet, plain texts
     and folders of them, or hf:ORG/NAME[:SPLIT]. Parquet shards in DIR are what data.store of a recipe names. Run
@@ -93,18 +93,22 @@ def _embed_lines(
     from ..runtime import log
 
     resolve(lang)  # a typo is told before anything is loaded
-    texts = read_lines(file, text_field=text_field)
+    texts = read_lines(file, text_field=text_field, blank=True)
     space = load_space(compute.model, compute.runtime)
     langs = space.tokenizer.langs
     lang = resolve(lang, langs)
     lines = (Line(t.text, resolve(t.lang, langs) if t.lang else lang, f"line {t.number}") for t in texts)
-    dtype = "float16" if half else "float32"
+    dtype, blank, seen = "float16" if half else "float32", 0, ""
     with EmbeddingWriter(output or "-", dim=space.dim, fingerprint=space.fingerprint, dtype=dtype) as writer:
         blocks = embed_stream(lines, space, batch_size=compute.batch_size, on_long=on_long)
         for block in progress(blocks, "embedding", compute.bar, lambda b: len(b.lines), None):
             for cut in block.cuts:
                 log.warning("sonarllm: %s", cut)
+            empty = [x.place for x in block.lines if not x.text.strip()]
+            blank, seen = blank + len(empty), seen or "".join(empty[:1])
             writer.write(block.embeddings_ND, [x.text for x in block.lines], [x.lang for x in block.lines])
+    if blank:
+        log.warning("sonarllm: %d blank (first: %s), embedded as no words", blank, seen)
 
 
 def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang: str, **options: Any) -> None:

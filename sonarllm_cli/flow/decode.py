@@ -10,6 +10,7 @@ G their n-grams, B those that would stand twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -90,14 +91,14 @@ def decode(
 ) -> list[list[Hypothesis]]:
     """The texts of embeddings (N, D), or of one (D,): `num_return` hypotheses for each, best first.
 
-    `options` are `Search`'s: beam, temperature, top_p, num_return, max_tokens. Raises UserError for embeddings of
-    another width, or that are not finite.
+    Tensors may be of any dtype, on any device. `options` are `Search`'s: beam, temperature, top_p, num_return,
+    max_tokens. Raises UserError for embeddings of another width, or that are not finite, or that overflow.
 
     >>> decode(embed("A text."))[0][0].text      # doctest: +SKIP
     'A text.'
     """
     space = model if isinstance(model, Space) else load_space(model, runtime)
-    embedding_ND = torch.atleast_2d(torch.as_tensor(embeddings))
+    embedding_ND = torch.atleast_2d(torch.as_tensor(embeddings).detach())
     check(embedding_ND, space)
     return decode_batch(embedding_ND, lang, space, Search(**options), batch_size)
 
@@ -123,19 +124,19 @@ def decode_stream(
                 f"these embeddings are of the space {batch.fingerprint}, {space.name} is {space.fingerprint}",
                 "decode with the model that embedded them: -m NAME",
             )
-        check(batch.embeddings_ND, space, batch.first)
         embedding_ND = torch.from_numpy(np.array(batch.embeddings_ND))
-        yield from decode_batch(embedding_ND, lang, space, search, batch_size)
+        check(embedding_ND, space, batch.first)
+        yield from decode_batch(embedding_ND, lang, space, search, batch_size, first=batch.first)
 
 
-def check(embedding_ND: np.ndarray | Tensor, space: Space, first: int = 0) -> None:
+def check(embedding_ND: Tensor, space: Space, first: int = 0) -> None:
     """UserError for embeddings that are not (N, D) of this space's width, or hold one that is not finite."""
     if embedding_ND.ndim != 2 or embedding_ND.shape[1] != space.dim:
         raise UserError(
             f"embeddings are {tuple(embedding_ND.shape)}, {space.name} has width {space.dim}",
             "decode with the model that embedded them",
         )
-    bad = np.flatnonzero(~np.isfinite(np.asarray(embedding_ND)).all(1))
+    bad = (~embedding_ND.isfinite().all(1)).nonzero()
     if len(bad):
         raise UserError(f"embedding {first + int(bad[0]) + 1} is not finite", "embed that text again")
 
@@ -148,8 +149,10 @@ def decode_batch(
     search: Search,
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
+    first: int = 0,
 ) -> list[list[Hypothesis]]:
-    """As `decode`, on a loaded space; `generator` goes on from call to call."""
+    """As `decode`, on a loaded space; `generator` goes on from call to call. `first` is the number (from 0) of the
+    first row, for messages: UserError names the first embedding that can't be decoded."""
     embedding_ND = embedding_ND.to(space.runtime.device, space.runtime.dtype)
     prompt = space.tokenizer.prompt(lang)
     generator = generator or (space.runtime.generator() if search.samples else None)
@@ -160,6 +163,8 @@ def decode_batch(
             found = sample(space, part_SD, prompt, search, generator)
         else:
             found = beam_search(space, part_SD, prompt, search)
+        for row, hyps in zip(rows, found):
+            _check_found(first + row, len(hyps), search, space)
         return [
             [Hypothesis(space.tokenizer.text(ids), score, ids) for ids, score in hyps[: search.num_return]]
             for hyps in found
@@ -170,7 +175,18 @@ def decode_batch(
     return [hyps for i in range(0, len(everything), size) for hyps in shrinking(run, everything[i : i + size])]
 
 
-Found = list[tuple[tuple[int, ...], float]]  # (ids after the prompt, score), best first
+def _check_found(row: int, count: int, search: Search, space: Space) -> None:
+    """One row in, `num_return` texts out: UserError for a row that has fewer."""
+    if not count:
+        raise UserError(
+            f"embedding {row + 1} overflows {str(space.runtime.dtype).removeprefix('torch.')} in the decoder",
+            "embed that text again, or use --dtype float32",
+        )
+    if count < search.num_return:
+        raise UserError(f"embedding {row + 1} has only {count} texts", f"use --num-return {count}")
+
+
+Found = list[tuple[tuple[int, ...], float]]  # (ids after the prompt, score), best first; none where numbers overflowed
 
 
 class Speaker(Protocol):
@@ -272,6 +288,7 @@ def draw_tokens(state: Speaker, search: Search, generator: torch.Generator | Non
         hyps: Found = [
             (tuple(ids[r]), score[r] / (len(ids[r]) + state.prompt - 1) ** search.length_penalty)
             for r in range(s, s + n)
+            if math.isfinite(score[r])
         ]
         out.append(sorted(hyps, key=lambda h: -h[1]))
     return out
@@ -283,6 +300,7 @@ def _draw(log_RV: Tensor, search: Search, generator: torch.Generator | None) -> 
         sorted_RV, order_RV = p_RV.sort(-1, descending=True)
         outside = sorted_RV.cumsum(-1) - sorted_RV >= search.top_p
         p_RV = torch.zeros_like(p_RV).scatter(1, order_RV, sorted_RV.masked_fill(outside, 0.0))
+    p_RV[p_RV[:, 0].isnan()] = 1.0  # a row that overflowed: anything, its score tells
     return torch.multinomial(p_RV, 1, generator=generator)[:, 0]
 
 
