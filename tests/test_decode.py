@@ -146,7 +146,7 @@ def test_a_row_that_overflows_is_named_and_not_left_out(space, options):
 def test_a_stream_names_a_row_by_its_place_in_the_whole_file(home):
     batches = [EmbeddingBatch(part.numpy(), [], first, "", []) for first, part in ((0, EMBEDDINGS[:5]), (5, HUGE))]
     with pytest.raises(UserError, match="embedding 8 overflows"):
-        list(decode_stream(batches, "eng_Latn", "tiny", choose("cpu", "float32"), Search(max_tokens=6)))
+        list(decode_stream(batches, "eng_Latn", load_space("tiny"), Search(max_tokens=6)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -134,8 +134,16 @@ def task_options(
             "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Draws; mean and deviation."
         ),
         click.option("--limit", default=500, show_default=True, help="Texts of each language; 0: all."),
-        click.option("--seen", multiple=True, metavar="FILE", help="Training data: its texts are left out."),
-        click.option("--data", multiple=True, metavar="FILE", help="JSON Lines to score on; may be given again."),
+        click.option(
+            "--seen", multiple=True, metavar="FILE", type=click.Path(), help="Training data: its texts are left out."
+        ),
+        click.option(
+            "--data",
+            multiple=True,
+            metavar="FILE",
+            type=click.Path(),
+            help="JSON Lines to score on; may be given again.",
+        ),
     )
     for option in options:
         wrapped = option(wrapped)
@@ -218,9 +226,9 @@ def _show_table(result: dict[str, Any], out: TextIO) -> None:
 
 def _extract(options: dict[str, Any]) -> dict[str, Any]:
     """Ways to choose a text's own sentences: ROUGE-1, -2, -L of one, two and three against its summary. Beside what
-    `summarize --extract` does (words): chance, the first sentences (Lead), embeddings in the place of words (vectors), both,
-    the weight of position fitted on half of the texts and scored on the other, and the best choice, by looking. Takes
-    documents with "summary", several "summaries", or a title.
+    `summarize --extract` does (words): chance, the first sentences (Lead), embeddings in the place of words (vectors),
+    both, the weight of position fitted on half of the texts and scored on the other, and the best choice, by looking.
+    Takes documents with "summary", several "summaries", or a title.
 
     \b
     Example:

@@ -40,8 +40,8 @@ SUPPORT = 0.3  # share of an extract's support that what is written has, or the 
 class Writing:
     """How a text is written. Defaults are the published SONAR-LLM code's: a sentence is decoded by beam search and
     embedded again; it ends the text if that embedding's cosine with the ending's, or the predicted one's, is
-    `stop_threshold` or more, or its words are the ending's (see `Special`). Before `min_sentences` are written, an ending is passed over for the best
-    hypothesis that is none, if there is one."""
+    `stop_threshold` or more, or its words are the ending's (see `Special`). Before `min_sentences` are written, an
+    ending is passed over for the best hypothesis that is none, if there is one."""
 
     max_sentences: int = 32
     min_sentences: int = 0
@@ -61,7 +61,7 @@ class Writing:
             raise UserError(f"max-sentences {self.max_sentences} writes nothing", "use 1 or more")
 
     def but(self, **options: Any) -> Writing:
-        """The same with other values of these fields, its own or its `Search`'s. UserError for a name that neither has."""
+        """The same with other values of some fields, its own or its `Search`'s. UserError for a name neither has."""
         known = {f.name for f in fields(Search)}
         own = {name: value for name, value in options.items() if name not in known}
         if unknown := [name for name in own if name not in {f.name for f in fields(Writing)}]:
@@ -107,8 +107,8 @@ def sentences_of(text: str, lang: str, writer: Writer) -> list[str]:
 
 
 def read_document(text: str, lang: str, writer: Writer, report: Report | None = None) -> tuple[list[Sentence], Tensor]:
-    """A text's sentences, which the encoder takes flat, and their embeddings: → S sentences, text_SD. A block of them at
-    a time, so that a long text needs little more than what comes out. UserError if it has no sentence."""
+    """A text's sentences, which the encoder takes flat, and their embeddings: → S sentences, text_SD. A block of them
+    at a time, so that a long text needs little more than what comes out. UserError if it has no sentence."""
     sentences: list[Sentence] = []
     blocks: list[Tensor] = []
     found = segment_stream([text], lang=lang, fits=fits(writer.space))
@@ -316,8 +316,8 @@ def shortened(
     generator: torch.Generator | None = None,
     report: Report | None = None,
 ) -> list[Written]:
-    """What the model writes after an article and its marker: `most` sentences at most, never the ending; none where it has nothing
-    else to say."""
+    """What the model writes after an article and its marker: `most` sentences at most, never the ending; none where it
+    has nothing else to say."""
     context_SD, texts = article_SD, [*article]
     if writer.marker:
         context_SD = torch.cat([article_SD, embed_sentences([writer.marker], writer.lang, writer.space)])

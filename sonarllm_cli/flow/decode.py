@@ -4,8 +4,8 @@ Beam search is fairseq2's, as sonar-space runs it: token for token and score for
 `beam` finished hypotheses; `</s>` counts only among the best `beam` candidates of a step; a hypothesis' score is its
 log-probability, language token included, over its length less one.
 
-Legend: S sentences still decoded, K beams, V vocabulary, M model width, D embedding, L layers, R rows, T tokens written,
-G their n-grams, B those that would stand twice.
+Legend: S sentences still decoded, K beams, V vocabulary, M model width, D embedding, L layers, R rows, T tokens
+written, G their n-grams, B those that would stand twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from ..nets.layers import KVCache
 from ..runtime import Runtime, shrinking
 from ..tokens import EOS, PAD
 from .model import DEFAULT, Space, load_space
-from .shortlist import shortlisted
 
 
 class Hypothesis(NamedTuple):
@@ -106,19 +105,12 @@ def decode(
 def decode_stream(
     batches: Iterable[EmbeddingBatch],
     lang: str,
-    model: str,
-    runtime: Runtime,
+    space: Space,
     search: Search,
     batch_size: int | None = None,
-    words: Sequence[str] = (),
 ) -> Iterator[list[Hypothesis]]:
-    """Batches of a file of embeddings → each row's hypotheses, as they come, made only of the pieces of `words` where
-    there are any. UserError for another space's."""
-    space: Space | None = None
+    """Batches of a file of embeddings → each row's hypotheses, as they come. UserError for another space's."""
     for batch in batches:
-        if space is None:
-            space = load_space(model, runtime)
-            space = shortlisted(space, list(words)) if words else space
         if batch.fingerprint and batch.fingerprint != space.fingerprint:
             raise UserError(
                 f"these embeddings are of the space {batch.fingerprint}, {space.name} is {space.fingerprint}",

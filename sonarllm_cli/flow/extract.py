@@ -4,7 +4,7 @@
 
 A sentence's rank is how central it is, plus 3/(1 + i) for being the i-th. Central is the cosine of its words' weights
 with the mean of the text's, as a z-score over the candidates; a word weighs (1 + ln tf) · idf, idf within the text.
-Headings, list items and scraps are no candidates while there are others. docs/extract.md: what this and its rivals score.
+Headings, list items and scraps are no candidates while there are others. What this and others score: docs/extract.md.
 
 Legend: S sentences of the text.
 Source: the centroid of Radev et al. 2004 (MEAD), with its weight for position.
@@ -23,9 +23,7 @@ LEAD = 3.0  # weight of 1/(1 + i) against a z-score; fitted, see docs/extract.md
 LEAST_WORDS = 6  # of a candidate
 
 _STOP = re.compile(f"[.!?…{_HARD}][{re.escape(_CLOSERS + _QUOTES)}]*$")
-_WORD = re.compile(
-    rf"{_UNSPACED.pattern}|(?:(?!{_UNSPACED.pattern})\w)+"
-)  # where words have no spaces, each character is one
+_WORD = re.compile(rf"{_UNSPACED.pattern}|(?:(?!{_UNSPACED.pattern})\w)+")  # where no spaces are
 
 Weights = dict[str, float]
 

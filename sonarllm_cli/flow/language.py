@@ -44,7 +44,7 @@ def language_of(text: str, lang: str, known: Sequence[str] | None = None) -> str
 
 
 def _likeliest(text: str, known: tuple[str, ...] | None) -> tuple[str, float]:
-    """The likeliest language of those known, and its share of the likelihood over all; ("", 0) where none can be told."""
+    """The likeliest language of those known, and its share of the likelihood over all; ("", 0) where none is told."""
     start = max(0, (len(text) - SAMPLE) // 2)  # a text's beginning may be names and numbers
     identifier, codes = _identifier()
     if not any(c.isalpha() for c in text):

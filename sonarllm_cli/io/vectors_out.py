@@ -34,7 +34,7 @@ class Space(NamedTuple):
 class _Sink(Protocol):
     """One file being written. `finish` makes it whole, `abort` lets go of it."""
 
-    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None: ...
+    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings, files: Strings) -> None: ...
     def finish(self) -> None: ...
     def abort(self) -> None: ...
 
@@ -46,7 +46,7 @@ class _RawSink:
         self.stream, self.header, self.space, self.count = stream, header, space, 0
         stream.write(header(0, space))
 
-    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None:
+    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings, files: Strings) -> None:
         self.stream.write(block_ND.tobytes())
         self.count += len(block_ND)
 
@@ -88,7 +88,7 @@ class _ParquetSink:
         self.writer = pq.ParquetWriter(stream, self.schema, use_dictionary=["lang"])
         self.space, self.held, self.rows = space, [], 0  # type: tuple[Space, list[Any], int]
 
-    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None:
+    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings, files: Strings) -> None:
         import pyarrow as pa
 
         lists = pa.FixedSizeListArray.from_arrays(pa.array(block_ND.reshape(-1)), self.space.dim)
@@ -123,9 +123,10 @@ class _JsonSink:
         self.stream = stream
         self.named = {"space": space.fingerprint} if space.fingerprint else {}
 
-    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None:
-        for numbers, text, lang in zip(_decimals(block_ND), texts, langs):
-            start = json.dumps({"text": text, "lang": lang, **self.named}, ensure_ascii=False)[:-1]
+    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings, files: Strings) -> None:
+        for numbers, text, lang, file in zip(_decimals(block_ND), texts, langs, files):
+            place = {"file": file} if file is not None else {}
+            start = json.dumps({**place, "text": text, "lang": lang, **self.named}, ensure_ascii=False)[:-1]
             self.stream.write(f'{start}, "embedding": [{", ".join(numbers)}]}}\n')
         self.stream.flush()
 
@@ -190,8 +191,14 @@ class EmbeddingWriter:
         assert self._session is not None
         return self._session.__exit__(*error)
 
-    def write(self, embeddings_ND: np.ndarray, texts: Sequence[str | None], langs: Sequence[str | None]) -> None:
-        """Append N rows: (N, D) numbers, N texts, N languages."""
+    def write(
+        self,
+        embeddings_ND: np.ndarray,
+        texts: Sequence[str | None],
+        langs: Sequence[str | None],
+        files: Sequence[str | None] = (),
+    ) -> None:
+        """Append N rows: (N, D) numbers, N texts, N languages and, which JSON Lines alone keep, N files or none."""
         assert self.sink is not None, "use the writer in a with statement"
         with np.errstate(over="ignore"):
             block_ND = np.ascontiguousarray(embeddings_ND, dtype=self.space.dtype)
@@ -203,7 +210,7 @@ class EmbeddingWriter:
                 f"embedding {self.count + int(bad.argmax())} (from 0) is NaN or too large for {self.space.dtype.name}",
                 "compute and write it in float32",
             )
-        self.sink.write(block_ND, list(texts), list(langs))
+        self.sink.write(block_ND, list(texts), list(langs), list(files) or [None] * len(texts))
         self.count += len(block_ND)
 
 
