@@ -159,7 +159,6 @@ def test_text_that_is_better_not_rewritten_is_summarised_in_its_own_sentences(
 ):
     """Where the space knows little of it, or what was written has less than `least` of an extract's support."""
     monkeypatch.setattr("sonarllm_cli.flow.compose.SUPPORT", least)
-    monkeypatch.setattr(logging.getLogger("sonarllm"), "propagate", True)  # which a command may have ended
     article = ["The first one is here.", "A second follows it.", "Then a third."]
     bits = reconstruction(article, embed_sentences(article, "eng_Latn", writer.space), "eng_Latn", writer.space)
     familiar = dataclasses.replace(writer, familiar=bits * share)

@@ -29,8 +29,7 @@ def test_auto_names_what_the_model_lacks():
 
 
 @pytest.mark.parametrize(("lang", "notes"), [("en", 1), ("it", 0), ("auto", 0)])
-def test_another_language_than_said_is_noted_in_one_line(caplog, monkeypatch, lang, notes):
-    monkeypatch.setattr(logging.getLogger("sonarllm"), "propagate", True)  # which a command may have ended
+def test_another_language_than_said_is_noted_in_one_line(caplog, lang, notes):
     with caplog.at_level(logging.INFO, "sonarllm"):
         language_of("Il gatto dorme sul divano. La porta era chiusa a chiave.", lang, MINI)
         language_of("12 34", lang, MINI)

@@ -283,7 +283,8 @@ def summarize(
     writing = (writing or Writing(no_repeat=True)).but(**options)
     out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
     chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
-    if extract is None:
+    choose = extract is None
+    if choose:
         extract = len(texts) == 1 or _unfamiliar(texts, article_SD, lang, writer)
     written: list[Written] = []
     if not extract:
@@ -291,17 +292,14 @@ def summarize(
         if not written:
             _told(writer, "wrote nothing")
             extract = True
-        elif extract is None and (out_lang or writer.lang) == lang:  # else no word could be the same
+        elif choose and (out_lang or writer.lang) == lang:  # else no word could be the same
             extract = _unsupported(written, chosen, texts, writer)
     if extract:
         said: list[tuple[str, float | None]] = [(texts[i], None) for i in chosen]
         if out_lang not in ("", lang):
             found = decode_batch(article_SD[chosen], out_lang, writer.space, writing.search)
             said = [(best.text, best.score) for best, *_ in found]
-        return [
-            Cited(words, score, _about(i, texts, article_SD, cite), "extracted", article[i].start, article[i].end)
-            for i, (words, score) in zip(chosen, said)
-        ]
+        return _extracted(article, article_SD, chosen, said, cite)
     if sentences and len(written) < sentences:
         log.info("%s ended its summary after %d of %d sentences", writer.name, len(written), sentences)
     return [Cited(w.text, w.score, _nearest(texts, article_SD, w.embedding_D, cite)) for w in written]
@@ -357,7 +355,17 @@ def _nearest(article: list[str], article_SD: Tensor, embedding_D: Tensor, count:
     return [(i, article[i], cosine_S[i].item()) for i in cosine_S.topk(min(count, len(article))).indices.tolist()]
 
 
-def _about(i: int, article: list[str], article_SD: Tensor, cite: int) -> list[tuple[int, str, float]]:
-    """Sentence i of the article as its own source, before the others nearest to it."""
-    others = [near for near in _nearest(article, article_SD, article_SD[i], cite) if near[0] != i]
-    return [(i, article[i], 1.0), *others][: cite or 1]
+def _extracted(
+    article: list[Sentence],
+    article_SD: Tensor,
+    chosen: list[int],
+    said: list[tuple[str, float | None]],
+    cite: int,
+) -> list[Cited]:
+    """Sentences of the article as `said`, text and score, each with itself as its first source."""
+    texts, out = [s.flat for s in article], []
+    for i, (text, score) in zip(chosen, said):
+        others = [near for near in _nearest(texts, article_SD, article_SD[i], cite) if near[0] != i]
+        sources = [(i, texts[i], 1.0), *others][: cite or 1]
+        out.append(Cited(text, score, sources, "extracted", article[i].start, article[i].end))
+    return out
