@@ -168,8 +168,8 @@ def test_auto_is_the_language_of_what_is_embedded(run):
 
 
 SHELLS = {
-    "bash": """source <(sonarllm completion bash)
-        COMP_WORDS=(sonarllm {words}); COMP_CWORD={last}; _sonarllm_completion sonarllm; printf '%s\n' "${{COMPREPLY[@]}}" """,
+    "bash": """source <(sonarllm completion bash); COMP_WORDS=(sonarllm {words}); COMP_CWORD={last}
+        _sonarllm_completion sonarllm; printf '%s\n' "${{COMPREPLY[@]}}" """,
     "fish": "sonarllm completion fish | source; complete -C 'sonarllm {words}'",
     "zsh": """autoload -Uz compinit; compinit -u -D; eval "$(sonarllm completion zsh)"
         compadd() {{ print -l ${{(P)@[-1]}} }}; _describe() {{ print -l ${{(P)3}} }}; _path_files() {{ print -l a* }}
