@@ -50,7 +50,7 @@ def embed(
     """Turn texts, one a line, into embeddings, in order.
 
     OUT's ending tells the format: .npy, .safetensors, .parquet, .jsonl or .emb; without it, JSON Lines on stdout.
-    Several files, and those of folders, follow each other; JSON Lines say of each text its file.
+    Several files, and those of folders, follow each other; JSON Lines and Parquet name each text's file.
     A record's own "lang" is preferred to --lang. A blank line keeps its place and has the embedding of no words.
 
     With --store, FILEs are documents: JSON Lines ({"text": …, "title"?, "id"?}; also .xz, .gz), Parquet, plain texts
@@ -118,7 +118,8 @@ def _embed_lines(
         for name, t in chain(first, texts)
     )
     dtype, blank, seen = "float16" if half else "float32", 0, ""
-    with EmbeddingWriter(output or "-", dim=space.dim, fingerprint=space.fingerprint, dtype=dtype) as writer:
+    options: dict[str, Any] = {"dtype": dtype, "columns": {"file": str}}
+    with EmbeddingWriter(output or "-", dim=space.dim, fingerprint=space.fingerprint, **options) as writer:
         blocks = embed_stream(lines, space, batch_size=compute.batch_size, on_long=on_long)
         for block in progress(blocks, "embedding", compute.bar, lambda b: len(b.lines), None):
             for cut in block.cuts:
@@ -129,7 +130,7 @@ def _embed_lines(
                 block.embeddings_ND,
                 [x.text for x in block.lines],
                 [x.lang for x in block.lines],
-                [x.file for x in block.lines],
+                [{"file": x.file} for x in block.lines],
             )
     if blank:
         log.warning("sonarllm: %d blank (first: %s), embedded as no words", blank, seen)
