@@ -32,6 +32,8 @@ def test_the_ending_is_known_in_every_language_spelt_anyhow(mini, lang):
         forms = [text, text.upper(), text.rstrip("."), " ".join(word[:-1]) if len(word) > 2 else text, f"{text} It is."]
         forms += ["".join(word), text.replace("e", "é"), text[:-3] + text[-2:], f"A tool. {text}"]
         assert [form for form in forms if not special.ending(form)] == []
+    assert special.ending("End of tools") and special.ending("End di sequenze per tools")
+    assert special.ending("End von tools") == (lang != mini.lang)
     assert special.cosine(ending_1D) > 0.999
     assert special.cosine(embed_sentences([said], lang, mini.space)) > 0.999
     assert [text for text in OTHERS[lang] if special.ending(text)] == []

@@ -5,7 +5,7 @@
 
 A model may say the ending in its own words, in another language than it was taught, half, twice, or garbled. So it is
 known by its vector, that of the ending and that of what the space's decoder makes of it in the language written; and by
-its words, where they are nearly those, or begin as those do, or hold them.
+its words, where they are nearly those, or begin as those do ("End of"; "End" in another language), or hold them.
 
 Legend: K ways to say the ending, D embedding.
 """
@@ -23,7 +23,7 @@ from .decode import Search, decode_batch
 from .embed import embed_sentences
 from .model import Writer
 
-ALIKE = 0.8  # share of characters in common from which on words are the ending's, garbled
+ALIKE = 0.75  # share of characters in common from which on words are the ending's, garbled
 LEAST = 3  # letters that a beginning of the ending has
 
 
@@ -38,6 +38,8 @@ class Special:
             vectors.append(embed_sentences(endings[-1:], lang, writer.space))
         self.ending_KD = torch.cat(vectors)
         self.endings = [plain for plain in map(_plain, endings) if plain]
+        words = writer.ending.split()
+        self.beginning = [*map(_plain, words[: 2 if lang == writer.lang else 1])] if len(words) > 2 else []
         self.marks = {plain for plain in map(_plain, (writer.marker, writer.begin)) if plain}
 
     def cosine(self, embedding_1D: Tensor) -> float:
@@ -47,8 +49,9 @@ class Special:
     def ending(self, text: str) -> bool:
         """Whether words are the ending's: the same but for case, marks and spaces, nearly the same, their beginning, or
         with others before or after them."""
-        said = _plain(text)
-        return any(_is_ending(said, ending) for ending in self.endings)
+        said, count = _plain(text), len(self.beginning)
+        begins = count > 0 and [*map(_plain, text.split()[:count])] == self.beginning
+        return begins or any(_is_ending(said, ending) for ending in self.endings)
 
     def mark(self, text: str) -> bool:
         """Whether a sentence is the marker or the beginning."""
