@@ -132,8 +132,8 @@ def read_text(path: PathName) -> str:
 def numbered_lines(
     stream: BinaryIO, path: PathName, *, max_chars: int, head: bytes = b"", blank: bool = False
 ) -> Iterator[tuple[int, str]]:
-    """(1-based number, text) of each line, but of blank ones only with `blank`; `head` is what was already taken off the
-    stream.
+    """(1-based number, text) of each line, but of blank ones only with `blank`; `head` is what was already taken off
+    the stream.
 
     At most four bytes a character of one line are held. Raises UserError for text that is not UTF-8 or a line
     over `max_chars`.
@@ -179,7 +179,8 @@ def read_lines(
 
     Blank lines, and records whose text is blank, are skipped, or with `blank` are texts too (but not blank lines
     between records); line numbers stay those of the file. With `text_field`, or for a name that ends in .jsonl, .ndjson
-    or .json ("text" is taken), lines are JSON objects.
+    or .json ("text" is taken), lines are JSON objects; and so they are on standard input if its first is an object with
+    a string "text".
     The file is opened at once. Raises UserError, now or on the way, for every input that cannot be read as texts.
     """
     field = "text" if text_field is None and text_ending(path) in JSON_ENDINGS else text_field
@@ -193,6 +194,8 @@ def _text_lines(
     with source as stream:
         for number, text in numbered_lines(stream, path, max_chars=max_chars, blank=blank and field is None):
             line = TextLine(number, text)
+            if path == "-" and field is None and not found and _holds_text(text):
+                field = "text"  # records of a command before, as of segment --json
             if field is not None:
                 line = _text_record(number, text, f"{display_name(path)}, line {number}", field)
             found = found or bool(line.text.strip())
@@ -200,6 +203,17 @@ def _text_lines(
                 yield line
     if not found:
         raise UserError(f"{display_name(path)} is empty", "give it some text")
+
+
+def _holds_text(line: str) -> bool:
+    """Whether a line is a JSON object with a string "text"."""
+    if not line.lstrip().startswith("{"):
+        return False
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and isinstance(record.get("text"), str)
 
 
 def _text_record(number: int, line: str, where: str, field: str) -> TextLine:

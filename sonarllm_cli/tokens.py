@@ -52,7 +52,9 @@ class Tokenizer:
         return self._lang_id[lang]
 
     def content(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of the words alone, of many texts at once."""
+        """The ids of the words alone, of many texts at once (by threads, which one text is not worth)."""
+        if len(texts) == 1:
+            return [[piece + 1 for piece in self.pieces.EncodeAsIds(texts[0])]]
         return [[piece + 1 for piece in ids] for ids in self.pieces.EncodeAsIds(list(texts))] if texts else []
 
     def source(self, text: str, lang: str) -> list[int]:

@@ -82,7 +82,7 @@ def test_kinds_that_are_compared_train_as_much(path, tmp_path):
     space = []
     if small:
         config = json.loads((registry.find("mini-sonar") / "config.json").read_text("utf-8"))
-        config["model"] |= {"embedding": 512, "slots": 1, "whole": 0, "slot_depth": 0, "slot_scale": 1.0}
+        config["model"] |= {"embedding": 512}
         (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
         space = [f"sonar={tmp_path}"]
     own = trainable_parameters(load(str(path), space))

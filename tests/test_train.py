@@ -201,23 +201,6 @@ def test_a_concept_model_begins_at_the_mean_embedding_or_at_another_model(corpus
             Trainer(build(settings), tmp_path / "c")
 
 
-def test_a_space_and_a_concept_model_go_on_in_a_wider_vector(corpus, trained, tmp_path):
-    settings = sonar(corpus, steps=2).as_dict()
-    settings["run"] |= {"init": str(trained / "sonar/model")}
-    settings["model"] = {"embedding": 40, "whole": 24, "slots": 4}
-    settings["loss"] |= {"forget_share": 0.5, "shift_share": 0.5}
-    trainer = Trainer(build(settings), tmp_path / "wide")
-    own = trainer.task.model.state_dict()
-    for name, value in load_file(trained / "sonar/model/model.safetensors").items():
-        assert torch.equal(own[name], value.float())
-    trainer.run()
-    Trainer(concept(corpus, trained / "sonar/model"), tmp_path / "r").run()
-    settings = concept(corpus, tmp_path / "wide/model", run={"init": str(tmp_path / "r/model")})
-    task = Trainer(settings, tmp_path / "c").task
-    torch.testing.assert_close(task.model.project_out.bias[24:], task.data.mean()[24:])
-    assert load_file(tmp_path / "r/model/model.safetensors")["project_out.weight"].shape[0] == 24
-
-
 @pytest.mark.parametrize(("has", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_where_there_are_no_bfloat16_products_a_run_has_float32_ones(corpus, tmp_path, monkeypatch, has, dtype):
     from sonarllm_cli.learn import loop

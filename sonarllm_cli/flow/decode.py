@@ -362,7 +362,7 @@ class _Prefill:
             for cache in self.caches:
                 cache.select(source_R)
             if len(source_R) != len(self.cross[0]):  # else rows keep their sentence, whose beams share it
-                self.cross = [cross.select(source_R) for cross in self.cross]
+                self.cross = [added_SM[source_R] for added_SM in self.cross]
         next_R = next_R if self.shortlist is None else self.shortlist.id_W[next_R]
         hidden_R1M = self.decoder.step(next_R[:, None], self.cross, self.caches)
         return self._logits(hidden_R1M[:, 0])

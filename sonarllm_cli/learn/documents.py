@@ -238,7 +238,7 @@ class DocumentData:
         valid = corpus.documents(data, data.valid_documents)
         if data.prepared:
             source = prepared.read(Path(data.root, data.prepared))
-            train += source.documents(held=False)[: data.limit or None]
+            train += source.documents(held=False, limit=data.limit)
             valid += source.documents(held=True)
         texts = [ENDING, MARKER, *corpus.sentences([*train, *valid])]
         room = min(data.max_tokens, space.net.config.max_target_tokens) - 3

@@ -54,23 +54,23 @@ class Prepared:
         """The corpus' own tokenizer."""
         return Tokenizer(self.tokenizer.tobytes(), self.langs)
 
-    def documents(self, *, held: bool) -> list[tuple[str, list[str]]]:
-        """(what sums it up, or nothing, sentences) of every document, as text: those to train on, or those held out."""
-        starts = np.append(0, np.cumsum(self.words, dtype=np.int64))
-        ends = np.cumsum(self.sizes)
-        first = len(ends) - self.held_documents
-        chosen = range(first, len(ends)) if held else range(first)
+    def documents(self, *, held: bool, limit: int = 0) -> list[tuple[str, list[str]]]:
+        """(what sums it up, or nothing, sentences) of every document, as text, or of `limit` of them, evenly spaced:
+        those to train on, or those held out."""
+        start = np.append(0, np.cumsum(self.words, dtype=np.int64))
+        end = np.cumsum(self.sizes)
+        first = len(end) - self.held_documents
+        chosen = np.arange(first, len(end)) if held else np.arange(first)
+        if 0 < limit < len(chosen):
+            chosen = chosen[np.arange(limit) * len(chosen) // limit]
 
         @cache
         def text(row: int) -> str:
-            return self.vocabulary.text(self.flat[starts[row] : starts[row + 1]].tolist())
+            return self.vocabulary.text(self.flat[start[row] : start[row + 1]].tolist())
 
+        titles = [text(t) if (t := int(self.title[i])) >= 0 else "" for i in chosen]
         return [
-            (
-                text(t) if (t := int(self.title[i])) >= 0 else "",
-                [text(int(r)) for r in self.body[ends[i] - self.sizes[i] : ends[i]]],
-            )
-            for i in chosen
+            (t, [text(r) for r in self.body[end[i] - self.sizes[i] : end[i]].tolist()]) for t, i in zip(titles, chosen)
         ]
 
     def teacher_vectors(self, rows: np.ndarray) -> np.ndarray:

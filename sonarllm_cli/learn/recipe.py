@@ -71,8 +71,6 @@ class Loss:
     dae_share: float = 0.05
     mix_share: float = 0.0  # decode from a random point between both embeddings (interpolation)
     mixup_share: float = 0.0  # decode from a vector mixed with another text's, by up to a half
-    shift_share: float = 0.0  # decode from a vector whose slots stand a little before or after their place
-    forget_share: float = 0.0  # decode from a vector of which all or some slots are at their mean, which tells nothing
     noise_share: float = 0.0  # decode from a noised embedding, by an amount uniform in [0, 1]
     guess: float = 0.0  # decode what run.writer predicts for a sentence, so many tokens to one of the rest
     input_noise: float = 0.0  # on the vectors that a concept model reads

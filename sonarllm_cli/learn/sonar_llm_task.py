@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from ..flow.reconstruct import reconstruction
 from ..nets.kinds import NETS
 from ..nets.sonar import SonarDecoder
 from ..nets.sonar_llm import ENDING, MARKER, SonarLLM
-from ..runtime import by_length, choose, log, multiplies_bfloat16
+from ..runtime import by_length, choose, multiplies_bfloat16
 from ..weights import model_dir, registry, tensors
 from .card import card
 from .documents import Batch, Document, DocumentData
@@ -68,8 +67,8 @@ class SonarLLMTask:
         self.model = self._begun(net_class)
 
     def _begun(self, net_class: type) -> Any:
-        """The network before its first step: that of `run.init`, a model of this kind and shape, if need be widened to
-        a space of more numbers, or a new one, which predicts the mean embedding whatever it reads."""
+        """The network before its first step: that of `run.init`, a model of this kind and shape, or a new one, which
+        predicts the mean embedding whatever it reads."""
         if not (init := self.settings.run.init):
             model = net_class(self.config).init_()
             if isinstance(model, SonarLLM):
@@ -80,15 +79,11 @@ class SonarLLMTask:
         if config["kind"] != self.settings.kind:
             raise UserError(f"run.init {init} is a {config['kind']} model", f"name a {self.settings.kind} model")
         shape = model_dir.net_config(type(self.config), folder, config)
-        narrower = net_class is SonarLLM and shape.embedding < self.config.embedding
-        if (replace(shape, embedding=self.space.dim) if narrower else shape) != self.config:
+        if shape != self.config:
             raise UserError(f"run.init {init} has another shape than the recipe", "give the recipe its [model]")
         with torch.device("meta"):
             model = net_class(shape)
         tensors.load_weights(model, folder, CPU, torch.float32)
-        if narrower:
-            model = model.widened(self.data.mean())
-            log.info("%s is widened from %d to %d numbers", init, shape.embedding, self.space.dim)
         return model.requires_grad_(True)
 
     def _given(self) -> dict[str, int]:
