@@ -70,8 +70,9 @@ class Tokenizer:
         return [EOS, self.lang_id(lang)]
 
     def text(self, ids: Iterable[int]) -> str:
-        """Ids → text; control tokens, languages and tags vanish."""
-        return self.pieces.DecodeIds([i - 1 for i in ids if EOS < i < self._first_lang or i == UNK])
+        """Ids → text; control tokens, languages and tags vanish, and bytes that make no whole character."""
+        text = self.pieces.DecodeIds([i - 1 for i in ids if EOS < i < self._first_lang or i == UNK])
+        return text.replace("\ufffd", "")
 
 
 def fitting(tokenizer: Tokenizer, limit: int) -> Callable[[str], bool]:

@@ -68,7 +68,8 @@ def test_every_format_carries_the_same_embeddings(run, ending):
         "--json",
         stdin=run("embed", *MODEL, stdin="One text.\nAnother text, longer.\n")[1],
     )
-    assert out == want and len(out.splitlines()) == 2
+    found, wanted = ([json.loads(line) | {"file": ""} for line in lines.splitlines()] for lines in (out, want))
+    assert found == wanted and len(found) == 2
 
 
 def test_a_blank_line_keeps_its_place_and_is_reported(run):
@@ -118,9 +119,89 @@ def test_a_seed_repeats_what_is_sampled(run):
     assert first == second != other
 
 
-def test_completion_is_a_script_for_each_shell(run):
-    for shell in ("bash", "zsh", "fish"):
-        assert "_SONARLLM_COMPLETE" in run("completion", shell)[1]
+@pytest.mark.parametrize("group", [[], ["models"], ["evaluate"]])
+def test_a_group_alone_prints_its_help_as_it_is(run, group):
+    help_ = run(*group, "--help")[1]
+    assert run(*group) == (2, "", help_) and "\nCommands:\n" in help_
+
+
+def texts_in(folder):
+    """Two texts and a third in a folder."""
+    (folder / "more").mkdir()
+    for name, text in (("a.txt", "A text. It goes on."), ("b.txt", "Another."), ("more/c.txt", "A third one.")):
+        (folder / name).write_text(text)
+    return ["a.txt", "b.txt", "more", "-"], ["a.txt", "b.txt", "more/c.txt", "-"]
+
+
+@pytest.mark.parametrize("verb", ["summarize", "generate"])
+def test_each_of_several_files_is_a_text_and_the_model_loads_once(run, tmp_path, monkeypatch, verb):
+    from sonarllm_cli.flow import model
+
+    loaded, real = [], model.load_writer
+    monkeypatch.setattr(model, "load_writer", lambda *a, **k: loaded.append(a) or real(*a, **k))
+    files, names = texts_in(tmp_path)
+    own = ["--max-sentences", "1"] if verb == "generate" else ["--sentences", "1"]
+    code, out, _ = run(verb, *WRITER, *own, "--json", *files, stdin="The last.\nIt ends.")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [r["file"] for r in records] == names and len(loaded) == 1
+    code, out, _ = run(verb, *WRITER, *own, *files[:2])
+    assert out.splitlines()[0] == "==> a.txt <==" and out.splitlines()[2] == "==> b.txt <=="
+    alone = run(verb, *WRITER, *own, "b.txt")[1]
+    assert out.splitlines()[3] == alone.strip()
+
+
+def test_lines_of_several_files_follow_each_other(run, tmp_path):
+    files, names = texts_in(tmp_path)
+    code, out, _ = run("embed", *MODEL, *files, stdin="One.\nTwo.")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [r["file"] for r in records] == [*names, "-"]
+    for name in ("x.npy", "more/y.jsonl"):
+        run("embed", *MODEL, "-o", name, "a.txt", "b.txt")
+    code, out, _ = run("decode", *MODEL, "--max-tokens", "8", "--json", "x.npy", "more")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [r["file"] for r in found] == ["x.npy"] * 2 + ["more/y.jsonl"] * 2
+    assert [r["text"] for r in found[:2]] == [r["text"] for r in found[2:]]
+    assert run("embed", *MODEL, "a.txt", "none.txt") == (2, "", "sonarllm: no such file: none.txt; check the path\n")
+
+
+def test_auto_is_the_language_of_what_is_embedded(run):
+    text = "Il gatto dorme sul divano.\nLa porta era chiusa a chiave."
+    _, out, err = run("embed", *MODEL, "--lang", "auto", stdin=text)
+    assert {json.loads(line)["lang"] for line in out.splitlines()} == {"ita_Latn"} and err == ""
+    assert run("embed", *MODEL, stdin=text)[2].startswith("the text looks Italian")
+
+
+SHELLS = {
+    "bash": """source <(sonarllm completion bash); COMP_WORDS=(sonarllm {words}); COMP_CWORD={last}
+        _sonarllm_completion sonarllm; printf '%s\n' "${{COMPREPLY[@]}}" """,
+    "fish": "sonarllm completion fish | source; complete -C 'sonarllm {words}'",
+    "zsh": """autoload -Uz compinit; compinit -u -D; eval "$(sonarllm completion zsh)"
+        compadd() {{ print -l ${{(P)@[-1]}} }}; _describe() {{ print -l ${{(P)3}} }}; _path_files() {{ print -l a* }}
+        words=(sonarllm {words}); CURRENT={last}+1; _sonarllm_completion""",
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_completes_models_languages_dtypes_recipes_and_files(shell, home, tmp_path):
+    if not shutil.which(shell):
+        pytest.skip(f"no {shell} here")
+    (tmp_path / "sonarllm").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sonarllm_cli "$@"\n')
+    (tmp_path / "sonarllm").chmod(0o755)
+    (tmp_path / "article.txt").touch()
+    (tmp_path / "own.toml").touch()
+
+    def completed(words):
+        script = SHELLS[shell].format(words=words, last=len(words.split()))
+        env = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
+        done = subprocess.run([shell, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+        return done.stdout, done.stderr
+
+    assert "tiny-llm" in completed("summarize -m tin")[0]
+    assert "ita_Latn" in completed("summarize -m tiny --lang it")[0]
+    assert "bfloat16" in completed("embed --dtype bf")[0]
+    assert "own.toml" in completed("train ow")[0]
+    if shell != "bash":  # which asks its own completion of files for them
+        assert "article.txt" in completed("summarize art")[0]
 
 
 NAN = np.full((1, 64), np.nan, np.float32)

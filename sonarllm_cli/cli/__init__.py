@@ -154,6 +154,9 @@ def _run(arguments: list[str], debug: bool) -> object:
         sys.stdout.flush()
     except click.exceptions.Exit as end:
         code = end.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        code = 2
     except click.ClickException as error:
         code = _complain(_usage(error), 2, debug)
     except UserError as error:

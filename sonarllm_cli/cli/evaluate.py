@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -82,9 +82,24 @@ TAKEN = ("beam", "rules", "sampling", "tokenizer", "words", "out_of_english")
 CONTINUES: tuple[Option, ...] = (*WRITES, no_repeat_option)  # a summary never repeats a sentence
 
 
-def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUES) -> Callable[..., Any]:
+def show_figures(result: dict[str, Any], out: TextIO) -> None:
+    """A figure a line, with its deviation where there are several draws; how BLEU was reckoned."""
+    width = max(len(name) for name in result["figures"])
+    for name, value in result["figures"].items():
+        spread = f"  ± {result['deviation'][name]:g}" if "deviation" in result else ""
+        print(f"{name:{width}}  {value:8g}{spread}", file=out)
+    signatures = result.get("signatures", {})
+    for score, signature in dict.fromkeys((name.split()[-1], s) for name, s in signatures.items()):
+        print(f"{score}: {signature}", file=out)
+
+
+def task_options(
+    command: Callable[..., Any],
+    own: tuple[Option, ...] = CONTINUES,
+    show: Callable[[dict[str, Any], TextIO], None] = show_figures,
+) -> Callable[..., Any]:
     """What every task takes, and its own; the command gets it as one dict of what `measure.tasks.evaluate` takes, and
-    what it returns is printed."""
+    what it returns is printed, by `show` where it is not JSON."""
 
     @functools.wraps(command)
     def scored(
@@ -119,13 +134,7 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUE
             if as_json:
                 print(line(result), file=out)
                 return
-            width = max(len(name) for name in result["figures"])
-            for name, value in result["figures"].items():
-                spread = f"  ± {result['deviation'][name]:g}" if "deviation" in result else ""
-                print(f"{name:{width}}  {value:8g}{spread}", file=out)
-            signatures = result.get("signatures", {})
-            for score, signature in dict.fromkeys((name.split()[-1], s) for name, s in signatures.items()):
-                print(f"{score}: {signature}", file=out)
+            show(result, out)
 
     wrapped: Callable[..., Any] = scored
     options: tuple[Option, ...] = (
@@ -136,8 +145,16 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUE
             "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Draws; mean and deviation."
         ),
         click.option("--limit", default=500, show_default=True, help="Texts of each language; 0: all."),
-        click.option("--seen", multiple=True, metavar="FILE", help="Training data: its texts are left out."),
-        click.option("--data", multiple=True, metavar="FILE", help="Documents or pairs; may be given again."),
+        click.option(
+            "--seen", multiple=True, metavar="FILE", type=click.Path(), help="Training data: its texts are left out."
+        ),
+        click.option(
+            "--data",
+            multiple=True,
+            metavar="FILE",
+            type=click.Path(),
+            help="Documents or pairs; may be given again.",
+        ),
     )
     for option in options:
         wrapped = option(wrapped)
@@ -207,6 +224,36 @@ _task(
     "documents.",
     "--data examples/documents.jsonl --limit 2",
     (*CONTINUES, bleu_option),
+)
+
+
+def _show_table(result: dict[str, Any], out: TextIO) -> None:
+    from ..measure.extracts import table
+
+    figures = result["figures"]
+    for row in table(figures):
+        print(f"{row[0]:8}", *(f"{cell:>10}" for cell in row[1:]), file=out)
+    print(f"{figures['texts']:g} texts of {figures['sentences a text']:g} sentences", file=out)
+
+
+def _extract(options: dict[str, Any]) -> dict[str, Any]:
+    """Ways to choose a text's own sentences: ROUGE-1, -2, -L of one, two and three against its summary. Beside what
+    `summarize --extract` does (words): chance, the first sentences (Lead), embeddings in the place of words (vectors),
+    both, the weight of position fitted on half of the texts and scored on the other, and the best choice, by looking.
+    Takes documents with "summary", several "summaries", or a title.
+
+    \b
+    Example:
+      sonarllm evaluate extract --data examples/documents.jsonl
+    """
+    from ..measure.extracts import extraction
+    from ..measure.tasks import evaluate as score
+
+    return score("extract", run=extraction, **options)
+
+
+evaluate.command("extract", short_help="Choose a text's own sentences: ways side by side")(
+    task_options(_extract, (), _show_table)
 )
 
 

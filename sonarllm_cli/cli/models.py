@@ -9,10 +9,13 @@ from typing import Any
 import click
 
 from ..errors import printable
+from . import complete
 from .common import json_option, line
 
-name_argument = click.argument("name")
-dtype_option = click.option("--dtype", help="float32, bfloat16, float16 or int8; else as published.")
+name_argument = click.argument("name", shell_complete=complete.models)
+dtype_option = click.option(
+    "--dtype", help="float32, bfloat16, float16 or int8; else as published.", shell_complete=complete.dtypes
+)
 licence_option = click.option("--licence", default="", help="To note with the model: CC-BY-NC-4.0 …")
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 

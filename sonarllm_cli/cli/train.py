@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 
 from ..errors import UserError
+from . import complete
 from .common import quiet_options
 from .launch import is_first, launch
 
 
 @click.command()
-@click.argument("recipes", nargs=-1, metavar="RECIPE|RUN…")
+@click.argument("recipes", nargs=-1, metavar="RECIPE|RUN…", shell_complete=complete.recipes)
 @click.option("-o", "--output", metavar="OUT", help="The run folder, runs/NAME if not given; or the picture.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: --set optim.lr=3e-4.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="End within so many minutes, model written.")

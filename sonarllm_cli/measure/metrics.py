@@ -102,6 +102,15 @@ def rouge_l(found: Sequence[str], wanted: Sequence[str]) -> float:
     return 100 * _mean([scorer.score(b, a)["rougeL"].fmeasure for a, b in zip(found, wanted)])
 
 
+def rouge(found: str, wanted: Sequence[str]) -> tuple[float, float, float]:
+    """ROUGE-1, -2 and -L (F of rouge-score, stemmed), each against the text of `wanted` that is nearest, 0 to 100."""
+    names = ("rouge1", "rouge2", "rougeL")
+    scorer = _need("rouge_score.rouge_scorer").RougeScorer(names, use_stemmer=True)
+    scores = scorer.score_multi(list(wanted), found)
+    one, two, longest = (100 * scores[name].fmeasure for name in names)
+    return one, two, longest
+
+
 def meteor_name() -> str:
     """What the METEOR here is: with WordNet's synonyms, or exact and stem matches alone."""
     return "METEOR (exact, stem)" if isinstance(wordnet(), NoSynonyms) else "METEOR"
