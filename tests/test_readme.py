@@ -22,7 +22,8 @@ EXAMPLES = re.findall(r"```console\n(.*?)```", README, re.DOTALL)[0]
 @pytest.fixture
 def place(tmp_path):
     """A folder with what the examples name."""
-    shutil.copy(ROOT / "examples" / "article.txt", tmp_path)
+    for text in (ROOT / "examples").glob("*.txt"):
+        shutil.copy(text, tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     return tmp_path
 

@@ -39,7 +39,7 @@ EXAMPLES = """\b
 Examples:
   sonarllm summarize article.txt
   sonarllm segment article.txt | sonarllm embed -o article.npy
-  echo "Questo pacchetto contiene la documentazione." | sonarllm embed --lang it | sonarllm decode --lang en
+  echo "Non ho tempo oggi." | sonarllm embed --lang it | sonarllm decode --lang en
 """
 
 

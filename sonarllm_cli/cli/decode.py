@@ -55,7 +55,7 @@ def decode(
 
     \b
     Example (translates):
-      echo "Questo pacchetto contiene la documentazione." | sonarllm embed --lang it | sonarllm decode --lang en
+      echo "Non ho tempo oggi." | sonarllm embed --lang it | sonarllm decode --lang en
     """
     from ..files import open_output, read_text
     from ..flow.decode import Hypothesis, Search, decode_stream
