@@ -1,4 +1,4 @@
-"""Imports go one way: cli → flow, learn, measure → weights, nets → what stands beside them; and `--help` is light."""
+"""Imports go one way: cli → flow, learn, measure → weights, nets → io → what stands beside; and `--help` is light."""
 
 import ast
 import subprocess

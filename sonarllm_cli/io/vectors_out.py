@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import RunError, UserError
 from ..files import atomic_file, check_target, open_output
-from .vectors import COLUMNS, DTYPES, KEY, NPY_MAGIC, Strings, format_of
+from .vectors import COLUMNS, DTYPES, KEY, NPY_MAGIC, RAW, Strings, format_of
 
 GROUP_ROWS = 2048  # a Parquet row group: 8 MiB of float32 at width 1024
 
@@ -174,6 +174,10 @@ class EmbeddingWriter:
         if dtype not in DTYPES:
             raise UserError(f'embeddings are not written as "{dtype}"', f"use {' or '.join(DTYPES)}")
         self.path, self.ending, self.count = path, format_of(path, reading=False), 0
+        if self.ending == ".emb" and dtype != RAW.name:
+            raise UserError(
+                f"{path}: .emb holds {RAW.name} and does not say otherwise", "leave --half out, or use .npy"
+            )
         if path != "-":
             check_target(path)
         self.space = Space(dim, np.dtype(dtype).newbyteorder("<"), fingerprint, columns or {})
@@ -242,4 +246,5 @@ _SINKS: dict[str, Callable[[str, Space], AbstractContextManager[_Sink]]] = {
     ".safetensors": _binary_sink(lambda stream, space: _RawSink(stream, _safetensors_header, space)),
     ".parquet": _binary_sink(_ParquetSink),
     ".jsonl": _json_sink,
+    ".emb": _binary_sink(lambda stream, space: _RawSink(stream, lambda count, space: b"", space)),
 }
