@@ -97,7 +97,7 @@ def open_bytes(path: PathName) -> AbstractContextManager[BinaryIO]:
         return cast(BinaryIO, _OPENERS.get(Path(name).suffix.lower(), open)(name, "rb"))
 
 
-def _decode(data: bytes, path: PathName, *, line: int = 1, offset: int = 0) -> str:
+def decode_text(data: bytes, path: PathName, *, line: int = 1, offset: int = 0) -> str:
     """`data`, which begins at this line and byte of the file, as text; a byte order mark is dropped."""
     name, command = display_name(path), "" if path == "-" else f" {shlex.quote(os.fspath(path))}"
     if offset == 0 and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -121,7 +121,7 @@ def read_text(path: PathName) -> str:
     Raises UserError if it cannot be read, is not UTF-8 text, or is blank.
     """
     with read_errors(path), open_bytes(path) as stream:
-        text = _decode(stream.read(), path)
+        text = decode_text(stream.read(), path)
     if not text.strip():
         raise UserError(f"{display_name(path)} is empty", "give it some text")
     return text
@@ -138,7 +138,7 @@ def numbered_lines(stream: BinaryIO, path: PathName, *, max_chars: int, head: by
     with read_errors(path):
         while data := head if head.endswith(b"\n") else head + stream.readline(limit):
             number, head = number + 1, b""
-            text = "" if len(data) >= limit else _decode(data, path, line=number, offset=offset).rstrip("\r\n")
+            text = "" if len(data) >= limit else decode_text(data, path, line=number, offset=offset).rstrip("\r\n")
             if len(data) >= limit or len(text) > max_chars:
                 raise UserError(
                     f"{display_name(path)}, line {number} is longer than {max_chars:,} characters",
