@@ -1,4 +1,4 @@
-"""Imports go one way: cli → flow, learn, measure → weights, nets → what stands beside them; and `--help` is light."""
+"""Imports go one way: cli → measure → use, learn → flow → weights → nets → what stands beside; `--help` is light."""
 
 import ast
 import subprocess
@@ -7,8 +7,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "sonarllm_cli"
 BELOW = {
-    "cli": {"flow", "learn", "measure", "weights"},
-    "measure": {"flow", "learn", "weights", "nets"},
+    "cli": {"use", "flow", "learn", "measure", "weights"},
+    "measure": {"use", "flow", "learn", "weights", "nets"},
+    "use": {"flow", "weights", "nets"},
     "learn": {"flow", "weights", "nets"},
     "flow": {"weights", "nets"},
     "weights": {"nets"},

@@ -44,8 +44,8 @@ class Tasks(click.Group):
 def evaluate() -> None:
     """Score a model on data, and set many scores side by side.
 
-    Every kind of model takes every task that is of its sort: embeddings (autoencode, translate, xsim) and texts (the
-    rest). `report` and `scaling` read what the others, and train, have written.
+    Every kind of model takes every task that is of its sort: embeddings (autoencode, translate, xsim, search) and texts
+    (the rest). `report` and `scaling` read what the others, and train, have written.
     """
 
 
@@ -145,6 +145,14 @@ _task(
     "Find each text's translation by its embedding",
     "How often a text's translation is not its nearest neighbour, of pairs.",
     "--data examples/pairs.jsonl",
+    (),
+)
+_task(
+    "search",
+    "Find the note that answers a query",
+    'How often the note that answers a query is the nearest, and among the five nearest, of notes ({"id", "lang", '
+    '"text"}) and queries ({"lang", "text", "note"}: the note\'s id), each in its own language.',
+    "--data examples/search.jsonl",
     (),
 )
 _task(

@@ -1,7 +1,7 @@
 """What `evaluate` measures: a model and data rows → figures and samples.
 
 Data is what training reads (see learn/corpus.py): documents for `summarize`, pairs for `translate` and `xsim`, either
-for `autoencode`. With `seen` texts, figures are on those that are not among them.
+for `autoencode`; for `search`, notes and queries. With `seen` texts, figures are on those that are not among them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from .. import __version__
 from ..errors import RunError, UserError
 from ..flow.compose import AUTO, Writing, Written, continue_sentences, sampling_of, sentences_of, shortened
 from ..flow.decode import Search, decode_batch
-from ..flow.embed import embed_sentences
+from ..flow.embed import Line, embed_sentences, embed_stream
 from ..flow.model import Space, Writer, load_space, load_writer
 from ..flow.predict import predict_all
+from ..languages import resolve
 from ..learn import corpus
 from ..learn.losses import sentence_nll, token_nll
 from ..learn.recipe import Data
@@ -34,6 +35,7 @@ from ..nets.sonar_llm import ENDING
 from ..nets.token_lm import TokenLM
 from ..runtime import Runtime
 from ..tokens import EOS, fitting
+from ..use.neighbours import nearest, unit
 from ..weights import model_dir, registry
 from . import metrics
 from .judge import GRADES, Judge
@@ -176,6 +178,52 @@ def xsim(model: str, data: list[str], run: Wish) -> Result:
             f"{lang} texts": len(pairs),
         }
     return figures, []
+
+
+def search(model: str, data: list[str], run: Wish) -> Result:
+    """How often the note that answers a query is the nearest by cosine, and among the five nearest, in per cent: of all
+    queries, by their language, and apart by whether the note is in the same. Notes are {"id", "lang", "text"}, queries
+    {"lang", "text", "note"}, which is the note's id."""
+    space = load_space(model, run.runtime)
+    rows = [row for _, row in corpus.rows(Data(), data)]
+    for row in rows:
+        if not all(isinstance(row.get(key), str) for key in ("lang", "text", "note" if "note" in row else "id")):
+            raise UserError(f"not a note or a query: {row}", 'give {"id", "lang", "text"} and {"lang", "text", "note"}')
+    seen = set(run.seen)
+    notes = {row["id"]: row for row in rows if "note" not in row}
+    queries = _draw([row for row in rows if "note" in row and row["text"] not in seen], run.limit, run.seed)
+    if not notes or not queries:
+        raise UserError(f"{len(notes)} notes and {len(queries)} queries in the data", "give --data for both")
+    if lost := [row["note"] for row in queries if row["note"] not in notes]:
+        raise UserError(f"a query's note {lost[0]!r} is not there", "give --data with all notes")
+    names = list(notes)
+    note_ND, query_QD = (unit(_embedded(part, space)) for part in (list(notes.values()), queries))
+    row_QK = nearest(query_QD, [note_ND], 5)[1].tolist()
+    place: dict[str, list[int]] = {}  # of the answer among the five; 5: it is not there
+    samples: list[Sample] = []
+    for query, row in zip(queries, row_QK):
+        found = [names[i] for i in row]
+        at = found.index(query["note"]) if query["note"] in found else 5
+        kin = "the same language" if query["lang"] == notes[query["note"]]["lang"] else "another language"
+        for group in ("all", query["lang"], kin):
+            place.setdefault(group, []).append(at)
+        if at:
+            samples.append({"text": query["text"], "found": notes[found[0]]["text"]})
+            samples[-1]["wanted"] = notes[query["note"]]["text"]
+    figures: dict[str, float] = {}
+    for group, at in sorted(place.items(), key=lambda item: item[0] != "all"):
+        figures |= {
+            f"{group} top-1": 100 * sum(i < 1 for i in at) / len(at),
+            f"{group} top-5": 100 * sum(i < 5 for i in at) / len(at),
+            f"{group} queries": len(at),
+        }
+    return figures, samples
+
+
+def _embedded(rows: Sequence[dict[str, Any]], space: Space) -> Tensor:
+    """The texts of rows in their own languages: → embeddings_ND."""
+    lines = [Line(row["text"], resolve(row["lang"], space.tokenizer.langs)) for row in rows]
+    return torch.cat([torch.from_numpy(block.embeddings_ND) for block in embed_stream(lines, space)])
 
 
 def summaries(model: str, data: list[str], run: Wish) -> Result:
@@ -378,6 +426,7 @@ TASKS: dict[str, Task] = {
     "autoencode": autoencode,
     "translate": translate,
     "xsim": xsim,
+    "search": search,
     "summarize": summaries,
     "nextsentence": nextsentence,
     "generate": generated,
