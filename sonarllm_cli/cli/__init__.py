@@ -21,6 +21,7 @@ COMMANDS = {
     "decode": "Turn embeddings into sentences, in any language the model has",
     "generate": "Continue a text, sentence by sentence",
     "summarize": "Summarise a text",
+    "search": "Find the sentences nearest to a query",
     "train": "Train a model from a recipe",
     "evaluate": "Score a model on data",
     "bench": "Measure what a context costs and how fast the chain is here",

@@ -211,11 +211,11 @@ def search(model: str, data: list[str], run: Wish) -> Result:
             samples.append({"text": query["text"], "found": notes[found[0]]["text"]})
             samples[-1]["wanted"] = notes[query["note"]]["text"]
     figures: dict[str, float] = {}
-    for group, at in sorted(place.items(), key=lambda item: item[0] != "all"):
+    for group, places in sorted(place.items(), key=lambda item: item[0] != "all"):
         figures |= {
-            f"{group} top-1": 100 * sum(i < 1 for i in at) / len(at),
-            f"{group} top-5": 100 * sum(i < 5 for i in at) / len(at),
-            f"{group} queries": len(at),
+            f"{group} top-1": 100 * sum(i < 1 for i in places) / len(places),
+            f"{group} top-5": 100 * sum(i < 5 for i in places) / len(places),
+            f"{group} queries": len(places),
         }
     return figures, samples
 
