@@ -86,21 +86,21 @@ def _embed_lines(
     file: str, lang: str, text_field: str | None, on_long: str, half: bool, output: str | None, compute: Compute
 ) -> None:
     from ..files import read_lines
-    from ..flow.embed import Line, embed_stream
-    from ..flow.model import load_space
+    from ..flow.embed import Line
+    from ..flow.encoders import load_encoder
     from ..flow.vectors_out import EmbeddingWriter
     from ..languages import resolve
     from ..runtime import log
 
     resolve(lang)  # a typo is told before anything is loaded
     texts = read_lines(file, text_field=text_field)
-    space = load_space(compute.model, compute.runtime)
-    langs = space.tokenizer.langs
+    encoder = load_encoder(compute.model, compute.runtime)
+    langs = encoder.langs
     lang = resolve(lang, langs)
     lines = (Line(t.text, resolve(t.lang, langs) if t.lang else lang, f"line {t.number}") for t in texts)
     dtype = "float16" if half else "float32"
-    with EmbeddingWriter(output or "-", dim=space.dim, fingerprint=space.fingerprint, dtype=dtype) as writer:
-        blocks = embed_stream(lines, space, batch_size=compute.batch_size, on_long=on_long)
+    with EmbeddingWriter(output or "-", dim=encoder.dim, fingerprint=encoder.fingerprint, dtype=dtype) as writer:
+        blocks = encoder.stream(lines, batch_size=compute.batch_size, on_long=on_long)
         for block in progress(blocks, "embedding", compute.bar, lambda b: len(b.lines), None):
             for cut in block.cuts:
                 log.warning("sonarllm: %s", cut)

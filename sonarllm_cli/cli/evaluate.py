@@ -187,6 +187,29 @@ _task(
 )
 
 
+def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    return task_options(command, ())
+
+
+@evaluate.command(short_help="Align documents whose pairs are known")
+@click.option("--noise", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Share of pairs changed.")
+@_pair_options
+def align(options: dict[str, Any], noise: float) -> dict[str, Any]:
+    """Precision, recall and F1 of the pairs that `align` finds in documents made of pairs, in their order, of which a
+    share is joined, split, left out or exchanged on one side; strict: a pair counts if all of it is right.
+
+    \b
+    Example:
+      sonarllm evaluate align --data examples/pairs.jsonl
+    """
+    from ..measure.tasks import aligned
+    from ..measure.tasks import evaluate as score
+
+    result = score("align", run=aligned(noise), **options)
+    result["settings"]["noise"] = noise
+    return result
+
+
 @evaluate.command(short_help="Have a language model grade continuations")
 @click.option("--endpoint", default="", metavar="URL", help="Base of an API that speaks OpenAI's chat completions.")
 @click.option("--judge-model", default="", metavar="NAME", help="The model there that judges.")

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from ..use.neighbours import BLOCK, mutual
 from .wordnet import NoSynonyms, wordnet
 
 
@@ -102,12 +103,21 @@ def xsim(source_ND: Tensor, target_ND: Tensor, k: int = 4) -> float:
 
     source_ND, target_ND (row i translates row i) → per cent of rows.
     """
-    cosine_NN = F.normalize(source_ND.float(), dim=1) @ F.normalize(target_ND.float(), dim=1).T
-    k = min(k, len(cosine_NN))
-    near_N1 = cosine_NN.topk(k, dim=1).values.mean(1, keepdim=True)
-    near_1N = cosine_NN.topk(k, dim=0).values.mean(0, keepdim=True)
-    best_N = (cosine_NN / ((near_N1 + near_1N) / 2)).argmax(1)
-    return 100 * (best_N != torch.arange(len(best_N), device=best_N.device)).float().mean().item()
+    source_ND, target_ND = (F.normalize(side_ND.float(), dim=1) for side_ND in (source_ND, target_ND))
+    near = mutual(lambda: source_ND.split(BLOCK), lambda: target_ND.split(BLOCK), k)
+    near_N1, near_1N = near.score_NK.mean(1, keepdim=True), near.score_MK.mean(1)[None]
+    wrong = 0
+    for first in range(0, len(source_ND), BLOCK):  # no N × N matrix is made
+        rows = slice(first, first + BLOCK)
+        best_B = torch.full_like(near_N1[rows, 0], -torch.inf)
+        row_B = torch.zeros_like(best_B, dtype=torch.long)
+        for start in range(0, len(target_ND), BLOCK):
+            cosine_BN = source_ND[rows] @ target_ND[start : start + BLOCK].T
+            new_B, at_B = (2 * cosine_BN / (near_N1[rows] + near_1N[:, start : start + BLOCK])).max(1)
+            row_B = torch.where(new_B > best_B, at_B + start, row_B)
+            best_B = torch.maximum(best_B, new_B)
+        wrong += int((row_B != torch.arange(len(row_B), device=row_B.device) + first).sum())
+    return 100 * wrong / len(source_ND)
 
 
 def _grams(text: str, n: int) -> list[tuple[str, ...]]:

@@ -24,7 +24,7 @@ from .. import __version__
 from ..errors import RunError, UserError
 from ..flow.compose import AUTO, Writing, Written, continue_sentences, sampling_of, sentences_of, shortened
 from ..flow.decode import Search, decode_batch
-from ..flow.embed import Line, embed_sentences, embed_stream
+from ..flow.embed import Line, embed, embed_sentences, embed_stream
 from ..flow.model import Space, Writer, load_space, load_writer
 from ..flow.predict import predict_all
 from ..languages import resolve
@@ -35,9 +35,11 @@ from ..nets.sonar_llm import ENDING
 from ..nets.token_lm import TokenLM
 from ..runtime import Runtime
 from ..tokens import EOS, fitting
+from ..use import align
 from ..use.neighbours import nearest, unit
 from ..weights import model_dir, registry
 from . import metrics
+from .alignment import noisy
 from .judge import GRADES, Judge
 
 Sample = dict[str, Any]
@@ -224,6 +226,28 @@ def _embedded(rows: Sequence[dict[str, Any]], space: Space) -> Tensor:
     """The texts of rows in their own languages: → embeddings_ND."""
     lines = [Line(row["text"], resolve(row["lang"], space.tokenizer.langs)) for row in rows]
     return torch.cat([torch.from_numpy(block.embeddings_ND) for block in embed_stream(lines, space)])
+
+
+def aligned(noise: float) -> Task:
+    """A task that aligns two documents made of pairs, of which one in 1 / `noise` is changed (see alignment.py):
+    precision, recall and F1 of pairs, strict, in per cent, by language."""
+
+    def run(model: str, data: list[str], wish: Wish) -> Result:
+        space = load_space(model, wish.runtime)
+        figures: dict[str, float] = {}
+        for lang, pairs in sorted(_pairs(data, wish.seen).items()):
+            pairs = list(dict.fromkeys(pairs))[: wish.limit or None]
+            a, b, true = noisy(pairs, noise, wish.seed)
+            documents = [
+                align.document(side, lambda texts, own=own: embed(texts, lang=own, model=space))  # type: ignore[misc]
+                for side, own in ((a, "eng_Latn"), (b, lang))
+            ]
+            scores = align.f1(align.align(*documents), true)
+            figures |= {f"{lang} {name}": score for name, score in zip(("precision", "recall", "F1"), scores)}
+            figures[f"{lang} sentences"] = len(b)
+        return figures, []
+
+    return run
 
 
 def summaries(model: str, data: list[str], run: Wish) -> Result:

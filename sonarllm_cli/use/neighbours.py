@@ -7,7 +7,9 @@ Legend: Q queries, N vectors of a block, K nearest, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,10 +45,57 @@ def nearest(query_QD: Tensor, blocks: Iterable[Tensor], k: int) -> tuple[Tensor,
     row_QK = torch.empty(len(query_QD), 0, dtype=torch.long, device=query_QD.device)
     first = 0
     for block_ND in blocks:
-        cosine_QN = query_QD @ block_ND.to(query_QD).T
-        new_QK, at_QK = cosine_QN.topk(min(k, len(block_ND)), dim=1)
-        score_QC, row_QC = torch.cat([score_QK, new_QK], 1), torch.cat([row_QK, at_QK + first], 1)
-        score_QK, keep_QK = score_QC.topk(min(k, score_QC.shape[1]), dim=1)
-        row_QK = row_QC.gather(1, keep_QK)
+        score_QK, row_QK = _better(score_QK, row_QK, query_QD @ block_ND.to(query_QD).T, first, k)
         first += len(block_ND)
     return score_QK, row_QK
+
+
+class Mutual(NamedTuple):
+    """The K nearest in the other set of each of two sets' vectors, nearest first: cosines and rows."""
+
+    score_NK: Tensor
+    row_NK: Tensor
+    score_MK: Tensor
+    row_MK: Tensor
+
+
+Blocks = Callable[[], Iterable[Tensor]]  # a set's vectors of length 1, from the first, at each call
+
+
+def mutual(a: Blocks, b: Blocks, k: int, held: int = 8) -> Mutual:
+    """The `k` nearest in both directions, from one product of the sets. `held` blocks of A are in memory at once; B is
+    read anew for each so many.
+
+    Blocks of unit_ND, of unit_MD → scores and rows (fewer than `k` where a set has fewer). UserError for an empty set.
+    """
+    b_score: list[Tensor] = []  # by block of B
+    b_row: list[Tensor] = []
+    a_score: list[Tensor] = []
+    a_row: list[Tensor] = []
+    first_a, blocks_a = 0, iter(a())
+    while parts := list(islice(blocks_a, held)):
+        part_ND = torch.cat(parts)
+        score_NK, row_NK = part_ND.new_empty(len(part_ND), 0), torch.empty(len(part_ND), 0, dtype=torch.long)
+        first_b = 0
+        for at, block_MD in enumerate(b()):
+            if at == len(b_score):
+                b_score.append(block_MD.new_empty(len(block_MD), 0))
+                b_row.append(torch.empty(len(block_MD), 0, dtype=torch.long))
+            cosine_NM = part_ND @ block_MD.T
+            score_NK, row_NK = _better(score_NK, row_NK, cosine_NM, first_b, k)
+            b_score[at], b_row[at] = _better(b_score[at], b_row[at], cosine_NM.T, first_a, k)
+            first_b += len(block_MD)
+        first_a += len(part_ND)
+        a_score.append(score_NK)
+        a_row.append(row_NK)
+    if not a_score or not b_score:
+        raise UserError(f"set {'B' if a_score else 'A'} is empty", "give it some texts")
+    return Mutual(torch.cat(a_score), torch.cat(a_row), torch.cat(b_score), torch.cat(b_row))
+
+
+def _better(score_QK: Tensor, row_QK: Tensor, cosine_QN: Tensor, first: int, k: int) -> tuple[Tensor, Tensor]:
+    """The `k` best of those found and of a block whose first row is `first`, best first."""
+    new_QK, at_QK = cosine_QN.topk(min(k, cosine_QN.shape[1]), dim=1)
+    score_QC, row_QC = torch.cat([score_QK, new_QK], 1), torch.cat([row_QK, at_QK + first], 1)
+    score_QK, keep_QK = score_QC.topk(min(k, score_QC.shape[1]), dim=1)
+    return score_QK, row_QC.gather(1, keep_QK)

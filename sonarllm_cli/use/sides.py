@@ -46,6 +46,9 @@ class Side(Protocol):
     def texts(self, rows: Iterable[int]) -> dict[int, str]:
         """The texts of these rows; UserError where the file keeps none."""
 
+    def all_texts(self) -> Iterator[Sequence[str | None]]:
+        """The texts of all rows, from the first, some at a time; None where the file keeps none."""
+
 
 @dataclass(frozen=True)
 class Embedded:
@@ -67,6 +70,9 @@ class Embedded:
     def texts(self, rows: Iterable[int]) -> dict[int, str]:
         return {row: self.lines[row] for row in rows}
 
+    def all_texts(self) -> Iterator[Sequence[str | None]]:
+        yield self.lines
+
 
 @dataclass(frozen=True)
 class VectorFile:
@@ -83,7 +89,7 @@ class VectorFile:
     def texts(self, rows: Iterable[int]) -> dict[int, str]:
         wanted, found = set(rows), dict[int, str]()
         first = 0
-        for part in _texts(self.name):
+        for part in self.all_texts():
             for row in wanted.intersection(range(first, first + len(part))):
                 text = part[row - first]
                 if text is None:
@@ -95,20 +101,18 @@ class VectorFile:
                 break
         return found
 
+    def all_texts(self) -> Iterator[Sequence[str | None]]:
+        if text_ending(self.name) != ".parquet":
+            yield from (batch.texts for batch in read_embeddings(self.name, batch=BLOCK))
+            return
+        import pyarrow.parquet as pq
 
-def _texts(path: str) -> Iterator[Sequence[str | None]]:
-    """The texts of a file of embeddings, some at a time; of Parquet no vector is read."""
-    if text_ending(path) != ".parquet":
-        yield from (batch.texts for batch in read_embeddings(path, batch=BLOCK))
-        return
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
-    if "text" not in file.schema_arrow.names:
-        yield [None] * file.metadata.num_rows
-        return
-    for part in file.iter_batches(batch_size=BLOCK, columns=["text"]):
-        yield part.column("text").to_pylist()
+        file = pq.ParquetFile(self.name, memory_map=True, pre_buffer=False)  # of which no vector is read
+        if "text" not in file.schema_arrow.names:
+            yield [None] * file.metadata.num_rows
+            return
+        for part in file.iter_batches(batch_size=BLOCK, columns=["text"]):
+            yield part.column("text").to_pylist()
 
 
 def holds_vectors(path: str) -> bool:

@@ -140,7 +140,7 @@ def save(
     """Write a model folder, whole or not at all. `facts` go into `config.json` as they are. → that config.
 
     `tensor(name)` gives the values of a model that has none yet (built on the meta device), one at a time.
-    A SONAR model's `fingerprint` is the hash of its weights and tokenizer: the name of its space.
+    The `fingerprint` of a SONAR model, and of LASER2, is the hash of its weights and tokenizer: the name of its space.
     """
     with atomic_folder(folder, marker="config.json") as scratch:
         own = dict(model.named_parameters())  # each once, however many modules share it
@@ -166,6 +166,6 @@ def save(
 
 
 def _fingerprint(kind: str, files: Mapping[str, str]) -> dict[str, str]:
-    if kind != "sonar":
+    if kind not in ("sonar", "laser2"):  # the kinds that make a space
         return {}
     return {"fingerprint": hashlib.sha256("".join(files[name] for name in sorted(files)).encode()).hexdigest()[:16]}
