@@ -171,7 +171,8 @@ def read_lines(path: PathName, *, text_field: str | None = None, max_chars: int 
     """The texts of a file or of standard input ("-"), one a line, without holding more than a line.
 
     Blank lines, and records whose text is blank, are skipped; line numbers stay those of the file. With
-    `text_field`, or for a name that ends in .jsonl, .ndjson or .json ("text" is taken), lines are JSON objects.
+    `text_field`, or for a name that ends in .jsonl, .ndjson or .json ("text" is taken), lines are JSON objects; and so
+    they are on standard input if its first is an object with a string "text".
     The file is opened at once. Raises UserError, now or on the way, for every input that cannot be read as texts.
     """
     field = "text" if text_field is None and text_ending(path) in JSON_ENDINGS else text_field
@@ -185,6 +186,8 @@ def _text_lines(
     with source as stream:
         for number, text in numbered_lines(stream, path, max_chars=max_chars):
             line = TextLine(number, text)
+            if path == "-" and field is None and not found and _holds_text(text):
+                field = "text"  # records of a command before, as of segment --json
             if field is not None:
                 line = _text_record(number, text, f"{display_name(path)}, line {number}", field)
             if line.text.strip():
@@ -192,6 +195,17 @@ def _text_lines(
                 yield line
     if not found:
         raise UserError(f"{display_name(path)} is empty", "give it some text")
+
+
+def _holds_text(line: str) -> bool:
+    """Whether a line is a JSON object with a string "text"."""
+    if not line.lstrip().startswith("{"):
+        return False
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and isinstance(record.get("text"), str)
 
 
 def _text_record(number: int, line: str, where: str, field: str) -> TextLine:

@@ -137,7 +137,9 @@ class _Page(HTMLParser):
         elif tag == "br":
             self._add("\n")
         elif tag in _CELLS:
-            self._add("" if self.last == "\n" else "\t")
+            if self.last not in ("", "\n"):
+                self.pieces[-1] = self.pieces[-1].rstrip(" ")
+                self._add("\t")
         elif not _INLINE.fullmatch(tag):
             self.pre += tag == "pre"
             self._add("\n\n")

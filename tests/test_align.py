@@ -1,8 +1,6 @@
 """align: pairs in order, joined, left out; the search near a coarser path finds what looking everywhere finds."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -104,21 +102,17 @@ def test_bad_documents_are_refused():
         align(one, document(["1"], lambda texts: np.ones((1, 4))))
 
 
-def sonarllm(*arguments, cwd):
-    argv = [sys.executable, "-m", "sonarllm_cli", *map(str, arguments)]
-    return subprocess.run(argv, capture_output=True, text=True, cwd=cwd)
-
-
-def test_the_command_writes_tsv_json_and_vecaligns_form_and_takes_its_vectors(tmp_path, home):
+def test_the_command_writes_tsv_json_and_vecaligns_form_and_takes_its_vectors(tmp_path, home, sonarllm, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("A music player. A chess game.\n")
     (tmp_path / "b.txt").write_text("A music player.\n\nA chess game.\n")
-    plain = sonarllm("align", "a.txt", "b.txt", "-m", "tiny", "--write-vectors", "v", cwd=tmp_path)
-    assert plain.stdout.splitlines() == [f"0.0000\t{text}\t{text}" for text in ("A music player.", "A chess game.")]
+    plain = sonarllm("align", "a.txt", "b.txt", "-m", "tiny", "--write-vectors", "v")
+    assert plain.out.splitlines() == [f"0.0000\t{text}\t{text}" for text in ("A music player.", "A chess game.")]
     given = ["--vectors-a", "v/a.txt", "v/a.emb", "--vectors-b", "v/b.txt", "v/b.emb", "-m", "none"]
-    as_numbers = sonarllm("align", "a.txt", "b.txt", *given, "--vecalign", cwd=tmp_path)
-    assert [row.rpartition(":")[0] for row in as_numbers.stdout.splitlines()] == ["[0]:[0]", "[1]:[1]"]
-    rows = sonarllm("align", "a.txt", "b.txt", *given, "--json", cwd=tmp_path).stdout.splitlines()
+    as_numbers = sonarllm("align", "a.txt", "b.txt", *given, "--vecalign")
+    assert [row.rpartition(":")[0] for row in as_numbers.out.splitlines()] == ["[0]:[0]", "[1]:[1]"]
+    rows = sonarllm("align", "a.txt", "b.txt", *given, "--json").out.splitlines()
     assert [(r["a"], r["text_b"]) for r in map(json.loads, rows)] == [([0], "A music player."), ([1], "A chess game.")]
     (tmp_path / "empty.txt").write_text("")
-    done = sonarllm("align", "a.txt", "empty.txt", *given, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "sonarllm: empty.txt is empty; give it some text\n")
+    done = sonarllm("align", "a.txt", "empty.txt", *given)
+    assert (done.returncode, done.err) == (2, "sonarllm: empty.txt is empty; give it some text\n")

@@ -30,6 +30,13 @@ def test_the_margin_passes_over_a_hub_that_cosine_falls_for():
     assert metrics.xsim(source, target) == 0
 
 
+def test_the_best_threshold_takes_all_of_a_score_and_no_more():
+    best = metrics.best_f1([0.9, 0.8, 0.8, 0.5], [True, True, False, False], wanted=2)
+    assert best == pytest.approx({"threshold": 0.8, "precision": 200 / 3, "recall": 100, "F1": 80})
+    assert metrics.best_f1([0.9, 0.8], [False, True], wanted=1)["threshold"] == 0.8
+    assert metrics.best_f1([], [], wanted=3)["F1"] == 0
+
+
 @pytest.mark.parametrize(
     ("text", "want"), [("a b c d e", 0), ("a a a a a", 50), ("a b c d " * 3, 5 / 9 * 100), ("a", 0)]
 )

@@ -1,8 +1,5 @@
 """mine: margins and retrievals as LASER has them, in blocks; duplicates folded; twins taken out."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -104,17 +101,17 @@ def test_sets_that_cannot_be_mined_are_refused():
         neighbours.mutual(lambda: [unit(a_ND)], list, 4)
 
 
-def test_the_command_prints_scores_first_and_needs_a_second_set(tmp_path, home):
+def test_the_command_prints_scores_first_and_needs_a_second_set(tmp_path, home, sonarllm, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("A music player.\nA chess game.\nA music player.\n")
     (tmp_path / "b.txt").write_text("A chess game.\nA music player.\n")
 
     def run(*arguments):
-        argv = [sys.executable, "-m", "sonarllm_cli", "mine", "-m", "tiny", *arguments]
-        return subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
+        return sonarllm("mine", "-m", "tiny", *arguments)
 
-    rows = [row.split("\t") for row in run("a.txt", "b.txt", "--margin", "absolute").stdout.splitlines()]
+    rows = [row.split("\t") for row in run("a.txt", "b.txt", "--margin", "absolute").out.splitlines()]
     assert sorted(row[1:] for row in rows) == [["A chess game."] * 2, ["A music player."] * 2]
     assert all(float(row[0]) == pytest.approx(1, abs=1e-5) for row in rows)
-    assert run("a.txt", "--dedup", "--threshold", "0.99999").stdout == "A music player.\nA chess game.\n"
+    assert run("a.txt", "--dedup", "--threshold", "0.99999").out == "A music player.\nA chess game.\n"
     done = run("a.txt")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.err.count("\n") == 1

@@ -1,8 +1,6 @@
 """score: heads and LASER2 equal to sonar-space's on its own numbers; cosines by row; what does not fit is refused."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,28 +111,22 @@ def test_files_that_are_something_else_are_refused(home, run, says):
     assert "x" not in registry.names()
 
 
-def sonarllm(*arguments):
-    return subprocess.run([sys.executable, "-m", "sonarllm_cli", *map(str, arguments)], capture_output=True, text=True)
-
-
-def test_the_command_scores_texts_in_the_heads_space_and_vectors(heads, home, tmp_path):
+def test_the_command_scores_texts_in_the_heads_space_and_vectors(heads, home, tmp_path, sonarllm):
     (tmp_path / "a.txt").write_text("A music player.\nA chess game.\n")
     (tmp_path / "b.txt").write_text("A music player.\nTools for backups.\n")
-    rows = [
-        float(row) for row in sonarllm("score", tmp_path / "a.txt", tmp_path / "b.txt", "-m", "tiny").stdout.split()
-    ]
+    rows = [float(row) for row in sonarllm("score", tmp_path / "a.txt", tmp_path / "b.txt", "-m", "tiny").out.split()]
     assert rows[0] == pytest.approx(1, abs=1e-5) and rows[1] < 0.9999
     done = sonarllm("embed", tmp_path / "a.txt", "-m", "tiny", "-o", tmp_path / "a.parquet")
     by_text = sonarllm("score", tmp_path / "a.txt", "-m", "mutox", "--json")
     by_vector = sonarllm("score", tmp_path / "a.parquet", "-m", "mutox", "--json")
-    assert by_text.stdout == by_vector.stdout and json.loads(by_text.stdout.splitlines()[1])["row"] == 1, done.stderr
-    scores = [json.loads(row)["score"] for row in by_text.stdout.splitlines()]
-    summary = json.loads(sonarllm("score", tmp_path / "a.txt", "-m", "mutox", "--json", "--summary").stdout)
+    assert by_text.out == by_vector.out and json.loads(by_text.out.splitlines()[1])["row"] == 1, done.err
+    scores = [json.loads(row)["score"] for row in by_text.out.splitlines()]
+    summary = json.loads(sonarllm("score", tmp_path / "a.txt", "-m", "mutox", "--json", "--summary").out)
     assert summary == {"mean": pytest.approx(sum(scores) / 2, abs=1e-5), "rows": 2}
 
 
-def test_embed_takes_laser2(heads, home, tmp_path):
+def test_embed_takes_laser2(heads, home, tmp_path, sonarllm):
     (tmp_path / "a.txt").write_text("A Music Player.\na music player.\n")
     done = sonarllm("embed", tmp_path / "a.txt", "-m", "laser2", "-o", tmp_path / "a.npy")
     vectors_ND = np.load(tmp_path / "a.npy")
-    assert vectors_ND.shape == (2, 48) and np.array_equal(vectors_ND[0], vectors_ND[1]), done.stderr
+    assert vectors_ND.shape == (2, 48) and np.array_equal(vectors_ND[0], vectors_ND[1]), done.err

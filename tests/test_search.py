@@ -1,8 +1,7 @@
 """search: exact, in blocks; files of embeddings and texts; what was embedded is kept; bad input in one line."""
 
+import io
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -111,17 +110,12 @@ def test_a_query_without_words_is_refused(notes, space, queries, says):
         search(queries, [str(notes)], space)
 
 
-def sonarllm(*arguments, text=""):
-    return subprocess.run(
-        [sys.executable, "-m", "sonarllm_cli", *map(str, arguments)], capture_output=True, text=True, input=text
-    )
-
-
-def test_a_bad_file_of_a_folder_is_told_and_the_others_are_searched(notes, home):
+def test_a_bad_file_of_a_folder_is_told_and_the_others_are_searched(notes, home, sonarllm, monkeypatch):
     (notes / "bad.txt").write_bytes(b"\xff\xfe\x00")
-    done = sonarllm("search", "-", notes, "-k", 1, "-m", "tiny", "--json", text="A chess game.\n")
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "bad.txt" in done.stderr
-    found = json.loads(done.stdout)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"A chess game.\n")))
+    done = sonarllm("search", "-", notes, "-k", 1, "-m", "tiny", "--json")
+    assert (done.returncode, done.err.count("\n")) == (1, 1) and "bad.txt" in done.err
+    found = json.loads(done.out)
     assert (found["text"], found["start"], found["end"]) == ("A chess game.", 0, 13)
     done = sonarllm("search", "x", notes / "bad.txt", "-m", "tiny")
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.out) == (2, "")

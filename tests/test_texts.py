@@ -2,11 +2,15 @@
 
 import gzip
 import io
+import json
 import time
 
 import pytest
+from click.testing import CliRunner
 
+from sonarllm_cli.cli import sonarllm
 from sonarllm_cli.errors import UserError
+from sonarllm_cli.files import read_lines
 from sonarllm_cli.texts import expand, html_text, read_texts
 
 
@@ -89,3 +93,23 @@ def test_text_that_speaks_of_html_stays_as_it_is(folder):
     began = time.perf_counter()
     assert [text[:10] for _, text in read_texts(["notes/a.md", "notes/b.txt"])] == ["Write <htm", "<!-- a -->"]
     assert time.perf_counter() - began < 5
+
+
+def test_segment_takes_files_and_folders_and_says_where_each_sentence_is(folder, monkeypatch):
+    (folder / "a.md").write_text("One Zqx. Smith. Two.\n", "utf-8")
+    (folder / "abbreviations").write_text("zqx.\n", "utf-8")
+    arguments = ["segment", "--json", "--abbreviations", "notes/abbreviations", "notes/a.md", "notes/sub"]
+    out = CliRunner().invoke(sonarllm, arguments, catch_exceptions=False).output
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"text": "One Zqx. Smith.", "file": "notes/a.md", "start": 0, "end": 15},
+        {"text": "Two.", "file": "notes/a.md", "start": 16, "end": 20},
+        {"text": "In notes/sub/c.txt.", "file": "notes/sub/c.txt", "start": 0, "end": 19},
+    ]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(out.encode())))
+    assert [line.text for line in read_lines("-")] == ["One Zqx. Smith.", "Two.", "In notes/sub/c.txt."]  # for embed
+
+
+def test_standard_input_that_is_no_record_stays_text(monkeypatch):
+    for text in ('{"text": 1}', "{text}", '["text"]', 'Say {"text": "a"}'):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert [line.text for line in read_lines("-")] == [text]

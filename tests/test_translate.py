@@ -1,8 +1,5 @@
 """translate: layout stays, prose is translated; by a stand-in that writes in capitals."""
 
-import subprocess
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,15 +66,14 @@ def test_a_translation_is_the_decoded_embedding(space):
     assert translator(space, "eng_Latn", "deu_Latn", Search(max_tokens=12))(texts) == want
 
 
-def test_the_command_knows_subtitles_by_their_ending(tmp_path, home):
+def test_the_command_knows_subtitles_by_their_ending(tmp_path, home, sonarllm):
     (tmp_path / "a.srt").write_text(SRT, "utf-8")
     (tmp_path / "bad.srt").write_text("1\n00:01 --> 2\nx\n", "utf-8")
 
     def run(name, *options):
-        argv = [sys.executable, "-m", "sonarllm_cli", "translate", str(tmp_path / name), "-m", "tiny", *options]
-        return subprocess.run(argv, capture_output=True, text=True)
+        return sonarllm("translate", tmp_path / name, "-m", "tiny", *options)
 
     done = run("a.srt", "--max-tokens", "6")
-    assert "00:00:04,000 --> 00:00:07,200" in done.stdout and "It is cold" not in done.stdout, done.stderr
+    assert "00:00:04,000 --> 00:00:07,200" in done.out and "It is cold" not in done.out, done.err
     done = run("bad.srt")
-    assert done.returncode == 2 and "broken times" in done.stderr
+    assert done.returncode == 2 and "broken times" in done.err

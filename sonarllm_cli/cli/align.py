@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--to-lang", default="eng_Latn", show_default=True, help="Language of B.")
 @click.option("--lines", is_flag=True, help="A sentence a line: don't segment.")
 @click.option(
-    "--max", "most", type=click.IntRange(2), default=4, show_default=True, help="Sentences of a pair, in all."
+    "--max", "most", type=click.IntRange(2, 16), default=4, show_default=True, help="Sentences of a pair, in all."
 )
 @click.option("--vectors-a", nargs=2, metavar="TEXTS RAW", help="Of A's joined sentences, one a line: raw float32.")
 @click.option("--vectors-b", nargs=2, metavar="TEXTS RAW", help="The same of B. With both, no model is needed.")

@@ -210,6 +210,26 @@ def align(options: dict[str, Any], noise: float) -> dict[str, Any]:
     return result
 
 
+@evaluate.command(short_help="Mine pairs hidden among strangers")
+@click.option("--strangers", type=click.IntRange(0), default=10, show_default=True, help="Times as many as pairs.")
+@click.option("--threshold", type=float, help="Figures at this margin, too.")
+@_pair_options
+def bitext(options: dict[str, Any], strangers: int, threshold: float | None) -> dict[str, Any]:
+    """Precision, recall and F1 of `mine` (ratio margin, max) on pairs among texts without counterpart, at the threshold
+    that makes F1 best: of the pairs of the data one in 1 + STRANGERS is kept, the others give one side.
+
+    \b
+    Example:
+      sonarllm evaluate bitext --data examples/pairs.jsonl --strangers 2
+    """
+    from ..measure.tasks import evaluate as score
+    from ..measure.tasks import mined
+
+    result = score("bitext", run=mined(strangers, threshold), **options)
+    result["settings"]["strangers"] = strangers
+    return result
+
+
 @evaluate.command(short_help="Have a language model grade continuations")
 @click.option("--endpoint", default="", metavar="URL", help="Base of an API that speaks OpenAI's chat completions.")
 @click.option("--judge-model", default="", metavar="NAME", help="The model there that judges.")

@@ -97,6 +97,26 @@ def repetition(texts: Sequence[str], n: int = 4) -> float:
     return 100 * repeated / max(1, total)
 
 
+def f1(right: int, found: int, wanted: int) -> dict[str, float]:
+    """Precision, recall and F1 in per cent, of `found` things `right` of `wanted` ones."""
+    precision, recall = 100 * right / max(1, found), 100 * right / max(1, wanted)
+    return {"precision": precision, "recall": recall, "F1": 2 * precision * recall / max(1e-9, precision + recall)}
+
+
+def best_f1(scores: Sequence[float], right: Sequence[bool], wanted: int) -> dict[str, float]:
+    """`f1` of things of at least the score that makes F1 best, and that threshold; `scores` are from the best down."""
+    best: dict[str, float] = {"threshold": 0.0, **f1(0, 0, wanted)}
+    hits = 0
+    for count, (score, hit) in enumerate(zip(scores, right), 1):
+        hits += hit
+        if count < len(scores) and scores[count] == score:
+            continue  # a threshold takes all of a score
+        here = f1(hits, count, wanted)
+        if here["F1"] > best["F1"]:
+            best = {"threshold": score, **here}
+    return best
+
+
 def xsim(source_ND: Tensor, target_ND: Tensor, k: int = 4) -> float:
     """Similarity-search error, 0 to 100: how often a text's translation is not its nearest by ratio margin, the cosine
     over the mean cosine of both texts' k nearest (Artetxe & Schwenk 2019, as in the SONAR and LASER papers).

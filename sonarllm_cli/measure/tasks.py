@@ -36,7 +36,9 @@ from ..nets.token_lm import TokenLM
 from ..runtime import Runtime
 from ..tokens import EOS, fitting
 from ..use import align
+from ..use.mine import mine
 from ..use.neighbours import nearest, unit
+from ..use.sides import Embedded
 from ..weights import model_dir, registry
 from . import metrics
 from .alignment import noisy
@@ -245,6 +247,39 @@ def aligned(noise: float) -> Task:
             scores = align.f1(align.align(*documents), true)
             figures |= {f"{lang} {name}": score for name, score in zip(("precision", "recall", "F1"), scores)}
             figures[f"{lang} sentences"] = len(b)
+        return figures, []
+
+    return run
+
+
+def mined(strangers: int, threshold: float | None) -> Task:
+    """A task that mines pairs hidden among `strangers` times as many texts that have no counterpart, by language (as
+    BUCC, Zweigenbaum et al. 2017): precision, recall and F1 at the threshold that makes F1 best, and at `threshold`."""
+
+    def run(model: str, data: list[str], wish: Wish) -> Result:
+        space = load_space(model, wish.runtime)
+        figures: dict[str, float] = {}
+        for lang, pairs in sorted(_pairs(data, wish.seen).items()):
+            pairs = _draw(list(dict.fromkeys(pairs)), wish.limit, wish.seed)
+            known = len(pairs) // (1 + strangers)
+            if not known:
+                raise UserError(f"{len(pairs)} pairs in {lang} are too few", "give more, or fewer --strangers")
+            texts = {"eng_Latn": [a for a, _ in pairs[:known]], lang: [b for _, b in pairs[:known]]}
+            for i, (a, b) in enumerate(pairs[known:]):
+                texts["eng_Latn" if i % 2 else lang].append(a if i % 2 else b)
+            sides = [
+                Embedded(own, space.fingerprint, side, embed(side, lang=own, model=space))
+                for own, side in texts.items()
+            ]
+            found = mine(*sides)
+            right = [pair.a == pair.b < known for pair in found]
+            best = metrics.best_f1([pair.score for pair in found], right, known)
+            figures |= {f"{lang} {name}": value for name, value in best.items()}
+            if threshold is not None:
+                count = sum(pair.score >= threshold for pair in found)
+                given = metrics.f1(sum(right[:count]), count, known)
+                figures |= {f"{lang} {name} at {threshold:g}": value for name, value in given.items()}
+            figures[f"{lang} pairs"] = known
         return figures, []
 
     return run
