@@ -20,6 +20,16 @@ def test_xsim_counts_the_texts_whose_translation_is_not_nearest():
     assert metrics.xsim(x_ND, swapped) == 25
 
 
+def test_more_candidates_may_be_nearer_and_blocks_change_nothing(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(50, 6, generator=generator)
+    target = source + 0.8 * torch.randn(50, 6, generator=generator)
+    error = metrics.xsim(source, target)
+    assert 0 < error < metrics.xsim(source, torch.cat([target, source[:25] + 0.01]))
+    monkeypatch.setattr(metrics, "BLOCK", 7)
+    assert metrics.xsim(source, target) == error
+
+
 def test_the_margin_passes_over_a_hub_that_cosine_falls_for():
     """Four texts lean towards a fifth's translation, which is nearer to each than its own; the margin is not fooled."""
     own, private, hub = torch.eye(9)[:4], torch.eye(9)[4:8], torch.eye(9)[8:]

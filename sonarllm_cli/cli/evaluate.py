@@ -140,13 +140,32 @@ _task(
     "--data examples/pairs.jsonl --limit 2",
     (beam_option,),
 )
-_task(
-    "xsim",
-    "Find each text's translation by its embedding",
-    "How often a text's translation is not its nearest neighbour, of pairs.",
-    "--data examples/pairs.jsonl",
-    (),
-)
+
+
+def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    return task_options(command, ())
+
+
+@evaluate.command(short_help="Find each text's translation by its embedding")
+@click.option("--plus", metavar="FILE", help="More English candidates, one a line: xsim++'s altered sentences.")
+@_pair_options
+def xsim(options: dict[str, Any], plus: str | None) -> dict[str, Any]:
+    """How often a text's translation is not its nearest neighbour, of pairs. With --plus also among altered sentences
+    (xsim++: LASER's eng_Latn_augmented.devtest for FLORES).
+
+    \b
+    Example:
+      sonarllm evaluate xsim --data examples/pairs.jsonl
+    """
+    from ..files import read_lines
+    from ..measure import tasks
+
+    candidates = [row.text for row in read_lines(plus)] if plus else []
+    result = tasks.evaluate("xsim", run=functools.partial(tasks.xsim, plus=candidates), **options)
+    result["settings"] |= {"plus": plus} if plus else {}
+    return result
+
+
 _task(
     "search",
     "Find the note that answers a query",
@@ -185,10 +204,6 @@ _task(
     "documents.",
     "--data examples/documents.jsonl --limit 2",
 )
-
-
-def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    return task_options(command, ())
 
 
 @evaluate.command(short_help="Align documents whose pairs are known")

@@ -254,7 +254,8 @@ def import_blaser(name: str, **options: Any) -> None:
 
     \b
     Example:
-      sonarllm models import blaser my-blaser --checkpoint tests/parity-heads/blaser_qe.pt
+      sonarllm models import blaser my-blaser --sonar my-sonar \\
+        --checkpoint tests/parity-heads/blaser_qe.pt
     """
     from ..weights import convert_heads
 
@@ -268,7 +269,8 @@ def import_mutox(name: str, **options: Any) -> None:
 
     \b
     Example:
-      sonarllm models import mutox my-mutox --checkpoint tests/parity-heads/mutox.pt
+      sonarllm models import mutox my-mutox --sonar my-sonar \\
+        --checkpoint tests/parity-heads/mutox.pt
     """
     from ..weights import convert_heads
 

@@ -117,23 +117,23 @@ def best_f1(scores: Sequence[float], right: Sequence[bool], wanted: int) -> dict
     return best
 
 
-def xsim(source_ND: Tensor, target_ND: Tensor, k: int = 4) -> float:
+def xsim(source_ND: Tensor, target_MD: Tensor, k: int = 4) -> float:
     """Similarity-search error, 0 to 100: how often a text's translation is not its nearest by ratio margin, the cosine
     over the mean cosine of both texts' k nearest (Artetxe & Schwenk 2019, as in the SONAR and LASER papers).
 
-    source_ND, target_ND (row i translates row i) → per cent of rows.
+    source_ND, target_MD (row i translates row i; more rows are further candidates) → per cent of rows.
     """
-    source_ND, target_ND = (F.normalize(side_ND.float(), dim=1) for side_ND in (source_ND, target_ND))
-    near = mutual(lambda: source_ND.split(BLOCK), lambda: target_ND.split(BLOCK), k)
-    near_N1, near_1N = near.score_NK.mean(1, keepdim=True), near.score_MK.mean(1)[None]
+    source_ND, target_MD = (F.normalize(side.float(), dim=1) for side in (source_ND, target_MD))
+    near = mutual(lambda: source_ND.split(BLOCK), lambda: target_MD.split(BLOCK), k)
+    near_N1, near_1M = near.score_NK.mean(1, keepdim=True), near.score_MK.mean(1)[None]
     wrong = 0
     for first in range(0, len(source_ND), BLOCK):  # no N × N matrix is made
         rows = slice(first, first + BLOCK)
         best_B = torch.full_like(near_N1[rows, 0], -torch.inf)
         row_B = torch.zeros_like(best_B, dtype=torch.long)
-        for start in range(0, len(target_ND), BLOCK):
-            cosine_BN = source_ND[rows] @ target_ND[start : start + BLOCK].T
-            new_B, at_B = (2 * cosine_BN / (near_N1[rows] + near_1N[:, start : start + BLOCK])).max(1)
+        for start in range(0, len(target_MD), BLOCK):
+            cosine_BM = source_ND[rows] @ target_MD[start : start + BLOCK].T
+            new_B, at_B = (2 * cosine_BM / (near_N1[rows] + near_1M[:, start : start + BLOCK])).max(1)
             row_B = torch.where(new_B > best_B, at_B + start, row_B)
             best_B = torch.maximum(best_B, new_B)
         wrong += int((row_B != torch.arange(len(row_B), device=row_B.device) + first).sum())

@@ -168,9 +168,11 @@ def translate(model: str, data: list[str], run: Wish) -> Result:
     return figures, samples
 
 
-def xsim(model: str, data: list[str], run: Wish) -> Result:
-    """How often a text's translation is not its nearest neighbour, both ways, by language."""
+def xsim(model: str, data: list[str], run: Wish, plus: Sequence[str] = ()) -> Result:
+    """How often a text's translation is not its nearest neighbour, both ways, by language; into English also among the
+    altered sentences `plus` (xsim++, Chen et al. 2023)."""
     space = load_space(model, run.runtime)
+    plus_ND = embed_sentences(plus, "eng_Latn", space) if plus else None
     figures: dict[str, float] = {}
     for lang, pairs in sorted(_pairs(data, run.seen).items()):
         pairs = [p for p in dict.fromkeys(_draw(pairs, run.limit, run.seed))]
@@ -181,6 +183,8 @@ def xsim(model: str, data: list[str], run: Wish) -> Result:
             f"eng → {lang} error": metrics.xsim(a_ND, b_ND),
             f"{lang} texts": len(pairs),
         }
+        if plus_ND is not None:
+            figures[f"{lang} → eng error ++"] = metrics.xsim(b_ND, torch.cat([a_ND, plus_ND]))
     return figures, []
 
 

@@ -41,8 +41,7 @@ def nearest(query_QD: Tensor, blocks: Iterable[Tensor], k: int) -> tuple[Tensor,
 
     query_QD, blocks of unit_ND → score_QK, row_QK (rows counted through all blocks).
     """
-    score_QK = query_QD.new_empty(len(query_QD), 0)
-    row_QK = torch.empty(len(query_QD), 0, dtype=torch.long, device=query_QD.device)
+    score_QK, row_QK = _none(query_QD)
     first = 0
     for block_ND in blocks:
         score_QK, row_QK = _better(score_QK, row_QK, query_QD @ block_ND.to(query_QD).T, first, k)
@@ -75,12 +74,13 @@ def mutual(a: Blocks, b: Blocks, k: int, held: int = 8) -> Mutual:
     first_a, blocks_a = 0, iter(a())
     while parts := list(islice(blocks_a, held)):
         part_ND = torch.cat(parts)
-        score_NK, row_NK = part_ND.new_empty(len(part_ND), 0), torch.empty(len(part_ND), 0, dtype=torch.long)
+        score_NK, row_NK = _none(part_ND)
         first_b = 0
         for at, block_MD in enumerate(b()):
             if at == len(b_score):
-                b_score.append(block_MD.new_empty(len(block_MD), 0))
-                b_row.append(torch.empty(len(block_MD), 0, dtype=torch.long))
+                score_MK, row_MK = _none(block_MD)
+                b_score.append(score_MK)
+                b_row.append(row_MK)
             cosine_NM = part_ND @ block_MD.T
             score_NK, row_NK = _better(score_NK, row_NK, cosine_NM, first_b, k)
             b_score[at], b_row[at] = _better(b_score[at], b_row[at], cosine_NM.T, first_a, k)
@@ -91,6 +91,11 @@ def mutual(a: Blocks, b: Blocks, k: int, held: int = 8) -> Mutual:
     if not a_score or not b_score:
         raise UserError(f"set {'B' if a_score else 'A'} is empty", "give it some texts")
     return Mutual(torch.cat(a_score), torch.cat(a_row), torch.cat(b_score), torch.cat(b_row))
+
+
+def _none(vectors_QD: Tensor) -> tuple[Tensor, Tensor]:
+    """No neighbours yet: scores and rows, (Q, 0)."""
+    return vectors_QD.new_empty(len(vectors_QD), 0), vectors_QD.new_empty(len(vectors_QD), 0, dtype=torch.long)
 
 
 def _better(score_QK: Tensor, row_QK: Tensor, cosine_QN: Tensor, first: int, k: int) -> tuple[Tensor, Tensor]:
