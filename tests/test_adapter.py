@@ -58,4 +58,4 @@ def test_sentence_transformers_own_code_runs_on_it(model):
     hits = util.semantic_search(model.encode_query(TEXTS, convert_to_tensor=True), vectors, top_k=1)
     assert [[hit["corpus_id"] for hit in own] for own in hits] == [[0], [1], [2]]
     found = TranslationEvaluator(TEXTS, TEXTS, write_csv=False)(model)
-    assert found["mean_accuracy"] == 1
+    assert found["mean_accuracy"] == 1 and model.model_card_data.found == {"TranslationEvaluator": found}

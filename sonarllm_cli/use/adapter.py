@@ -26,6 +26,16 @@ from ..runtime import Runtime, choose
 Lang = str | Callable[[str], str]
 
 
+class Figures:
+    """Where sentence-transformers' evaluators note what they found: by evaluator, the last."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, float]] = {}
+
+    def set_evaluation_metrics(self, evaluator: Any, metrics: dict[str, float], epoch: int = 0, step: int = 0) -> None:
+        self.found[type(evaluator).__name__] = metrics
+
+
 class SentenceEncoder:
     """The encoder of a model as sentence-transformers would have it. `lang` is the language of the texts, or a function
     that tells each text's; `encode` takes another for its own."""
@@ -36,6 +46,7 @@ class SentenceEncoder:
         self.runtime = runtime or choose()
         self.encoder = load_encoder(model, self.runtime)
         self.lang = lang
+        self.model_card_data = Figures()
 
     @property
     def device(self) -> torch.device:
@@ -66,8 +77,8 @@ class SentenceEncoder:
         lang: Lang | None = None,
     ) -> Any:
         """Texts → embeddings_ND, of one text embedding_D: numpy, or a tensor with `convert_to_tensor`, or with neither
-        a list of tensors. UserError for a prompt, which no encoder here was taught, other values than the sentence's, and
-        another precision; `show_progress_bar` and `device` are heard and left alone.
+        a list of tensors. UserError for a prompt, which no encoder here was taught, other values than the sentence's,
+        and another precision; `show_progress_bar` and `device` are heard and left alone.
         """
         for name, value, usual in (
             ("prompt_name", prompt_name, None),
