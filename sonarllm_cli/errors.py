@@ -6,6 +6,18 @@ The command line prints `message; cure` on stderr and exits with `exit_code`: 2 
 
 from __future__ import annotations
 
+# Characters that a terminal obeys instead of showing, but for tab and newline: C0, DEL and C1 (0x9b begins a sequence).
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+def printable(text: str) -> str:
+    r"""`text` as it may be shown on a terminal, whoever wrote it: escape sequences and their like are spelled out.
+
+    >>> printable("red: \x1b[31m")
+    'red: \\x1b[31m'
+    """
+    return text.translate(_CONTROLS)
+
 
 class UserError(Exception):
     """Bad input or usage. `message` says what is wrong, `cure` what to do about it.

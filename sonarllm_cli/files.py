@@ -18,17 +18,19 @@ import os
 import shlex
 import shutil
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
-from sonarllm_cli.errors import RunError, UserError, nearest
+from sonarllm_cli.errors import RunError, UserError, nearest, printable
 
 PathName = str | os.PathLike[str]
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+STALE = 600.0  # seconds after which what a process that is gone left half-written is swept
 _DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -76,6 +78,8 @@ def read_errors(path: PathName) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # how bz2 reports bad data
             raise UserError(f"{name} is damaged or cut short: {error}", "compress or fetch it again") from error
+        if error.errno == errno.ENOMEM:
+            raise MemoryError(f"cannot map {name}") from error
         raise UserError(f"cannot read {name}: {error.strerror or error}", "check the path") from error
 
 
@@ -127,8 +131,11 @@ def read_text(path: PathName) -> str:
     return text
 
 
-def numbered_lines(stream: BinaryIO, path: PathName, *, max_chars: int, head: bytes = b"") -> Iterator[tuple[int, str]]:
-    """(1-based number, text) of each line that is not blank; `head` is what was already taken off the stream.
+def numbered_lines(
+    stream: BinaryIO, path: PathName, *, max_chars: int, head: bytes = b"", blank: bool = False
+) -> Iterator[tuple[int, str]]:
+    """(1-based number, text) of each line, of blank ones only with `blank`; `head` is what was already taken off the
+    stream.
 
     At most four bytes a character of one line are held. Raises UserError for text that is not UTF-8 or a line
     over `max_chars`.
@@ -145,7 +152,7 @@ def numbered_lines(stream: BinaryIO, path: PathName, *, max_chars: int, head: by
                     "split it into sentences first, one a line",
                 )
             offset += len(data)
-            if text.strip():
+            if blank or text.strip():
                 yield number, text
 
 
@@ -167,31 +174,36 @@ def missing_field(where: str, field: str, record: dict[str, Any]) -> UserError:
     return UserError(f'{where}: no field "{field}"', cure)
 
 
-def read_lines(path: PathName, *, text_field: str | None = None, max_chars: int = 1_000_000) -> Iterator[TextLine]:
+def read_lines(
+    path: PathName, *, text_field: str | None = None, max_chars: int = 1_000_000, blank: bool = False
+) -> Iterator[TextLine]:
     """The texts of a file or of standard input ("-"), one a line, without holding more than a line.
 
-    Blank lines, and records whose text is blank, are skipped; line numbers stay those of the file. With
-    `text_field`, or for a name that ends in .jsonl, .ndjson or .json ("text" is taken), lines are JSON objects; and so
-    they are on standard input if its first is an object with a string "text".
+    Blank lines, and records whose text is blank, are skipped, or with `blank` are texts too (but not blank lines
+    between records); line numbers stay those of the file. With `text_field`, or for a name that ends in .jsonl, .ndjson
+    or .json ("text" is taken), lines are JSON objects; and so they are on standard input if its first is an object with
+    a string "text".
     The file is opened at once. Raises UserError, now or on the way, for every input that cannot be read as texts.
     """
     field = "text" if text_field is None and text_ending(path) in JSON_ENDINGS else text_field
-    return _text_lines(open_bytes(path), path, field, max_chars)
+    return _text_lines(open_bytes(path), path, field, max_chars, blank)
 
 
 def _text_lines(
-    source: AbstractContextManager[BinaryIO], path: PathName, field: str | None, max_chars: int
+    source: AbstractContextManager[BinaryIO], path: PathName, field: str | None, max_chars: int, blank: bool
 ) -> Iterator[TextLine]:
     found = False
     with source as stream:
-        for number, text in numbered_lines(stream, path, max_chars=max_chars):
+        for number, text in numbered_lines(stream, path, max_chars=max_chars, blank=blank):
             line = TextLine(number, text)
             if path == "-" and field is None and not found and _holds_text(text):
                 field = "text"  # records of a command before, as of segment --json
+            if field is not None and not text.strip():
+                continue
             if field is not None:
                 line = _text_record(number, text, f"{display_name(path)}, line {number}", field)
-            if line.text.strip():
-                found = True
+            found = found or bool(line.text.strip())
+            if blank or line.text.strip():
                 yield line
     if not found:
         raise UserError(f"{display_name(path)} is empty", "give it some text")
@@ -265,6 +277,41 @@ def _beside(target: Path, kind: str) -> Path:
     return target.with_name(f".{target.name}.{kind}-{os.getpid()}")
 
 
+def _sweep(target: Path) -> None:
+    """Put away what writers of `target` that were killed have left beside it. A folder that one of them had moved away,
+    to put another in its place, and that is all there is, goes back."""
+    for kind in ("old", "tmp"):
+        prefix = f".{target.name}.{kind}-"
+        for left in target.parent.glob(f"{_literal(prefix)}*"):
+            with contextlib.suppress(OSError):  # another's, or gone by now
+                pid = left.name.removeprefix(prefix)
+                if not pid.isdecimal() or time.time() - left.lstat().st_mtime < STALE or _alive(int(pid)):
+                    continue
+                if kind == "old" and not target.exists():
+                    os.replace(left, target)
+                elif left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
+
+
+def _literal(name: str) -> str:
+    """`name` as a pattern that matches itself alone."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":  # where a file that is open can't be deleted, and signal 0 is Ctrl-C
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def _sync(file: Path) -> None:
     with open(file, "rb" if os.name == "posix" else "rb+") as stream:  # Windows syncs only what it may write
         os.fsync(stream.fileno())
@@ -281,6 +328,7 @@ def atomic_file(path: PathName) -> Iterator[Path]:
             yield Path(path)
         return
     target = _check_file(path)
+    _sweep(target)
     temporary = _beside(target, "tmp")
     try:
         with write_errors(path, temporary):
@@ -306,6 +354,7 @@ def atomic_folder(path: PathName, *, marker: str = "") -> Iterator[Path]:
     if `marker` is given, one that holds things and no file of that name.
     """
     target = check_target(path)
+    _sweep(target)
     _check_replaceable(target, os.fspath(path), marker)
     temporary, old = _beside(target, "tmp"), _beside(target, "old")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -345,15 +394,49 @@ def _swap(new: Path, target: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+class _Screen:
+    """Standard output where it is a terminal: what a text holds is shown, not obeyed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(printable(text))
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
 @contextmanager
 def open_output(path: str | None) -> Iterator[TextIO]:
-    """A stream for UTF-8 text: standard output for None and "-", else a file that appears when it is whole."""
+    """A stream for UTF-8 text: standard output for None and "-" (on a terminal without the control characters of the
+    text), else a file that appears when it is whole."""
     if path is None or path == "-":
         if (sys.stdout.encoding or "utf-8").lower() != "utf-8" and hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8")  # data out is UTF-8 in every locale
         with write_errors("standard output"):
-            yield sys.stdout
+            yield cast(TextIO, _Screen(sys.stdout)) if sys.stdout.isatty() else sys.stdout
             sys.stdout.flush()
         return
     with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
         yield stream
+
+
+@contextmanager
+def locked(path: PathName, message: str, cure: str) -> Iterator[None]:
+    """The lock file `path`, held by one process at a time, at the latest until it ends; UserError where another holds
+    it. The file stays: whether it is held is the system's knowledge."""
+    from filelock import FileLock, Timeout
+
+    try:
+        lock = FileLock(path, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(message, cure) from None
+    except NotImplementedError:  # a file system that knows no locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()

@@ -10,6 +10,7 @@ the order was fixed (pes_Arab stands where `fas` stood).
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from functools import lru_cache
 from .errors import UserError, nearest
 
 # One row a language: code | English name | other words for it: ISO 639-1 codes, ISO 639-2 and 639-3 codes unlike
-# FLORES', names, locales. A code without its script, and a name without its bracket, are understood without being
-# listed. Of rows with a word in common the upper one is the usual meaning, unless a lower one is marked `!`.
+# FLORES', FLORES+ codes (with glottocodes), names, locales. A code without its script, and a name without its bracket,
+# are understood without being listed. Of rows with a word in common the upper one is the usual meaning, unless a lower
+# one is marked `!`.
 _TABLE = """
 ace_Arab | Acehnese (Arabic script)
 ace_Latn | Acehnese (Latin script) | !
@@ -27,8 +29,8 @@ acm_Arab | Mesopotamian Arabic | iraqi arabic
 acq_Arab | Ta'izzi-Adeni Arabic | yemeni arabic
 aeb_Arab | Tunisian Arabic
 afr_Latn | Afrikaans | af
-ajp_Arab | South Levantine Arabic
-aka_Latn | Akan | ak
+ajp_Arab | South Levantine Arabic | apc_Arab_sout3123
+aka_Latn | Akan | ak, twi_Latn_asan1239
 amh_Ethi | Amharic | am
 apc_Arab | North Levantine Arabic | levantine arabic
 arb_Arab | Modern Standard Arabic | ar, ara, arabic, standard arabic
@@ -83,7 +85,7 @@ fuv_Latn | Nigerian Fulfulde | ff, ful, fulfulde, fula
 gla_Latn | Scottish Gaelic | gd
 gle_Latn | Irish | ga
 glg_Latn | Galician | gl
-grn_Latn | Guarani | gn
+grn_Latn | Guarani | gn, gug
 guj_Gujr | Gujarati | gu
 hat_Latn | Haitian Creole | ht, haitian
 hau_Latn | Hausa | ha
@@ -230,6 +232,7 @@ _ROWS = [[cell.strip() for cell in f"{row} |".split("|")[:3]] for row in _TABLE.
 NAMES: dict[str, str] = {code: name for code, name, _ in _ROWS}
 FLORES: tuple[str, ...] = tuple(NAMES)
 _SHOWN = 10  # languages named in an error message
+SLIP = 0.85  # how like a language's name a word is at least that was meant for it
 
 
 def resolve(word: str, known: Sequence[str] | None = None) -> str:
@@ -300,7 +303,11 @@ def _suggestion(word: str, known: Sequence[str] | None) -> str:
     key = _key(word)
     near = key.split("-")[0]  # sr-Latn, deu_Lant: the language is clear, the rest is not
     if near not in words:
-        near = nearest(key, words) if len(key) > 2 else ""  # any two letters are close to some code
+        # Three letters or fewer are some language's code, and no slip for another's. A name is a slip only for one that
+        # differs in a letter or so.
+        names = [word for word in words if len(word.split("-")[0]) > 3 and word[0] == key[:1]]
+        near = nearest(key, names) if len(near) > 3 else ""
+        near = near if difflib.SequenceMatcher(None, key, near).ratio() >= SLIP else ""
     code = next((code for code in index.get(near, []) if known is None or code in known), "")
     form = "use a FLORES-200 code (eng_Latn), an ISO 639 code (en, eng) or an English name (english)"
     return f"did you mean '{code}' ({NAMES[code]})? Else {form}" if code else form

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from .errors import UserError, nearest
+from .errors import UserError, nearest, printable
 
 log = logging.getLogger("sonarllm")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -110,10 +110,15 @@ def shrinking(run: Callable[[Sequence[Any]], list[T]], items: Sequence[Any]) -> 
     return shrinking(run, items[:half]) + shrinking(run, items[half:])
 
 
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def set_up_logging(quiet: bool = False) -> None:
     """Messages go to stderr, one line each, without decoration: data has stdout to itself."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Plain("%(message)s"))
     log.handlers[:] = [handler]
     log.setLevel(logging.ERROR if quiet else logging.INFO)
     log.propagate = False

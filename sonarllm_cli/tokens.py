@@ -52,7 +52,9 @@ class Tokenizer:
         return self._lang_id[lang]
 
     def content(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of the words alone, of many texts at once."""
+        """The ids of the words alone, of many texts at once (by threads, which one text is not worth)."""
+        if len(texts) == 1:
+            return [[piece + 1 for piece in self.pieces.EncodeAsIds(texts[0])]]
         return [[piece + 1 for piece in ids] for ids in self.pieces.EncodeAsIds(list(texts))] if texts else []
 
     def source(self, text: str, lang: str) -> list[int]:
@@ -68,11 +70,13 @@ class Tokenizer:
         return [EOS, self.lang_id(lang)]
 
     def text(self, ids: Iterable[int]) -> str:
-        """Ids → text; control tokens, languages and tags vanish."""
-        return self.pieces.DecodeIds([i - 1 for i in ids if EOS < i < self._first_lang or i == UNK])
+        """Ids → text; control tokens, languages and tags vanish, and bytes that make no whole character."""
+        text = self.pieces.DecodeIds([i - 1 for i in ids if EOS < i < self._first_lang or i == UNK])
+        return text.replace("\ufffd", "")
 
 
 def fitting(tokenizer: Tokenizer, limit: int) -> Callable[[str], bool]:
-    """Whether a text is at most `limit` source tokens long."""
+    """Whether a text is at most `limit` source tokens long. Only the tokens tell: one character may stand for eighteen
+    ("ﷺ") when the tokenizer has normalised it, and a blank is put before the first word."""
     room = limit - 2  # the language token and </s>
-    return lambda text: len(text.encode()) <= room or len(tokenizer.content([text])[0]) <= room
+    return lambda text: len(tokenizer.pieces.EncodeAsIds(text)) <= room  # of one text: a list starts threads

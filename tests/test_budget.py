@@ -43,7 +43,7 @@ def test_flops_of_a_step_are_about_those_it_takes(corpus, trained, tmp_path, kin
     settings = sonar(corpus) if kind == "sonar" else concept(corpus, trained / "sonar/model")
     trainer = Trainer(changed(settings, data={"max_sentences": 4}), tmp_path / "r")
     batch = trainer._epoch()[0][0]
-    facts = trainer._loss(batch, 0)[1]
+    facts = trainer._learn(batch, 0)[1]
     space = kinds.space_config(str(trained / "sonar/model")) if kind == "sonar-llm" else None
     said = budget.step_flops(trainer.settings, trainer.task.model, space, facts["tokens"], facts["sentences"])
     assert trainer._count_flops(batch) * facts["tokens"] == pytest.approx(said, rel=0.1)

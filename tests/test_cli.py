@@ -1,8 +1,14 @@
 """The command line: what comes out, and what a user's mistakes are told."""
 
+import errno
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +68,24 @@ def test_every_format_carries_the_same_embeddings(run, ending):
         "--json",
         stdin=run("embed", *MODEL, stdin="One text.\nAnother text, longer.\n")[1],
     )
-    assert out == want and len(out.splitlines()) == 2
+    found, wanted = ([json.loads(line) | {"file": ""} for line in lines.splitlines()] for lines in (out, want))
+    assert found == wanted and len(found) == 2
+
+
+def test_a_blank_line_keeps_its_place_and_is_reported(run):
+    code, out, err = run("embed", *MODEL, stdin="one\n\n \ntwo\n")
+    assert (code, err) == (0, "sonarllm: 2 blank (first: line 2), embedded as no words\n")
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["one", "", " ", "two"]
+    code, decoded, _ = run("decode", *MODEL, "--max-tokens", "6", stdin=out)
+    assert code == 0 and decoded.count("\n") == 4
+
+
+def test_embeddings_go_out_raw_and_come_back_with_their_width(run):
+    run("embed", *MODEL, "-o", "e.emb", stdin="One text.\nAnother text.\n")
+    raw = run("decode", *MODEL, "--max-tokens", "9", "--dim", "64", "e.emb")
+    assert raw[0] == 0 and raw[1].count("\n") == 2
+    code, _, err = run("decode", *MODEL, "e.emb")
+    assert code == 2 and "--dim" in err
 
 
 def test_a_records_own_language_is_preferred(run):
@@ -96,9 +119,89 @@ def test_a_seed_repeats_what_is_sampled(run):
     assert first == second != other
 
 
-def test_completion_is_a_script_for_each_shell(run):
-    for shell in ("bash", "zsh", "fish"):
-        assert "_SONARLLM_COMPLETE" in run("completion", shell)[1]
+@pytest.mark.parametrize("group", [[], ["models"], ["evaluate"]])
+def test_a_group_alone_prints_its_help_as_it_is(run, group):
+    help_ = run(*group, "--help")[1]
+    assert run(*group) == (2, "", help_) and "\nCommands:\n" in help_
+
+
+def texts_in(folder):
+    """Two texts and a third in a folder."""
+    (folder / "more").mkdir()
+    for name, text in (("a.txt", "A text. It goes on."), ("b.txt", "Another."), ("more/c.txt", "A third one.")):
+        (folder / name).write_text(text)
+    return ["a.txt", "b.txt", "more", "-"], ["a.txt", "b.txt", "more/c.txt", "-"]
+
+
+@pytest.mark.parametrize("verb", ["summarize", "generate"])
+def test_each_of_several_files_is_a_text_and_the_model_loads_once(run, tmp_path, monkeypatch, verb):
+    from sonarllm_cli.flow import model
+
+    loaded, real = [], model.load_writer
+    monkeypatch.setattr(model, "load_writer", lambda *a, **k: loaded.append(a) or real(*a, **k))
+    files, names = texts_in(tmp_path)
+    own = ["--max-sentences", "1"] if verb == "generate" else ["--sentences", "1"]
+    code, out, _ = run(verb, *WRITER, *own, "--json", *files, stdin="The last.\nIt ends.")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [r["file"] for r in records] == names and len(loaded) == 1
+    code, out, _ = run(verb, *WRITER, *own, *files[:2])
+    assert out.splitlines()[0] == "==> a.txt <==" and out.splitlines()[2] == "==> b.txt <=="
+    alone = run(verb, *WRITER, *own, "b.txt")[1]
+    assert out.splitlines()[3] == alone.strip()
+
+
+def test_lines_of_several_files_follow_each_other(run, tmp_path):
+    files, names = texts_in(tmp_path)
+    code, out, _ = run("embed", *MODEL, *files, stdin="One.\nTwo.")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [r["file"] for r in records] == [*names, "-"]
+    for name in ("x.npy", "more/y.jsonl"):
+        run("embed", *MODEL, "-o", name, "a.txt", "b.txt")
+    code, out, _ = run("decode", *MODEL, "--max-tokens", "8", "--json", "x.npy", "more")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [r["file"] for r in found] == ["x.npy"] * 2 + ["more/y.jsonl"] * 2
+    assert [r["text"] for r in found[:2]] == [r["text"] for r in found[2:]]
+    assert run("embed", *MODEL, "a.txt", "none.txt") == (2, "", "sonarllm: no such file: none.txt; check the path\n")
+
+
+def test_auto_is_the_language_of_what_is_embedded(run):
+    text = "Il gatto dorme sul divano.\nLa porta era chiusa a chiave."
+    _, out, err = run("embed", *MODEL, "--lang", "auto", stdin=text)
+    assert {json.loads(line)["lang"] for line in out.splitlines()} == {"ita_Latn"} and err == ""
+    assert run("embed", *MODEL, stdin=text)[2].startswith("the text looks Italian")
+
+
+SHELLS = {
+    "bash": """source <(sonarllm completion bash); COMP_WORDS=(sonarllm {words}); COMP_CWORD={last}
+        _sonarllm_completion sonarllm; printf '%s\n' "${{COMPREPLY[@]}}" """,
+    "fish": "sonarllm completion fish | source; complete -C 'sonarllm {words}'",
+    "zsh": """autoload -Uz compinit; compinit -u -D; eval "$(sonarllm completion zsh)"
+        compadd() {{ print -l ${{(P)@[-1]}} }}; _describe() {{ print -l ${{(P)3}} }}; _path_files() {{ print -l a* }}
+        words=(sonarllm {words}); CURRENT={last}+1; _sonarllm_completion""",
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_completes_models_languages_dtypes_recipes_and_files(shell, home, tmp_path):
+    if not shutil.which(shell):
+        pytest.skip(f"no {shell} here")
+    (tmp_path / "sonarllm").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sonarllm_cli "$@"\n')
+    (tmp_path / "sonarllm").chmod(0o755)
+    (tmp_path / "article.txt").touch()
+    (tmp_path / "own.toml").touch()
+
+    def completed(words):
+        script = SHELLS[shell].format(words=words, last=len(words.split()))
+        env = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
+        done = subprocess.run([shell, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+        return done.stdout, done.stderr
+
+    assert "tiny-llm" in completed("summarize -m tin")[0]
+    assert "ita_Latn" in completed("summarize -m tiny --lang it")[0]
+    assert "bfloat16" in completed("embed --dtype bf")[0]
+    assert "own.toml" in completed("train ow")[0]
+    if shell != "bash":  # which asks its own completion of files for them
+        assert "article.txt" in completed("summarize art")[0]
 
 
 NAN = np.full((1, 64), np.nan, np.float32)
@@ -126,6 +229,7 @@ NAN = np.full((1, 64), np.nan, np.float32)
     (["generate", "-m", "tiny"], "text", "can't write"),
     (["summarize", "--sentences", "few"], "text", "--sentences 2"),
     (["train", "none.toml"], None, "no such recipe"),
+    (["segment", "\x1b]0;title\a.txt"], None, "no such file: \\x1b]0;title\\x07.txt"),
 ])  # fmt: skip
 def test_mistakes_get_one_line_with_a_cure_and_exit_2(run, arguments, stdin, words):
     code, out, err = run(*arguments, stdin=stdin)
@@ -151,10 +255,15 @@ def test_a_failed_embed_leaves_the_old_file(run, tmp_path):
     assert (tmp_path / "e.npy").read_bytes() == b"old"
 
 
+def alone(home):
+    """An environment with this checkout's package and these models, and nothing else."""
+    return {"PATH": "/usr/bin:/bin", "SONARLLM_HOME": str(home), "PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
 def shell(command, home):
     return subprocess.run(
         ["bash", "-c", f'sonarllm() {{ "{sys.executable}" -m sonarllm_cli "$@"; }}; {command}'],
-        capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "SONARLLM_HOME": str(home)},
+        capture_output=True, text=True, env=alone(home),
     )  # fmt: skip
 
 
@@ -168,6 +277,113 @@ def test_a_closed_pipe_is_quiet_and_a_full_disk_is_not(home):
 def test_ctrl_c_is_one_line_and_130(home):
     done = shell(f"timeout -s INT 3 '{sys.executable}' -m sonarllm_cli embed -m tiny --lang en < <(sleep 5)", home)
     assert done.stderr.strip().splitlines() == ["sonarllm: interrupted"]
+
+
+@pytest.mark.parametrize(("redirect", "arguments", "code", "words"), [
+    ("<&-", "embed -m tiny", 2, "standard input is closed"),
+    ("<&-", "embed -m tiny -o e.npy text", 0, ""),  # e.npy gets no stream's number
+    ("2>&-", "segment text", 0, ""),
+    ("2>&-", "segment none", 2, ""),
+    ("2>/dev/full", "segment none", 2, ""),
+    (">&-", "segment text", 1, "standard output: Bad file descriptor"),
+    (">&-", "--help", 1, "standard output: Bad file descriptor"),
+    (">&- 2>&- <&-", "segment text", 1, ""),
+])  # fmt: skip
+def test_a_closed_stream_is_no_traceback(home, tmp_path, redirect, arguments, code, words):
+    (tmp_path / "text").write_text("One. Two.\n")
+    done = shell(f"cd {tmp_path}; sonarllm {arguments} {redirect}", home)
+    assert (done.returncode, done.stderr.count("\n")) == (code, bool(words)) and words in done.stderr
+    if redirect == "2>&-":
+        assert done.stdout == ("One.\nTwo.\n" if code == 0 else "")  # no message among the data
+    assert {p.name for p in tmp_path.iterdir()} <= {"text", "e.npy"}
+
+
+@pytest.mark.parametrize(("signals", "code", "word"), [
+    (["INT"] * 20, 130, "interrupted"), (["TERM"], 143, "terminated"), (["HUP", "INT"], 129, "terminated"),
+])  # fmt: skip
+def test_a_signal_ends_a_command_in_one_line_and_leaves_nothing(home, tmp_path, signals, code, word):
+    """However often it comes: what is half-written is put away first."""
+    command = [sys.executable, "-m", "sonarllm_cli", "embed", "-m", "tiny", "-o", "e.npy"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=alone(home))
+    process.stdin.write(b"A text.\n" * 5000)  # more than a block: the first is written, the next waited for
+    process.stdin.flush()
+    wait_for(lambda: any(p.stat().st_size > 128 for p in tmp_path.iterdir()))
+    for name in signals:
+        process.send_signal(getattr(signal, f"SIG{name}"))
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.decode()) == (code, f"sonarllm: {word}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def wait_for(done):
+    end = time.monotonic() + 100
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("ending", ["npy", "safetensors", "parquet", "jsonl"])
+def test_a_file_over_the_limit_is_a_failed_run(run, tmp_path, ending):
+    import resource
+
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, old[1]))
+    try:
+        code, _, err = run("embed", *MODEL, "-o", f"e.{ending}", stdin="A text.\n" * 4000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert code == 1 and "File too large" in err and err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["stdin"]
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 1 byte"),
+    RuntimeError("can't start new thread"), ImportError("libx.so: failed to map segment from shared object"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+])  # fmt: skip
+def test_no_memory_is_one_line_whoever_says_so(run, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("sonarllm_cli.files.read_text", fail)
+    code, _, err = run("segment", "text")
+    assert (code, err) == (1, "sonarllm: out of memory; use a smaller --batch-size, or --dtype bfloat16\n")
+
+
+def test_an_error_of_ours_keeps_its_traceback(run, monkeypatch):
+    monkeypatch.setattr("sonarllm_cli.files.read_text", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["segment", "text"])
+
+
+def test_a_run_folder_is_its_own_recipe_and_stands_for_its_model(run, tmp_path):
+    (tmp_path / "docs.jsonl").write_text("\n".join(json.dumps({"text": f"It is {i}. It works."}) for i in range(6)))
+    (tmp_path / "r.toml").write_text(
+        'kind = "sonar-llm"\nsonar = "tiny"\n[model]\nwidth = 16\nffn = 32\nlayers = 1\nheads = 2\nhead_size = 8\n'
+        '[data]\ndocuments = "docs.jsonl"\nmax_tokens = 64\n[optim]\nsteps = 2\nbatch_tokens = 300\n'
+    )
+    assert run("train", "r.toml", "-o", "runs/a")[0] == 0
+    code, out, err = run("train", "--resume", "runs/a", "--set", "optim.steps=3")
+    assert (code, out) == (0, "runs/a/model\n") and "continuing at step 2, with another optim.steps" in err
+    assert run("generate", "-m", "runs/a", "--max-tokens", "8", "--max-sentences", "1", stdin="It is.")[0] == 0
+    assert run("models", "show", "runs/a")[1] == run("models", "show", "runs/a/model")[1]
+    for arguments, words in (
+        (["train", "runs/a"], "continue it with --resume"),
+        (["train", "--resume", "runs/a", "-o", "b"], "leave -o out"),
+        (["train", "--resume", "runs"], "is no run folder"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2 and words in err
+    for name in ("model", "best"):
+        shutil.rmtree(tmp_path / "runs/a" / name, ignore_errors=True)
+    assert "end it: sonarllm train --resume runs/a" in run("generate", "-m", "runs/a", stdin="It is.")[2]
+
+
+def test_help_is_readable_where_the_console_lacks_a_character(home):
+    env = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-m", "sonarllm_cli", "evaluate", "--help"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="cp1252")
+    assert done.returncode == 0 and "summarize" in done.stdout, done.stderr
 
 
 def test_models_import_from_the_command_line(run, expected):

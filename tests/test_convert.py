@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.model import load_space, load_writer
 from sonarllm_cli.runtime import choose
-from sonarllm_cli.weights import convert, model_dir
+from sonarllm_cli.weights import convert, model_dir, registry
 from sonarllm_cli.weights.layouts import SONAR_DECODERS
 
 PARITY = Path(__file__).parent / "parity"
@@ -140,6 +141,20 @@ def translator(folder):
     return {"decoder": folder, "heads": None}
 
 
+def compiled(folder):
+    """Trained by DDP on a compiled model, with its options and a counter, in a wrapper in a wrapper."""
+    tensors = {f"module._orig_mod.{key}": value for key, value in state(SPACE["encoder"]).items()}
+    tensors["module._orig_mod.encoder.updates"] = torch.tensor(7)
+    args = argparse.Namespace(arch="sonar", lr=[1e-3], inner=argparse.Namespace(seed=1))
+    torch.save({"state_dict": {"model": tensors}, "args": args}, folder / "encoder.pt")
+    return {"encoder": folder / "encoder.pt"}
+
+
+def orig_mod(folder):
+    save_file({f"_orig_mod.{k}": v.clone() for k, v in state(SPACE["decoder"]).items()}, folder / "d.safetensors")
+    return {"decoder": folder / "d.safetensors"}
+
+
 def old_format(folder):
     torch.save({"model": state(SPACE["encoder"])}, folder / "encoder.pt", _use_new_zipfile_serialization=False)
     return {"encoder": folder / "encoder.pt"}
@@ -153,6 +168,8 @@ def old_format(folder):
         fairseq1_encoder,
         pickled_folder,
         two_shards,
+        compiled,
+        orig_mod,
         translator,
         old_format,
     ],
@@ -187,6 +204,26 @@ def test_stored_dtypes(dtype, error, writer):
     small = load_space("small", choose("cpu", "float32"))
     for got, want in zip(small.net.parameters(), writer.space.net.parameters(), strict=True):
         assert (got - want).norm() <= error * want.norm()
+    assert small.fingerprint == writer.space.fingerprint  # another file of the same space
+
+
+@pytest.mark.parametrize(
+    "change", [{"heads": 2}, {"langs": SPACE["langs"][::-1]}, {"encoder": "altered"}, {"tokenizer": "altered"}]
+)
+def test_another_answer_is_another_space(change, tmp_path, writer):
+    if "encoder" in change:
+        path = changed(SPACE["encoder"], lambda s: s["layer_norm.bias"].add_(1e-6), tmp_path / "altered.pt")
+        change = {"encoder": path}
+    if "tokenizer" in change:  # the same pieces, another normaliser: a field that protobuf readers pass over
+        (tmp_path / "altered.model").write_bytes(SPACE["tokenizer"].read_bytes() + b"\xc2\x3e\x00")
+        change = {"tokenizer": tmp_path / "altered.model"}
+    made = model_dir.read_config(convert.import_sonar("other", **SPACE | change))
+    assert made["fingerprint"] != writer.space.fingerprint
+
+
+def test_how_long_a_text_may_be_is_not_the_space(writer):
+    made = model_dir.read_config(convert.import_sonar("other", **SPACE | {"max_tokens": 32}))
+    assert made["fingerprint"] == writer.space.fingerprint
 
 
 def test_half_precision_stays_half(tmp_path):
@@ -279,7 +316,8 @@ class Bomb:
     [(torch.save, "could run code"), (lambda value, path: path.write_bytes(pickle.dumps(value)), "no checkpoint")],
 )
 def test_a_pickle_that_runs_code_does_not(save, message, tmp_path):
-    save({"model": state(SPACE["encoder"]), "args": Bomb(str(tmp_path / "boom"))}, tmp_path / "bomb.pt")
+    bag = argparse.Namespace(bomb=Bomb(str(tmp_path / "boom")))  # what may be in a file may hold what may not
+    save({"model": state(SPACE["encoder"]), "args": bag}, tmp_path / "bomb.pt")
     with pytest.raises(UserError, match=message):
         convert.import_sonar("bad", **SPACE | {"encoder": tmp_path / "bomb.pt"})
     assert not (tmp_path / "boom").exists()
@@ -359,6 +397,13 @@ def test_heads_that_nobody_named_are_announced(caplog):
     made = convert.import_sonar("space", **SPACE | {"heads": None})
     assert model_dir.read_config(made)["model"]["heads"] == 1
     assert "taking 1 heads of 64 for 64; name others with --heads" in caplog.text
+
+
+def test_a_name_that_another_process_is_importing(tmp_path, monkeypatch):
+    monkeypatch.setenv("SONARLLM_HOME", str(tmp_path))
+    with registry.claimed("new"), pytest.raises(UserError, match="another process is importing new"):
+        convert.import_sonar_llm("new", checkpoint=PARITY / "sonarllm_reference_checkpoint.pt", sonar="tiny")
+    assert registry.names() == [folder.name for folder in sorted(registry.EMBEDDED.iterdir())]
 
 
 def test_a_name_that_is_taken():

@@ -1,18 +1,23 @@
 """Beam search is sonar-space's, token for token; sampling follows its distribution."""
 
+import io
+import math
+
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 from conftest import PARITY
 from safetensors.torch import load_file
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow.decode import Search, _draw, beam_search, decode, log_softmax
+from sonarllm_cli.flow.decode import Search, _draw, beam_search, decode, decode_stream, discouraged, log_softmax
 from sonarllm_cli.flow.embed import embed
 from sonarllm_cli.flow.model import load_space
 from sonarllm_cli.flow.shortlist import of_ids, shortlisted
+from sonarllm_cli.io.vectors import EmbeddingBatch
 from sonarllm_cli.runtime import choose
-from sonarllm_cli.tokens import EOS, PAD
+from sonarllm_cli.tokens import EOS, PAD, Tokenizer, fitting
 
 EMBEDDINGS = load_file(PARITY / "expected.safetensors")["embeddings"]
 
@@ -132,8 +137,95 @@ def test_embeddings_of_another_width_or_not_finite_are_refused(space, bad, word)
         decode(bad, model=space)
 
 
+HUGE = torch.cat([EMBEDDINGS[:2], torch.full((1, 64), 1e20), EMBEDDINGS[2:3]])
+
+
+@pytest.mark.parametrize("options", [{}, {"beam": 1}, {"temperature": 1.0}, {"top_p": 0.9, "num_return": 2}])
+def test_a_row_that_overflows_is_named_and_not_left_out(space, options):
+    with pytest.raises(UserError, match="embedding 3 overflows float32"):
+        decode(HUGE, model=space, max_tokens=6, batch_size=2, **options)
+    assert len(decode(EMBEDDINGS[:3], model=space, max_tokens=6, batch_size=2, **options)) == 3
+
+
+def test_a_stream_names_a_row_by_its_place_in_the_whole_file(home):
+    batches = [EmbeddingBatch(part.numpy(), [], first, "", []) for first, part in ((0, EMBEDDINGS[:5]), (5, HUGE))]
+    with pytest.raises(UserError, match="embedding 8 overflows"):
+        list(decode_stream(batches, "eng_Latn", load_space("tiny"), Search(max_tokens=6)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tensors_of_any_dtype_and_with_gradients_are_decoded(space, dtype):
+    found = decode(EMBEDDINGS[:2].to(dtype).requires_grad_(), model=space, max_tokens=9)
+    want = decode(EMBEDDINGS[:2].to(dtype).float(), model=space, max_tokens=9)
+    assert found == want
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_tensors_of_a_gpu_are_decoded(space):
+    assert decode(EMBEDDINGS[:2].cuda(), model=space, max_tokens=9) == decode(EMBEDDINGS[:2], model=space, max_tokens=9)
+
+
+@pytest.mark.parametrize("text", ["ﷺ" * 20, "a" * 62])
+def test_only_tokens_say_whether_a_text_fits(space, text):
+    """One character may be many tokens (NFKC), and before the first word there is a blank."""
+    words = space.tokenizer.content([text])[0]
+    assert fitting(space.tokenizer, len(words) + 2)(text) and not fitting(space.tokenizer, len(words) + 1)(text)
+
+
+def test_what_was_written_is_discouraged_as_the_search_says():
+    logits, written = torch.tensor([[1.0, -2.0, 3.0, 0.0]] * 2), torch.tensor([[0, 1, 0], [2, 2, 1]])
+    no = -math.inf
+
+    def found(**rules):
+        return discouraged(logits.clone(), written, Search(**rules)).tolist()
+
+    assert found() == logits.tolist()
+    assert found(repetition_penalty=2.0) == [[0.5, -4.0, 3.0, 0.0], [1.0, -4.0, 1.5, 0.0]]
+    assert found(no_repeat_ngram=1) == [[no, no, 3.0, 0.0], [1.0, no, no, 0.0]]
+    assert found(no_repeat_ngram=2) == [[1.0, no, 3.0, 0.0], [1.0, -2.0, 3.0, 0.0]]
+    assert found(no_repeat_ngram=4) == logits.tolist()
+
+
+@pytest.mark.parametrize("how", [{"beam": 3}, {"temperature": 0.5}])
+def test_no_ngram_of_tokens_stands_twice(space, how):
+    def repeats(**rules):
+        found = decode(EMBEDDINGS, model=space, max_tokens=28, **how, **rules)
+        pairs = [list(zip(h.ids, h.ids[1:])) for (h,) in found]
+        return sum(len(p) - len(set(p)) for p in pairs)
+
+    assert repeats() > 0 == repeats(no_repeat_ngram=2)
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_bytes_that_make_no_whole_character_are_not_written(cut):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a text of letters", "another text"]),
+        model_writer=model,
+        vocab_size=280,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    tokenizer = Tokenizer(model.getvalue(), ["eng_Latn"])
+    (ids,) = tokenizer.content(["a €"])
+    assert tokenizer.text(ids) == "a €"
+    assert tokenizer.text(ids[:-cut]).strip() == "a"
+    assert tokenizer.text([*ids[:-cut], *tokenizer.content(["a"])[0]]).split() == ["a", "a"]
+
+
 @pytest.mark.parametrize(
-    "options", [{"beam": 0}, {"temperature": 0}, {"top_p": 1.5}, {"max_tokens": 2}, {"beam": 2, "num_return": 3}]
+    "options",
+    [
+        {"beam": 0},
+        {"temperature": 0},
+        {"top_p": 1.5},
+        {"max_tokens": 2},
+        {"beam": 2, "num_return": 3},
+        {"no_repeat_ngram": -1},
+        {"repetition_penalty": 0.5},
+        {"repetition_penalty": math.nan},
+    ],
 )
 def test_impossible_searches_are_refused(options):
     with pytest.raises(UserError):

@@ -1,4 +1,4 @@
-"""files.py and flow/vectors.py: texts and embeddings come back as they went, and bad ones are named."""
+"""files.py and io/vectors.py: texts and embeddings come back as they went, and bad ones are named."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from safetensors.numpy import load_file, save_file
 
 from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.files import atomic_file, atomic_folder, atomic_write, open_output, read_lines, read_text
-from sonarllm_cli.flow.vectors import EmbeddingRow, read_embeddings
-from sonarllm_cli.flow.vectors_out import EmbeddingWriter
+from sonarllm_cli.io.vectors import EmbeddingRow, read_embeddings
+from sonarllm_cli.io.vectors_out import EmbeddingWriter
 
 ENDINGS = (".npy", ".safetensors", ".parquet", ".jsonl")
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -301,7 +301,7 @@ full = pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /de
 def full_disk(monkeypatch):
     """Whatever the package opens to write is /dev/full (which no test names as a target: a bug could replace it)."""
     real = open
-    for name in ("flow.vectors_out", "files"):
+    for name in ("io.vectors_out", "files"):
         monkeypatch.setattr(
             f"sonarllm_cli.{name}.open",
             lambda path, mode, **options: real(path if "r" in mode else "/dev/full", mode, **options),
@@ -513,7 +513,7 @@ def test_an_exception_leaves_nothing_half_written(tmp_path, ending):
 
 def test_a_writer_refuses_what_it_cannot_write_before_it_begins(tmp_path):
     for name in ("a.csv", "a", "a.jsonl.gz", "a.npy.gz"):
-        with fails("unknown ending", "use .npy, .safetensors, .parquet, .jsonl or -"):
+        with fails("unknown ending", "use .npy, .safetensors, .parquet, .jsonl, .emb or -"):
             EmbeddingWriter(str(tmp_path / name), dim=2)
     with fails("no such folder", "mkdir -p"):
         EmbeddingWriter(str(tmp_path / "none" / "a.npy"), dim=2)
@@ -553,7 +553,7 @@ def test_a_file_cut_short_is_an_error(tmp_path, ending):
 
 @pytest.mark.parametrize("name", ["a.csv", "a", "a.npy.gz", "a.parquet.xz", "a.json"])
 def test_an_unknown_ending_is_an_error_to_read(name):
-    with fails(f"{name}: unknown ending", "use .npy, .safetensors, .parquet, .jsonl or -"):
+    with fails(f"{name}: unknown ending", "use .npy, .safetensors, .parquet, .jsonl, .emb or -"):
         read_embeddings(name)
 
 
@@ -731,7 +731,7 @@ def test_random_and_damaged_bytes_are_embeddings_or_a_user_error(tmp_path, endin
 
 
 def test_reading_texts_imports_no_heavy_library():
-    code = "import sys, sonarllm_cli.flow.vectors_out; print({'torch', 'pyarrow', 'safetensors'} & {*sys.modules})"
+    code = "import sys, sonarllm_cli.io.vectors_out; print({'torch', 'pyarrow', 'safetensors'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
@@ -743,3 +743,102 @@ def test_json_lines_name_their_space_and_mix_none(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"embedding": [1], "space": "abc"}\n{"embedding": [1], "space": "abd"}\n')
     with pytest.raises(UserError, match="line 2 is of another space"):
         list(read_embeddings(tmp_path / "b.jsonl"))
+
+
+# ------------------------------------------------------------------------------------------------ other programs' files
+
+
+def test_raw_float32_goes_out_and_comes_back_with_its_width(tmp_path):
+    array_ND = np.arange(6, dtype=np.float32).reshape(3, 2)
+    write(tmp_path / "a.emb", [array_ND])
+    assert np.array_equal(np.fromfile(tmp_path / "a.emb", "<f4"), array_ND.ravel())  # as LASER and vecalign have it
+    assert same_bits(read(tmp_path / "a.emb", dim=2, batch=2), array_ND)
+    with fails("a.emb does not say how wide", "--dim 1024"):
+        read(tmp_path / "a.emb")
+    with fails("cut short, or its rows are not 5 wide: it has 24 bytes", "a row of float32 has 20"):
+        read(tmp_path / "a.emb", dim=5)
+    with fails("and does not say otherwise", "--half"):
+        EmbeddingWriter(str(tmp_path / "b.emb"), dim=2, dtype="float16")
+    write(tmp_path / "a.npy", [array_ND])
+    with fails("says itself how wide", "--dim"):
+        read(tmp_path / "a.npy", dim=2)
+
+
+def lcm(path, **columns):
+    """A Parquet as LCM's preparation writes it: documents of sentences and their vectors."""
+    kinds = {"text_sentences": pa.list_(pa.string())}
+    table = {name: pa.array(value, kinds.get(name)) for name, value in columns.items()}
+    pq.write_table(pa.table(table), path)
+
+
+@pytest.mark.parametrize("vector", [pa.list_(pa.float32()), pa.list_(pa.float16(), 2)])
+def test_the_documents_of_lcm_are_read_as_their_sentences(tmp_path, vector):
+    vectors = pa.array([[[1, 2], [3, 4]], [], [[5, 6]]], pa.list_(pa.list_(pa.int32()))).cast(pa.list_(vector))
+    lcm(tmp_path / "a.parquet", text_sentences=[["a", "b"], [], ["c"]], lang=["x", "y", "z"],
+        text_sentences_sonar_emb=vectors)  # fmt: skip
+    batches = list(read_embeddings(tmp_path / "a.parquet", batch=2))
+    assert [b.embeddings_ND.tolist() for b in batches] == [[[1, 2], [3, 4]], [[5, 6]]]
+    assert [(b.texts, b.langs, b.first) for b in batches] == [(["a", "b"], ["x", "x"], 0), (["c"], ["z"], 2)]
+
+
+def test_a_document_whose_texts_and_vectors_differ_is_named(tmp_path):
+    lcm(tmp_path / "a.parquet", text_sentences=[["a"], ["b", "c"]], text_sentences_sonar_emb=[[[1.0]], [[2.0]]])
+    with fails("row 1 (from 0): 2 texts, 1 embeddings"):
+        read(tmp_path / "a.parquet")
+
+
+def test_a_column_is_chosen_by_name(tmp_path):
+    lcm(tmp_path / "a.parquet", p_sonar_emb=[[[1.0]]], q_sonar_emb=[[[2.0]]], vector=[[3.0]])
+    assert read(tmp_path / "a.parquet", column="q_sonar_emb").tolist() == [[2]]
+    assert read(tmp_path / "a.parquet", column="vector").tolist() == [[3]]
+    with fails('no column "embedding"', "it holds p_sonar_emb, q_sonar_emb; name the embeddings with --column"):
+        read(tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text('{"vector": [4], "text": "a"}\n')
+    assert read(tmp_path / "a.jsonl", column="vector").tolist() == [[4]]
+    save_file({"vectors": np.ones((1, 2))}, tmp_path / "a.safetensors")
+    assert read(tmp_path / "a.safetensors", column="vectors").tolist() == [[1, 1]]
+    with fails("no columns", "--column"):
+        read("a.npy", column="vector")
+
+
+def test_blank_lines_keep_their_place_where_they_are_asked_for(tmp_path):
+    assert lines(tmp_path / "a.txt", b"\na\n \n", blank=True) == [(1, "", None), (2, "a", None), (3, " ", None)]
+    assert lines(tmp_path / "a.jsonl", b'{"text": ""}\n\n{"text": "b"}', blank=True) == [(1, "", None), (3, "b", None)]
+    with fails("is empty"):
+        lines(tmp_path / "a.txt", b"\n \n", blank=True)
+
+
+# ------------------------------------------------------------------------------------------------ what is left behind
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_a_live_one_writes_is_not(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    names = {who: f".a.txt.tmp-{pid}" for who, pid in (("dead", gone.pid), ("alive", os.getppid()), ("new", 2**22 + 1))}
+    for name in (*names.values(), ".a.txt.tmp-mine", ".b.txt.tmp-1"):
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (1, 1))
+    os.utime(tmp_path / names["new"])
+    atomic_write(tmp_path / "a.txt", "a")
+    assert only(tmp_path) == sorted([names["alive"], names["new"], ".a.txt.tmp-mine", ".b.txt.tmp-1", "a.txt"])
+
+
+def test_a_model_whose_replacing_was_killed_half_way_comes_back(tmp_path):
+    (tmp_path / f".m.old-{2**22 + 1}").mkdir()
+    (tmp_path / f".m.old-{2**22 + 1}" / "kept").write_text("")
+    os.utime(tmp_path / f".m.old-{2**22 + 1}", (1, 1))
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "m"):
+        raise KeyError
+    assert only(tmp_path) == ["m"] and only(tmp_path / "m") == ["kept"]
+
+
+def test_a_text_does_not_steer_a_terminal(monkeypatch):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    for stream, shown in ((Screen(), "\\x1b]0;a\\x07\\x9b\té\n"), (io.StringIO(), "\x1b]0;a\a\x9b\té\n")):
+        monkeypatch.setattr(sys, "stdout", stream)
+        with open_output(None) as out:
+            print("\x1b]0;a\a\x9b\té", file=out)
+        assert stream.getvalue() == shown

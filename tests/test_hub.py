@@ -48,7 +48,7 @@ class Hub(BaseHTTPRequestHandler):
         if not file.is_file():
             return self.refuse(404, "EntryNotFound")
         data = file.read_bytes()
-        return self.answer(data, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"'})
+        return self.answer(data, {"ETag": self.server.etag or f'"{hashlib.sha1(data).hexdigest()}"'})
 
     do_HEAD = do_GET
 
@@ -59,7 +59,7 @@ class Hub(BaseHTTPRequestHandler):
         if rest[:1] == ["tree"]:
             entries = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": f.name} for f in files]
             return self.answer(json.dumps(entries).encode())
-        info = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": f.name} for f in files]}
+        info = {"id": repo, "sha": self.server.sha, "siblings": [{"rfilename": f.name} for f in files]}
         return self.answer(json.dumps(info).encode())
 
     def allowed(self, repo, revision):
@@ -74,7 +74,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self, data, headers=(), status=200):
         self.send_response(status)
-        for name, value in {"X-Repo-Commit": COMMIT, "Content-Length": str(len(data)), **dict(headers)}.items():
+        for name, value in {
+            "X-Repo-Commit": self.server.commit,
+            "Content-Length": str(len(data)),
+            **dict(headers),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
@@ -116,6 +120,7 @@ def published(tmp_path_factory):
 def server(published):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.root, server.gated, server.asked = published, set(), []
+    server.sha, server.commit, server.etag = COMMIT, COMMIT, ""
     threading.Thread(target=server.serve_forever, daemon=True).start()
     server.url = f"http://127.0.0.1:{server.server_port}"
     yield server
@@ -158,6 +163,18 @@ def test_a_concept_model_brings_its_space(server):
     assert not [path for path in server.asked if "README" in path and "SONAR_200" in path]  # only what is needed
 
 
+@pytest.mark.parametrize("what", ["sha", "commit", "etag"])
+@pytest.mark.parametrize("said", ["../../../../outside", "/outside", "main", "..", "a\\..\\b"])
+def test_a_hub_that_answers_a_path_writes_nothing_outside_its_cache(what, said, server, home, monkeypatch):
+    if what == "etag" and said == "main":
+        said = "sub/main"
+    monkeypatch.setattr(server, what, said.replace("/outside", f"{home}/outside") if said[0] == "/" else said)
+    with pytest.raises(UserError, match="where a commit or a file's hash is due"):
+        hub.fetch(ENCODER, ["config.json"])
+    made = [path for path in home.rglob("*") if path.is_file()]
+    assert all(path.relative_to(home / "cache") and path.parent.name in ("refs", "trees") for path in made), made
+
+
 def test_what_is_here_is_not_fetched_again(server):
     folder = hub.pull("sonar-200")
     server.asked.clear()
@@ -196,7 +213,7 @@ def test_a_config_that_lies(change, published, home):
     folder = published / "me" / home.name
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"kind": "sonar-llm", "files": {"model.safetensors": ""}} | change))
-    with pytest.raises(UserError, match="lacks hashes of its files"):
+    with pytest.raises(UserError, match=r"impossible '(files|sonar)'|gives no hash of"):
         hub.pull(f"hf:me/{folder.name}")
 
 

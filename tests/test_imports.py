@@ -1,4 +1,4 @@
-"""Imports go one way: cli → measure → use, learn → flow → weights → nets → what stands beside; `--help` is light."""
+"""Imports go one way: cli → measure → use, learn → flow → weights → nets → io → the rest; and `--help` is light."""
 
 import ast
 import subprocess
@@ -7,13 +7,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "sonarllm_cli"
 BELOW = {
-    "cli": {"use", "flow", "learn", "measure", "weights"},
-    "measure": {"use", "flow", "learn", "weights", "nets"},
-    "use": {"flow", "weights", "nets"},
-    "learn": {"flow", "weights", "nets"},
-    "flow": {"weights", "nets"},
-    "weights": {"nets"},
-    "nets": set(),
+    "cli": {"use", "flow", "learn", "measure", "weights", "io"},
+    "measure": {"use", "flow", "learn", "weights", "nets", "io"},
+    "use": {"flow", "weights", "nets", "io"},
+    "learn": {"flow", "weights", "nets", "io"},
+    "flow": {"weights", "nets", "io"},
+    "weights": {"nets", "io"},
+    "nets": {"io"},
+    "io": set(),
 }
 
 

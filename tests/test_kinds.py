@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.author import author_of
-from sonarllm_cli.flow.compose import Writing, generate, summarize
-from sonarllm_cli.flow.decode import Search
+from sonarllm_cli.flow.compose import Writing, generate, generate_stream, summarize
+from sonarllm_cli.flow.decode import Hypothesis, Search
 from sonarllm_cli.flow.embed import embed_sentences
 from sonarllm_cli.flow.model import load_writer
 from sonarllm_cli.flow.predict import Reader, predict, predict_all
@@ -88,6 +88,24 @@ def test_every_kind_continues_and_summarises(writer):
     writing = Writing(max_sentences=2, search=SHORT, stop_threshold=2)
     assert len(generate("It is good. It works.", model=writer, writing=writing)) == 2
     assert len(summarize("It is good. It works.", sentences=1, model=writer, writing=Writing(search=SHORT))) == 1
+
+
+def test_no_kind_says_its_ending(writer, monkeypatch):
+    """Whatever a kind's author proposes: the ending's words in any form are passed over, or end the text."""
+    zero_1D = torch.eye(1, writer.space.dim)
+    said = ["End of sequence.", "END OF  SEQUENSE", "End of", "End of sequence music players", "Summary:", "A tool."]
+    writer = dataclasses.replace(writer, marker="Summary:")
+
+    class Author:
+        def next(self, *_):
+            return [Hypothesis(text, 0.0, ()) for text in said], zero_1D
+
+    monkeypatch.setattr("sonarllm_cli.flow.compose.author_of", lambda *_: Author())
+    monkeypatch.setattr("sonarllm_cli.flow.special.Special.cosine", lambda *_: 0.0)
+    written = list(generate_stream(zero_1D, writer, Writing(max_sentences=2, min_sentences=1)))
+    assert [(s.text, s.ended) for s in written] == [("A tool.", True)]
+    said.pop()
+    assert not list(generate_stream(zero_1D, writer, Writing(max_sentences=2, min_sentences=1)))
 
 
 def test_reading_with_a_cache_predicts_what_the_whole_context_does(writer):

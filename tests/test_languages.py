@@ -46,6 +46,15 @@ def test_a_code_means_itself_however_it_is_written_and_so_does_its_name(code):
         ("ace acehnese", "ace_Latn"),
         ("kas ks", "kas_Arab"),
         ("lv lav latvian", "lvs_Latn"),
+        ("apc_Arab_sout3123", "ajp_Arab"),  # FLORES+ from here on
+        ("apc_Arab_nort3139", "apc_Arab"),
+        ("twi_Latn_asan1239", "aka_Latn"),
+        ("twi_Latn_akua1239", "twi_Latn"),
+        ("cat_Latn_vale1252", "cat_Latn"),
+        ("ekk_Latn", "est_Latn"),
+        ("fil_Latn", "tgl_Latn"),
+        ("gug_Latn", "grn_Latn"),
+        ("zgh_Tfng", "tzm_Tfng"),
     ],
 )
 def test_codes_locales_and_names(words, code):
@@ -102,7 +111,7 @@ def test_a_code_of_the_models_own_is_taken_as_it_is():
         resolve("germn", known)
     assert "deu_Latn" not in error.value.cure  # only what the model has is worth suggesting
     with pytest.raises(UserError, match="did you mean 'slv_Latn'"):
-        resolve("slovan", ["slv_Latn", "py"])  # nearer to Slovak, which it has not
+        resolve("slovenan", ["slv_Latn", "py"])
     with pytest.raises(UserError, match=r"English \(eng_Latn\), qya_Teng, py"):
         resolve("de", known)
 
@@ -111,3 +120,13 @@ def test_the_examples_hold_and_the_import_is_light():
     assert doctest.testmod(languages).failed == 0
     code = "import sys, sonarllm_cli.languages; assert not {'torch', 'numpy', 'nltk'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["tyv_Cyrl", "chv_Cyrl", "nqo_Nkoo", "lld_Latn", "bre", "lat_Latn", "Breton", "Latin", "Klingon", "Corsica"],
+)
+def test_a_language_it_has_not_is_not_taken_for_a_slip(word):
+    with pytest.raises(UserError) as error:
+        resolve(word)
+    assert "did you mean" not in error.value.cure

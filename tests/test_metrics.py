@@ -30,6 +30,31 @@ def test_more_candidates_may_be_nearer_and_blocks_change_nothing(monkeypatch):
     assert metrics.xsim(source, target) == error
 
 
+def test_a_text_that_stands_twice_is_found_in_all_its_translations():
+    x_ND, y_ND = torch.eye(9)[[0, 1, 2, 3, 4, 0]], torch.eye(9)[[0, 1, 2, 3, 4, 5]]
+    y_ND[5, 0] = 2  # near enough to its source, yet not the nearest
+    sources, targets = list("abcdea"), list("uvwxyz")
+    assert metrics.xsim(x_ND, y_ND, sources=sources, targets=targets) == 0
+    assert metrics.xsim(y_ND, x_ND, sources=targets, targets=sources) == 0
+    assert metrics.xsim(x_ND[:5], y_ND[[1, 0, 2, 3, 4]]) == pytest.approx(40)
+
+
+def test_bleu_of_short_equal_texts_is_100_and_says_how_it_was_reckoned():
+    score = metrics.bleu(["it works", "yes"], ["it works", "yes"])
+    assert score == pytest.approx(100) and "eff:yes|tok:13a" in score.signature
+    want = 100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
+    assert metrics.bleu(["a b c d e f"], ["a b c d x f"]) == pytest.approx(want)
+
+
+@pytest.mark.parametrize(
+    ("lang", "found", "wanted"),
+    [("zho_Hans", "我喜欢读书", "我喜欢看书"), ("tha_Thai", "ฉันชอบอ่านหนังสือ", "ฉันชอบซื้อหนังสือ")],
+)
+def test_a_script_that_sets_no_words_apart_is_scored_by_less_than_sentences(lang, found, wanted):
+    assert metrics.bleu([found], [wanted]) < 1 < metrics.bleu([found], [wanted], metrics.tokenizer_of(lang))
+    assert metrics.tokenizer_of("deu_Latn") == "13a"
+
+
 def test_the_margin_passes_over_a_hub_that_cosine_falls_for():
     """Four texts lean towards a fifth's translation, which is nearer to each than its own; the margin is not fooled."""
     own, private, hub = torch.eye(9)[:4], torch.eye(9)[4:8], torch.eye(9)[8:]
@@ -140,9 +165,22 @@ def test_a_task_scores_what_was_not_seen_and_says_how(home, data, task, file, fi
     path = str(data / f"{file}.jsonl")
     found = evaluate(task, "tiny-llm", [path], runtime=choose("cpu"), seen=seen, beam=1)
     assert found["figures"][figure] == count
+    signed = [name for name in found["figures"] if name.split()[-1] in ("BLEU", "chrF")]
+    assert list(found.get("signatures", {})) == signed
     assert found["data"].keys() == {f"{file}.jsonl"} and found["versions"]["torch"] == torch.__version__
     again = evaluate(task, "tiny-llm", [path], runtime=choose("cpu"), seen=seen, beam=1)
     assert again == found
+
+
+def test_a_folder_is_data_and_what_can_not_be_read_is_told_first(home, data, monkeypatch):
+    (data / "texts").mkdir()
+    for i in range(2):
+        (data / "texts" / f"{i}.txt").write_text(f"It is tool {i}. It works.")
+    found = evaluate("nextsentence", "tiny-llm", [str(data / "texts")], runtime=choose("cpu"))
+    assert found["figures"]["sentences"] == 4 and len(found["data"]["texts"]) == 16
+    monkeypatch.setattr("sonarllm_cli.measure.tasks.load_writer", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(UserError, match="no such file"):
+        evaluate("nextsentence", "tiny-llm", [str(data / "none")], runtime=choose("cpu"))
 
 
 def test_data_without_pairs_is_refused(home, data):

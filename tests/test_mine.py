@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow.vectors_out import EmbeddingWriter
+from sonarllm_cli.io.vectors_out import EmbeddingWriter
 from sonarllm_cli.use import neighbours
 from sonarllm_cli.use.mine import candidates, mine, without_twins
 from sonarllm_cli.use.neighbours import Mutual, mutual, unit

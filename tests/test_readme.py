@@ -1,5 +1,6 @@
 """The README's examples run, as they stand. `python tests/test_readme.py` writes what they print anew."""
 
+import json
 import re
 import shlex
 import shutil
@@ -8,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 USE = README.split("## Use")[1].split("## Models")[0]
 SHELL, PYTHON = (re.findall(rf"```{kind}\n(.*?)```", USE, re.DOTALL)[0] for kind in ("sh", "python"))
 
+OWN = re.findall(r"```sh\n(sonarllm train recipes/own\.toml.*?)```", README, re.DOTALL)[0]
 EXAMPLES = [
     example for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for example in block.split("$ ")[1:]
 ]
@@ -22,7 +25,8 @@ EXAMPLES = [
 @pytest.fixture
 def place(tmp_path):
     """A folder with what the examples name."""
-    shutil.copy(ROOT / "examples" / "article.txt", tmp_path)
+    for text in (ROOT / "examples").glob("*.txt"):
+        shutil.copy(text, tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     return tmp_path
 
@@ -33,6 +37,25 @@ def test_a_command_of_the_readme_runs(command, place):
     done = subprocess.run(["bash", "-c", function + command], cwd=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout or "-o" in command
+
+
+def test_a_model_of_ones_own_texts_is_made_from_the_embedded_one(place):
+    """The README's three lines, at a size that takes seconds."""
+    (place / "notes").mkdir()
+    for name in ("article.txt", "otters.txt"):
+        shutil.copy(ROOT / "examples" / name, place / "notes")
+    shutil.copy(place / "article.txt", place / "beginning.txt")
+    small = " --set optim.steps=2 --set optim.documents=2 --set data.valid_share=0.5 --threads 1"
+    for command, least in zip(OWN.strip().splitlines(), (small, " --max-sentences 1", ""), strict=True):
+        argv = [sys.executable, "-m", "sonarllm_cli", *(command + least).split()[1:]]
+        done = subprocess.run(argv, cwd=place, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() or " generate " in command  # which may find that the text has ended
+    embedded = load_file(ROOT / "sonarllm_cli/assets/mini/mini/model.safetensors")
+    own = load_file(place / "runs/own/model/model.safetensors")
+    assert {name.removesuffix(".scale") for name in embedded} == own.keys()
+    figures = [json.loads(line) for line in (place / "runs/own/metrics.jsonl").read_text().splitlines()]
+    assert "valid_text_bpb" in figures[-1]
 
 
 def test_the_python_of_the_readme_runs(place):

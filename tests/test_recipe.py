@@ -1,6 +1,7 @@
 """Recipes: defaults < recipe < --set; what is wrong is named with its cure."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_printed_settings_read_back_equal(path, tmp_path):
         ({"kind": "sonar", "optim": {"lr": "fast"}}, "optim.lr must be a number"),
         ({"kind": "sonar", "optim": {"warmup": True}}, "optim.warmup must be a whole number"),
         ({"kind": "sonar", "optim": 3}, r"write \[optim\]"),
-        ({"kind": "sonar", "data": {"pairs": "x"}}, "data.pairs must be a list"),
+        ({"kind": "sonar", "data": {"pairs": 3}}, "data.pairs must be a list"),
         ({"kind": "sonar", "optim": {"batch_tokens": 64}}, "use optim.batch_tokens = 128"),
         ({"kind": "sonar", "loss": {"mt_share": 1.5}}, "use 0 to 1"),
         ({"kind": "sonar", "loss": {"mse": -1.0}}, "use 0 or more"),
@@ -49,6 +50,37 @@ def test_printed_settings_read_back_equal(path, tmp_path):
 def test_errors_name_the_cure(table, words):
     with pytest.raises(UserError, match=words):
         build(table)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "cure"),
+    [
+        ("optim.clip", 0, "use more than 0"),  # would zero every gradient
+        ("optim.lr", -1, "use more than 0"),
+        ("optim.lr", math.inf, "use a finite number"),
+        ("optim.betas", [0.9], "give it 2"),
+        ("optim.betas", [0.9, 1.0], "use 0 or more and less than 1"),
+        ("optim.steps", 10**12, "use 2,147,483,647 or less"),
+        ("optim.documents", 0, "use 1 or more"),
+        ("run.log_every", 0, "use 1 or more"),
+        ("run.valid_every", 0, "use 1 or more"),
+        ("run.seed", -1, "use 0 or more"),
+        ("run.track", ["tensorbord"], "did you mean 'tensorboard'"),
+        ("data.limit", -1, "use 0 or more"),
+        ("data.max_sentences", 1, "use 2 or more"),
+        ("vocabulary.langs", [], "give it 1 or more"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_name(key, value, cure):
+    section, name = key.split(".")
+    with pytest.raises(UserError, match=re.escape(cure)) as error:
+        build({"kind": "sonar", section: {name: value}})
+    assert key in error.value.message
+
+
+def test_one_text_will_do_for_a_list_of_texts(tmp_path):
+    (tmp_path / "r.toml").write_text('kind = "sonar-llm"\n')
+    assert load(str(tmp_path / "r.toml"), ["data.documents=notes/"]).data.documents == ["notes/"]
 
 
 def test_a_models_section_is_checked_too():
@@ -82,7 +114,7 @@ def test_kinds_that_are_compared_train_as_much(path, tmp_path):
     space = []
     if small:
         config = json.loads((registry.find("mini-sonar") / "config.json").read_text("utf-8"))
-        config["model"] |= {"embedding": 512, "slots": 1, "whole": 0, "slot_depth": 0, "slot_scale": 1.0}
+        config["model"] |= {"embedding": 512}
         (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
         space = [f"sonar={tmp_path}"]
     own = trainable_parameters(load(str(path), space))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from safetensors import safe_open
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.nets.sonar import Sonar, SonarConfig
+from sonarllm_cli.nets.sonar_llm import SonarLLM, SonarLLMConfig
 from sonarllm_cli.weights import model_dir, registry, tensors
 
 PARITY = Path(__file__).parent / "parity"
@@ -31,6 +36,13 @@ def home(tmp_path, monkeypatch):
 def make(name, folder=None, weights="float32", **facts):
     folder = folder or registry.target(name)
     tensors.save(folder, kind="sonar", model=Sonar(TINY), weights=weights, **facts)
+    return folder
+
+
+def tenant(space, folder):
+    """A concept model in the space called `space`."""
+    net = SonarLLM(SonarLLMConfig(width=8, ffn=8, layers=1, heads=2, embedding=8))
+    tensors.save(folder, kind="sonar-llm", model=net, sonar={"name": space, "fingerprint": ""})
     return folder
 
 
@@ -108,6 +120,119 @@ def test_a_damaged_model_is_listed_as_such():
     (make("mine") / "model.safetensors").write_bytes(b"\xff" * 20)
     (registry.models_home() / "empty").mkdir()
     assert [(e.name, e.kind) for e in registry.list_models()][1:] == [("empty", "damaged"), ("mine", "damaged")]
+
+
+# Values that a config.json or a weights' header may have and should not.
+WILD = [None, True, 0, -32, 10**9, 10**40, float("nan"), "\ud800", [[1]], {"a": 1}]
+
+
+def wild(folder, *keys, value):
+    """Put `value` in `folder`'s config.json, at the end of `keys`."""
+    config = json.loads((folder / "config.json").read_text())
+    place = config
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+    place[keys[-1]] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture
+def copied(home):
+    """A new copy of a model under a name, as often as it is asked for: a space, or a concept model in "good"."""
+    kinds = {"space": make("", home / "space", tokenizer=b""), "tenant": tenant("good", home / "tenant")}
+    return lambda kind, name: Path(
+        shutil.copytree(kinds[kind], registry.target(name), copy_function=shutil.copyfile, dirs_exist_ok=True)
+    )
+
+
+def survives(name):
+    """Whatever the folder `name` is, it is listed, loading it is a UserError or works, and all can be removed."""
+    from sonarllm_cli.flow.model import load_space, load_writer
+
+    for use in (registry.find_space, registry.space_tokenizer, registry.show, registry.verify, load_space, load_writer):
+        with contextlib.suppress(UserError):
+            use(name)
+    assert {"good", name} <= {entry.name for entry in registry.list_models()}
+    with contextlib.suppress(UserError):
+        registry.remove("good")
+    registry.remove(name)
+
+
+SONAR = [*vars(TINY), "unknown"]
+LLAMA = [*vars(SonarLLMConfig()), "unknown"]
+
+
+@pytest.mark.parametrize("value", WILD, ids=repr)
+def test_wild_values_of_a_config_are_user_errors(value, copied):
+    for key in ("format", "kind", "model", "files", "langs", "sonar", "weights", "fingerprint", "licence", "training"):
+        copied("space", "good")
+        wild(copied("space", "m"), key, value=value)
+        survives("m")
+    for *keys, kind in [["model", name, "sonar"] for name in SONAR] + [["model", name, "llm"] for name in LLAMA] + [
+        ["sonar", "name", "llm"], ["training", "settings", "llm"], ["training", "settings", "sonar", "llm"],
+        ["files", "model.safetensors", "sonar"], ["files", "../x", "sonar"], ["familiar_bpb", "llm"],
+    ]:  # fmt: skip
+        copied("space", "good")
+        wild(copied("space" if kind == "sonar" else "tenant", "m"), *keys, value=value)
+        survives("m")
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"[" * 100_000, b'{"kind":' * 100_000, b'"\\ud800"',
+    b'"\xed\xa0\x80"', b"\xff\xfe", b'{"kind": "sonar", "format": ' + b"1" * 5000 + b"}"])  # fmt: skip
+def test_a_config_that_is_no_json_object_is_a_user_error(data):
+    make("good")
+    (make("m") / "config.json").write_bytes(data)
+    assert {e.name: e.kind for e in registry.list_models()}["m"] == "damaged"
+    survives("m")
+
+
+@pytest.mark.parametrize("entry", [*WILD, {"dtype": []}, {"shape": [-1]}, {"shape": [10**40]}, {"shape": ["1"]},
+    {"shape": [1] * 99}, {"data_offsets": [0, 10**9]}, {"data_offsets": None}])  # fmt: skip
+def test_wild_headers_are_user_errors(entry):
+    good = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    for header in (entry, {"w": entry}, {"w": {**good, **entry} if isinstance(entry, dict) else entry}):
+        text = json.dumps(header).encode()
+        make("good")
+        write_weights(make("m"), struct.pack("<Q", len(text)) + text + bytes(4))
+        survives("m")
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"a":' * 100_000, b"[]", b'{"\\ud800": 1}'])
+def test_nested_and_odd_headers_are_user_errors(data):
+    make("good")
+    write_weights(make("m"), struct.pack("<Q", len(data)) + data)
+    survives("m")
+
+
+def write_weights(folder, data):
+    """Weights whose hash is right."""
+    (folder / "model.safetensors").write_bytes(data)
+    wild(folder, "files", value={"model.safetensors": hashlib.sha256(data).hexdigest()})
+
+
+def test_a_concept_model_that_lives_in_itself_is_a_user_error():
+    tenant("b", registry.target("a")), tenant("a", registry.target("b"))
+    with pytest.raises(UserError, match="b is a sonar-llm model, not a space"):
+        registry.find_space("a")
+
+
+def test_weights_without_a_hash_are_not_loaded(monkeypatch):
+    folder = make("mine", tokenizer=b"words")
+    wild(folder, "files", value={"tokenizer.model": model_dir.digest(folder / "tokenizer.model")})
+    for largest in (tensors.CHECK_BYTES, -1):
+        monkeypatch.setattr(tensors, "CHECK_BYTES", largest)
+        with pytest.raises(UserError, match=r"gives no hash of model\.safetensors"):
+            tensors.load_weights(Sonar(TINY), folder, torch.device("cpu"), torch.float32)
+    wild(folder, "files", value={})
+    for check in (registry.verify, registry.space_tokenizer):
+        with pytest.raises(UserError, match="gives no hash of"):
+            check("mine")
+
+
+def test_an_altered_tokenizer_is_not_read():
+    (make("mine", tokenizer=b"words") / "tokenizer.model").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"tokenizer\.model is not what was saved"):
+        registry.space_tokenizer("mine")
 
 
 def test_verify_names_the_file_that_differs():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow.vectors_out import EmbeddingWriter
+from sonarllm_cli.io.vectors_out import EmbeddingWriter
 from sonarllm_cli.use import search as module
 from sonarllm_cli.use.neighbours import nearest, unit
 from sonarllm_cli.use.search import search

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tracemalloc
 import unicodedata
 
 import punkt
@@ -136,6 +137,152 @@ def test_sentences_of_a_script_without_spaces(lang, sentences):
     assert flats("".join(sentences), lang) == sentences
 
 
+# Where a bar stands a sentence ends, and nowhere else: closing quotes and brackets, lower-case words, abbreviations.
+CASES = [
+    ("en", "“Are you sure?”, he said.|She nodded."),
+    ("en", '"Are you sure?", he said.|She nodded.'),
+    ("en", '"It is late."|She left.'),
+    ("en", "'It is late.'|She left."),
+    ("en", "“It is late.” she said.|He left."),
+    ("en", "(It was late.)|She left."),
+    ("en", "He left (see Fig. 3).|She stayed."),
+    ("en", "The result holds.|(See Fig. 3.)|It is shown there."),
+    ("en", "[It was late.]|**Bold claim.**|_So it is._|<b>Yes.</b>|No."),
+    ("en", "It was found.[3]|It was lost.[citation needed]|So it is."),
+    ("en", "Smith et al. found it.|Jones et al. (2003) did not."),
+    ("en", "He studied at M.I.T. in Boston.|J.R.R. Tolkien wrote.|T.S. Eliot too."),
+    ("en", "Wait . . . what is it?|Well... maybe.|Go."),
+    ("en", "It costs approx. five pounds.|Ask the Dept. of Health."),
+    ("en", "Apples, pears, etc. are fruit.|We sell pens, ink, etc.|For more, ask."),
+    ("en", "It is 25 m. deep.|It is 25 m.|Maximum depth is 30 m."),
+    ("en", "i went home.|then i slept."),
+    ("en", "(Really?) and so on.|Rev. Thomas came.|Lt. Brown left."),
+    ("en", "He lives in the U.S. and works.|She left the U.S.|He stayed."),
+    ("en", "He left at 5.|3 men came.|No. 5 is alive."),
+    ("de", "„Ich komme.“|Er ging."),
+    ("de", "»Ich komme.«|Er ging.|‚Ja.‘|Sie blieb."),
+    ("de", "„Kommst du?“, fragte er.|Sie nickte."),
+    ("de", "„Halt!“ rief er.|Sie blieb."),
+    ("de", "Am 15. Mai kam er.|Im 19. Jahrhundert war das anders.|Ludwig XIV. Bourbon starb."),
+    ("de", "Das ist ggf. ein Fehler, bzw. keiner.|Hr. Müller und Fr. Schmidt kommen."),
+    ("de", "Um 500 v. Chr. begann es.|Es war um 17 h.|Danach schlief er."),
+    ("de", "Die Fa. Siemens, d. h. der Konzern, zahlt ca. 500 Euro inkl. Steuer.|Gut."),
+    ("de", "Wir kaufen Äpfel, Birnen usw. und gehen.|Sie war 30 Jahre alt."),
+    ("fr", "« Je viens. »|Il partit.|«Oui.»|Elle resta."),
+    ("fr", "« Tu viens ? » demanda-t-il.|Elle partit."),
+    ("fr", "« Tu viens ? », dit-il.|Elle partit."),
+    ("fr", "Mme. Dupont et M. Petit arrivent.|Ils dorment."),
+    ("fr", "Au VIIIe siècle av. J.-C. apparaissent les cités.|Il est 17 h.|Elle part."),
+    ("fr", "Voir env. 30 pages, éd. Gallimard.|C'est fini."),
+    ("fr", "Le P.I.B. augmente.|Le prix baisse."),
+    ("es", "«Ya voy.»|Se fue."),
+    ("es", "«¿Vienes?», preguntó.|Ella calló."),
+    ("es", "—¡Fuera! —gritó Juan.|Ella calló."),
+    ("es", "El presidente de EE. UU. llegó.|Vive en la Avda. Goya."),
+    ("es", "Fue en el 300 a. C. cuando llegaron.|La Srta. López y D. Juan vienen."),
+    ("es", "Trabajó con Oliveira et al. en Madrid.|¿Quién?|¡Nadie!"),
+    ("it", "«Vengo.»|Se ne andò."),
+    ("it", "«Vieni?» chiese.|Lei tacque."),
+    ("it", "La dott.ssa Bianchi e l'ing. Verdi arrivano.|Cfr. cap. 3."),
+    ("it", "Nell'833 d.C. questo divenne lo stato.|È la Sig.ra Rossi."),
+    ("pt", "O Sr. Silva e a Dra. Costa chegaram.|Foi na Av. Paulista."),
+    ("pt", "«Venho já.»|Foi-se embora."),
+    ("pt", "“Vens?”, perguntou.|Ela calou-se.|Ver pág. 12."),
+    ("pt", "Custa aprox. cinco euros.|É barato."),
+    ("nl", "Dat is bijv. een fout, m.a.w. slecht.|Zie blz. 12."),
+    ("nl", "‘Kom je?’ vroeg hij.|Zij knikte."),
+    ("nl", "Hij kocht appels, peren enz. en ging.|Goed."),
+    ("pl", "„Idę.”|Wyszedł."),
+    ("pl", "W 1990 r. przyszedł dr Nowak.|Było to np. w Krakowie, tzn. tam."),
+    ("pl", "Mieszka przy ul. Długiej.|Dnia 15. Maja przyszedł."),
+    ("pl", "Ks. Kowalski i św. Jan są tu.|Dobrze."),
+    ("tr", "“Geliyorum.”|Gitti."),
+    ("tr", "Prof. Yılmaz ve Doç. Kaya geldi.|II. Dünya Savaşı bitti."),
+    ("tr", "19. Yüzyılda oldu.|Bkz. Şekil 3.|Bitti."),
+    ("tr", "T.C. Anayasası böyle der.|Güzel."),
+    ("ru", "«Я иду.»|Он ушёл."),
+    ("ru", "«Ты идёшь?» — спросил он.|Она молчала."),
+    ("ru", "Он родился в 1990 г.|Она живёт на ул. Ленина."),
+    ("ru", "В г. Москве, т. е. здесь, см. рис. 3.|Всё."),
+    ("cs", "„Jdu.“|Odešel."),
+    ("cs", "Dne 5. května přišel Dr. Novák.|Bylo to např. v Praze."),
+    ("sv", "”Jag kommer.”|Han gick."),
+    ("sv", "Det är t.ex. ett fel, bl.a. här.|Bra."),
+    ("nl", "Dhr. Jansen en mevr. Bakker komen.|Zij blijven."),
+    ("ru", "А. С. Пушкин писал стихи.|Хорошо."),
+    ("en", "“Mr. Harris is here.”|He had an A.B.C. card.|So it is."),
+    ("en", "“One.”|“Two.”|‘Three.’|Four."),
+]
+
+
+@pytest.mark.parametrize("lang, case", CASES)
+def test_a_sentence_ends_where_the_bar_stands(lang, case):
+    assert flats(case.replace("|", " "), lang) == case.split("|")
+
+
+def test_the_cases_are_many_and_of_many_languages():
+    assert len(CASES) >= 60 and len({lang for lang, _ in CASES}) >= 10
+
+
+def test_sentences_that_touch_are_told_by_their_brackets():
+    assert flats("It is.(So it is.) “One.”“Two.”") == ["It is.", "(So it is.)", "“One.”", "“Two.”"]
+
+
+def test_a_users_own_abbreviations_are_added():
+    text = "The Zqx. Smith came.\nHe left."
+    assert flats(text) == ["The Zqx.", "Smith came.", "He left."]
+    assert flats(text, abbreviations=["zqx.", ""]) == ["The Zqx. Smith came.", "He left."]
+    assert flats("Пан зкл. Іван прийшов.", "uk", abbreviations=["зкл"]) == ["Пан зкл. Іван прийшов."]
+
+
+# ---- ends of lines ----
+
+WRAPPED = """\
+A text that was wrapped at some width goes on from line to line, so that
+Peter is not taken for the beginning of anything though he has a capital
+letter, and neither is Berlin."""
+
+
+@pytest.mark.parametrize(
+    "text, sentences",
+    [
+        (WRAPPED, [" ".join(WRAPPED.split())]),
+        ("By hand\nbroken, it goes\non.", ["By hand broken, it goes on."]),
+        (f"A heading\n{WRAPPED}", ["A heading", " ".join(WRAPPED.split())]),
+        (
+            f"# Heading of a page that is as long as a line\n{WRAPPED}",
+            ["# Heading of a page that is as long as a line", " ".join(WRAPPED.split())],
+        ),
+        ("apples\npears\nplums", ["apples", "pears", "plums"]),
+        ("- one item\n  that goes on\n- another", ["- one item that goes on", "- another"]),
+        ("John Smith\n12 High Street\nLondon", ["John Smith", "12 High Street", "London"]),
+        (
+            "From: A <a@b.c>\nTo: B\nSubject: A long subject\n  that is folded\nDate: today",
+            ["From: A <a@b.c>", "To: B", "Subject: A long subject that is folded", "Date: today"],
+        ),
+        ("| Name | Mass |\n|---|---|\n| otter | 45 kg |", ["| Name | Mass |", "|---|---|", "| otter | 45 kg |"]),
+        ("Name\tMass\notter\t45 kg", ["Name Mass", "otter 45 kg"]),
+        ("Name      Mass\notter    45 kg", ["Name Mass", "otter 45 kg"]),
+        ("def f(x):\n    y = x + 1\n    return y", ["def f(x):", "y = x + 1", "return y"]),
+        (
+            "```\nany text\n\nat all\nis code\n```\nHard\nwrapped.",
+            ["```", "any text", "at all", "is code", "```", "Hard wrapped."],
+        ),
+        ("> It was said that\n> it is so.\nI agree.", ["> It was said that > it is so.", "I agree."]),
+        ("Title\n=====\nText.", ["Title =====", "Text."]),
+    ],
+)
+def test_what_a_lines_end_means_is_told_by_the_text(text, sentences):
+    assert flats(text) == sentences
+
+
+def test_a_lines_end_is_always_or_never_an_end_if_one_says_so():
+    assert flats("Hard\nwrapped.", newline="keep") == ["Hard", "wrapped."]
+    assert flats("apples\npears\nplums", newline="join") == ["apples pears plums"]
+    with pytest.raises(UserError, match="auto, join, keep"):
+        segment("", newline="never")
+
+
 def test_every_trained_model_is_reached():
     names = {module._PUNKT.get(code, NAMES[code].casefold()) for code in FLORES}
     assert set(punkt.available_languages()) - names == {"english_web"} and len(punkt.available_languages()) == 20
@@ -163,15 +310,18 @@ def test_a_line_end_of_any_kind_is_a_space_and_two_are_a_paragraph(end):
 
 
 def test_a_line_end_cut_in_two_is_one_line_end():
-    stream = segment_stream(["One\r", "", "\nTwo", "\r", "\rThree\r"])
+    stream = segment_stream(["One\r", "", "\nTwo", "\r", "\rThree\r"], newline="join")
     assert [(s.flat, s.start, s.paragraph) for s in stream] == [("One Two", 0, 0), ("Three", 10, 1)]
 
 
 def test_list_items_and_underlines_end_a_sentence():
     text = "Title\n=====\nWe need\n- milk\n  and eggs\n* bread. Dark.\n1. Go there\n2) Buy\na) all\n• now\nJ. Smith"
     items = ["Title =====", "We need", "- milk and eggs", "* bread.", "Dark.", "1. Go there", "2) Buy", "a) all"]
-    assert flats(text) == [*items, "• now J. Smith"]
-    assert flats("It costs\n-5 or\n1.5 or so (a)\n(b)\n---\nEnd") == ["It costs -5 or 1.5 or so (a) (b) ---", "End"]
+    assert flats(text, newline="join") == [*items, "• now J. Smith"]
+    assert flats("It costs\n-5 or\n1.5 or so (a)\n(b)\n---\nEnd", newline="join") == [
+        "It costs -5 or 1.5 or so (a) (b) ---",
+        "End",
+    ]
 
 
 # ---- sentences that are too long ----
@@ -227,6 +377,24 @@ def test_a_cut_asks_little(text, limit):
     assert 0.99 * len(text) / limit <= len(pieces) <= 2.1 * len(text) / limit
     assert len(asked) < 25 + 10 * len(pieces)  # where trying every length would ask 300 times a piece
     assert max(asked[1:]) <= 2.2 * limit  # the first asks about the whole
+
+
+@pytest.mark.parametrize("text", ["some words that never end " * 6_000, "a" * 150_000, "x.y. " * 20_000])
+def test_a_text_without_ends_of_lines_takes_little_memory_and_few_questions(text):
+    asked = 0
+
+    def fits(piece):
+        nonlocal asked
+        asked += len(piece)
+        return len(piece) <= 500
+
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in segment_stream([text], fits=fits)) >= len(text) / 501
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(text) + 200_000
+    finally:
+        tracemalloc.stop()
+    assert asked < 20 * len(text)
 
 
 def test_a_sentence_that_fits_is_asked_once():

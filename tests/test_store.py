@@ -82,7 +82,7 @@ def test_training_from_a_store_is_training_on_the_fly(corpus, trained, tiny, tmp
     for name, settings in (("plain", plain), ("store", from_store)):
         trainer = Trainer(settings, tmp_path / name)
         steps = trainer._epoch()
-        losses.append([[trainer._loss(batch, 0)[0].item() for batch in step] for step in steps][:3])
+        losses.append([[trainer._learn(batch, 0)[0] for batch in step] for step in steps][:3])
         shapes.append([[[(len(d.rows), d.scored) for d in b.documents] for b in step] for step in steps])
     assert shapes[0] == shapes[1] and shapes[0]
     np.testing.assert_allclose(np.concatenate(losses[0]), np.concatenate(losses[1]), rtol=1e-3)

@@ -17,6 +17,8 @@ from sonarllm_cli.flow.embed import embed
 from sonarllm_cli.flow.model import load_space, load_writer
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, to_toml
+from sonarllm_cli.learn.store import embed_documents
+from sonarllm_cli.nets.sonar_llm import ENDING
 
 WORDS = ["disk", "file", "image", "music", "network", "player", "printer", "reader", "server", "tool"]
 ENGLISH = [f"{a} {b} for the {c}" for a in WORDS for b in WORDS[:4] for c in WORDS[5:8]]
@@ -201,23 +203,6 @@ def test_a_concept_model_begins_at_the_mean_embedding_or_at_another_model(corpus
             Trainer(build(settings), tmp_path / "c")
 
 
-def test_a_space_and_a_concept_model_go_on_in_a_wider_vector(corpus, trained, tmp_path):
-    settings = sonar(corpus, steps=2).as_dict()
-    settings["run"] |= {"init": str(trained / "sonar/model")}
-    settings["model"] = {"embedding": 40, "whole": 24, "slots": 4}
-    settings["loss"] |= {"forget_share": 0.5, "shift_share": 0.5}
-    trainer = Trainer(build(settings), tmp_path / "wide")
-    own = trainer.task.model.state_dict()
-    for name, value in load_file(trained / "sonar/model/model.safetensors").items():
-        assert torch.equal(own[name], value.float())
-    trainer.run()
-    Trainer(concept(corpus, trained / "sonar/model"), tmp_path / "r").run()
-    settings = concept(corpus, tmp_path / "wide/model", run={"init": str(tmp_path / "r/model")})
-    task = Trainer(settings, tmp_path / "c").task
-    torch.testing.assert_close(task.model.project_out.bias[24:], task.data.mean()[24:])
-    assert load_file(tmp_path / "r/model/model.safetensors")["project_out.weight"].shape[0] == 24
-
-
 @pytest.mark.parametrize(("has", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_where_there_are_no_bfloat16_products_a_run_has_float32_ones(corpus, tmp_path, monkeypatch, has, dtype):
     from sonarllm_cli.learn import loop
@@ -254,6 +239,41 @@ def test_a_run_embeds_its_sentences_once_and_again_for_another_encoder(corpus, t
     first, again, other = (embedded(s / "model") for s in (trained / "sonar", trained / "sonar", tmp_path / "other"))
     assert (first[0], again[0], other[0]) == (1, 0, 1)
     assert torch.equal(first[1], again[1]) and not torch.equal(first[1], other[1])
+
+
+@pytest.mark.parametrize("damage", ["flipped", "not a number", "cut"])
+def test_damaged_embeddings_are_made_again(corpus, trained, tmp_path, caplog, damage):
+    settings = concept(corpus, trained / "sonar/model")
+    want = Trainer(settings, tmp_path / "r").task.table.embeddings_ND
+    path = tmp_path / "r/embeddings.safetensors"
+    data = path.read_bytes()
+    end = {"flipped": bytes([data[-1] ^ 1]), "not a number": b"\xff\xff\xff\x7f", "cut": b""}[damage]
+    path.write_bytes(data[: -max(1, len(end))] + end)
+    for told in (True, False):  # and kept, whole
+        caplog.clear()
+        found = Trainer(settings, tmp_path / "r").task.table.embeddings_ND
+        assert torch.equal(found, want) and ("is damaged: embedding again" in caplog.text) == told
+
+
+def test_a_document_of_which_one_sentence_is_left_is_left_out(trained, tmp_path):
+    texts = ["It is fine. " + "It goes on and on " * 40, "It is fine.", "It is fine. It is good."]
+    (tmp_path / "docs.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    space = load_space(str(trained / "sonar/model"))
+    embed_documents([str(tmp_path / "docs.jsonl")], tmp_path / "store", space, on_long="truncate")
+    for source in ({"documents": ["docs.jsonl"]}, {"store": "store"}):
+        data = {"root": str(tmp_path), "min_sentences": 1, "max_tokens": 64} | source
+        found = Trainer(concept("", trained / "sonar/model", data=data), tmp_path / next(iter(source))).task.data
+        rows = [document.rows.tolist() for document in found.epoch(0)]
+        assert sorted(map(len, rows)) == [2, 3] and min(map(min, rows)) >= 0
+
+
+def test_a_long_document_goes_on_as_the_next(trained, tmp_path):
+    (tmp_path / "docs.jsonl").write_text(json.dumps({"text": " ".join(f"It is {w}." for w in WORDS[:8])}))
+    data = {"root": str(tmp_path), "documents": "docs.jsonl", "max_sentences": 4, "split": True, "max_tokens": 64}
+    found = Trainer(concept("", trained / "sonar/model", data=data), tmp_path / "r").task.data
+    texts = [found.table.text(found.train.body(i)) for i in range(3)]
+    assert [[text[6:-1] for text in part] for part in texts[:2]] == [WORDS[:3], WORDS[3:6]]
+    assert texts[2] == [f"It is {WORDS[6]}.", f"It is {WORDS[7]}.", ENDING]
 
 
 def test_two_processes_end_where_one_does(corpus, trained, tmp_path):

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..errors import UserError
+from . import complete
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -20,10 +22,25 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-file_argument = click.argument("file", default="-", metavar="[FILE|-]")
-lang_option = click.option("--lang", default="eng_Latn", show_default=True, help="Language: FLORES code, or en, de …")
+_file = click.Path(allow_dash=True)  # whether it is there is said with a cure by what reads it
+file_argument = click.argument("file", default="-", metavar="[FILE|-]", type=_file)
+files_argument = click.argument("files", nargs=-1, metavar="[FILE|DIR|-]…", type=_file)
+lang_option = click.option(
+    "--lang",
+    default="eng_Latn",
+    show_default=True,
+    help="Language: FLORES code, or en, de …",
+    shell_complete=complete.languages,
+)
+text_lang_option = click.option(
+    "--lang",
+    default="eng_Latn",
+    show_default=True,
+    help="Language of the text: FLORES code, or en, de …; auto: what it looks like.",
+    shell_complete=complete.languages,
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines.")
-output_option = click.option("-o", "--output", metavar="OUT", help="Write here instead of stdout.")
+output_option = click.option("-o", "--output", metavar="OUT", type=_file, help="Write here instead of stdout.")
 
 
 @dataclass(frozen=True)
@@ -68,10 +85,21 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--seed", type=int, help="Seed of what is random."),
         click.option("-b", "--batch-size", default="auto", metavar="N|auto", help="Texts at once.", show_default=True),
         click.option(
-            "--dtype", default="auto", help="float32, bfloat16, float16, int8 (CPU) or auto.", show_default=True
+            "--dtype",
+            default="auto",
+            help="float32, bfloat16, float16, int8 (CPU) or auto.",
+            show_default=True,
+            shell_complete=complete.dtypes,
         ),
         click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True),
-        click.option("-m", "--model", default="mini", help="A model's name or folder.", show_default=True),
+        click.option(
+            "-m",
+            "--model",
+            default="mini",
+            help="A model's name or folder.",
+            show_default=True,
+            shell_complete=complete.models,
+        ),
     ):
         wrapped = option(wrapped)
     return quiet_options(wrapped)
@@ -85,16 +113,29 @@ def _batch(text: str) -> int | None:
     return int(text)
 
 
-def search_options(command: F) -> F:
-    """`--beam`, `--temperature`, `--top-p`, `--max-tokens`."""
+def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--beam`, `--temperature`, `--top-p`, `--max-tokens`, `--no-repeat-ngram`, `--repetition-penalty`; the command
+    gets them as a dict `search`, fields of a `Search`."""
+    names = ("beam", "temperature", "top_p", "max_tokens", "no_repeat_ngram", "repetition_penalty")
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> Any:
+        return command(search={name: values.pop(name) for name in names}, **values)
+
     for option in (
+        click.option(
+            "--repetition-penalty", type=float, default=1.0, show_default=True, help="Of tokens written; 1 is none."
+        ),
+        click.option(
+            "--no-repeat-ngram", type=int, default=0, metavar="N", help="No N tokens twice in a sentence; 0: they may."
+        ),
         click.option("--max-tokens", default=256, show_default=True, help="Of a sentence, prompt and </s> included."),
         click.option("--top-p", type=float, help="Sample among the likeliest tokens of this mass."),
         click.option("--temperature", type=float, help="Sample at this temperature."),
         click.option("--beam", default=5, show_default=True, help="Beams of the search; 1 is greedy."),
     ):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,7 +158,7 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["predicted", "reembedded"]),
             default="reembedded",
             show_default=True,
-            help="Judge the predicted vector, or the decoded sentence embedded again.",
+            help="Judge the predicted vector alone, or the decoded sentence embedded again too.",
         ),
         click.option(
             "--stop-threshold", default=0.98, show_default=True, help="Cosine with the ending that ends the text."
@@ -144,6 +185,21 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         wrapped = option(wrapped)
     return wrapped
+
+
+def out_lang_option(command: F) -> F:
+    """`--out-lang`."""
+    return click.option(
+        "--out-lang",
+        default="",
+        help="Language to write in; the model's own if not given.",
+        shell_complete=complete.languages,
+    )(command)
+
+
+def begun(items: Iterator[T]) -> Iterator[T]:
+    """`items`, the first of which is asked for now: its faults are told before a model is loaded."""
+    return chain([next(items)], items)
 
 
 def line(record: dict[str, Any]) -> str:

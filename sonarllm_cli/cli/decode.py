@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import click
 
 from .common import (
     Compute,
+    begun,
     compute_options,
-    file_argument,
+    files_argument,
     json_option,
     lang_option,
     line,
@@ -18,45 +22,67 @@ from .common import (
 
 
 @click.command()
-@file_argument
+@files_argument
 @lang_option
 @search_options
 @click.option(
-    "--shortlist", metavar="FILE", help="Write only words that this text, of the language, is made of: faster, inexact."
+    "--shortlist",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write only words that this text, of the language, is made of: faster, inexact.",
 )
 @click.option("--num-return", default=1, show_default=True, help="Texts for each embedding.")
+@click.option("--column", default="", metavar="NAME", help="What holds the embeddings; else embedding, or LCM's own.")
+@click.option("--dim", type=click.IntRange(1), metavar="N", help="Width of .emb: raw float32 (LASER's 1024).")
 @json_option
 @output_option
 @compute_options
 def decode(
-    file: str,
+    files: tuple[str, ...],
     lang: str,
-    beam: int,
-    temperature: float | None,
-    top_p: float | None,
-    max_tokens: int,
     shortlist: str | None,
     num_return: int,
+    column: str,
+    dim: int | None,
     as_json: bool,
     output: str | None,
+    search: dict[str, Any],
     compute: Compute,
 ) -> None:
-    """Turn embeddings (.npy, .safetensors, .parquet, JSON Lines) into text, one a line (--json: text, score).
+    """Turn embeddings (.npy, .safetensors, .parquet, .emb, JSON Lines) into text, one a line.
+
+    --json gives records: file, text, score (log-probability a token). Files and folders follow each other.
 
     \b
     Example (translates):
-      echo "Questo pacchetto contiene la documentazione." | sonarllm embed --lang it | sonarllm decode --lang en
+      echo "Non ho tempo oggi." | sonarllm embed --lang it | sonarllm decode --lang en
     """
     from ..files import open_output, read_text
-    from ..flow.decode import Search, decode_stream
-    from ..flow.vectors import read_embeddings
+    from ..flow.decode import Hypothesis, Search, decode_stream
+    from ..flow.model import load_space
+    from ..flow.shortlist import shortlisted
+    from ..io.vectors import ENDINGS, EmbeddingBatch, read_embeddings
+    from ..texts import expand
 
-    search = Search(beam=beam, temperature=temperature, top_p=top_p, num_return=num_return, max_tokens=max_tokens)
-    batches = read_embeddings(file)
+    how = Search(num_return=num_return, **search)
+    words = read_text(shortlist).splitlines() if shortlist else []
+
+    def batches() -> Iterator[tuple[str, EmbeddingBatch]]:
+        for name in expand(files, ENDINGS):
+            for batch in read_embeddings(name, column=column, dim=dim or 0):
+                yield name, batch
+
+    def decoded() -> Iterator[tuple[str, list[Hypothesis]]]:
+        found = begun(batches())
+        space = load_space(compute.model, compute.runtime)
+        space = shortlisted(space, words) if words else space
+        for name, batch in found:
+            for hypotheses in decode_stream([batch], lang, space, how, compute.batch_size):
+                yield name, hypotheses
+
     with open_output(output) as out:
-        words = read_text(shortlist).splitlines() if shortlist else ()
-        found = decode_stream(batches, lang, compute.model, compute.runtime, search, compute.batch_size, words)
-        for hypotheses in progress(found, "decoding", compute.bar, lambda _: 1, None):
+        for name, hypotheses in progress(decoded(), "decoding", compute.bar, lambda _: 1, None):
             for h in hypotheses:
-                print(line({"text": h.text, "score": round(h.score, 6)}) if as_json else h.text, file=out)
+                record = line({"file": name, "text": h.text, "score": round(h.score, 6)})
+                print(record if as_json else " ".join(h.text.splitlines()), file=out)
             out.flush()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import chain, islice
 from typing import Any
 
 import click
 
 from ..errors import UserError
-from .common import Compute, compute_options, lang_option, output_option, progress
+from .common import Compute, begun, compute_options, files_argument, output_option, progress, text_lang_option
 from .launch import is_first, launch
 
 
 @click.command()
-@click.argument("files", nargs=-1, metavar="[FILE|-]…")
-@lang_option
+@files_argument
+@text_lang_option
 @click.option("--text-field", metavar="KEY", help="The input is JSON Lines; embed this key's text.")
 @click.option(
     "--on-long",
@@ -48,8 +49,9 @@ def embed(
 ) -> None:
     """Turn texts, one a line, into embeddings, in order.
 
-    OUT's ending tells the format: .npy, .safetensors, .parquet or .jsonl; without it, JSON Lines on stdout.
-    A record's own "lang" is preferred to --lang.
+    OUT's ending tells the format: .npy, .safetensors, .parquet, .jsonl or .emb; without it, JSON Lines on stdout.
+    Several files, and those of folders, follow each other; JSON Lines and Parquet name each text's file.
+    A record's own "lang" is preferred to --lang. A blank line keeps its place and has the embedding of no words.
 
     With --store, FILEs are documents: JSON Lines ({"text": …, "title"?, "id"?}; also .xz, .gz), Parquet, plain texts
     and folders of them, or hf:ORG/NAME[:SPLIT]. Parquet shards in DIR are what data.store of a recipe names. Run
@@ -61,9 +63,9 @@ def embed(
       sonarllm embed --store store examples/documents.jsonl
     """
     if store is None:
-        if len(files) > 1 or nproc > 1:
-            raise UserError("several files or processes make a store", "add --store DIR, or give one file")
-        _embed_lines(files[0] if files else "-", lang, text_field, on_long or "truncate", half, output, compute)
+        if nproc > 1:
+            raise UserError("several processes make a store", "add --store DIR, or leave --nproc out")
+        _embed_lines(files, lang, text_field, on_long or "truncate", half, output, compute)
         return
     if output or not files or "-" in files:
         raise UserError("a store is made of files, in a folder", "sonarllm embed --store DIR FILE…, without -o")
@@ -83,28 +85,55 @@ def embed(
 
 
 def _embed_lines(
-    file: str, lang: str, text_field: str | None, on_long: str, half: bool, output: str | None, compute: Compute
+    files: Sequence[str],
+    lang: str,
+    text_field: str | None,
+    on_long: str,
+    half: bool,
+    output: str | None,
+    compute: Compute,
 ) -> None:
-    from ..files import read_lines
-    from ..flow.embed import Line
+    from ..files import JSON_ENDINGS, read_lines
+    from ..flow.embed import TOLD, Line
     from ..flow.encoders import load_encoder
-    from ..flow.vectors_out import EmbeddingWriter
+    from ..flow.language import AUTO, language_of
+    from ..io.vectors_out import EmbeddingWriter
     from ..languages import resolve
     from ..runtime import log
+    from ..texts import expand
 
-    resolve(lang)  # a typo is told before anything is loaded
-    texts = read_lines(file, text_field=text_field)
+    if lang != AUTO:
+        resolve(lang)  # a typo is told before anything is loaded
+    names = expand(files, (".txt", ".text", *JSON_ENDINGS))
+    texts = begun((name, text) for name in names for text in read_lines(name, text_field=text_field, blank=True))
     encoder = load_encoder(compute.model, compute.runtime)
     langs = encoder.langs
-    lang = resolve(lang, langs)
-    lines = (Line(t.text, resolve(t.lang, langs) if t.lang else lang, f"line {t.number}") for t in texts)
-    dtype = "float16" if half else "float32"
-    with EmbeddingWriter(output or "-", dim=encoder.dim, fingerprint=encoder.fingerprint, dtype=dtype) as writer:
+    first = list(islice(texts, TOLD))
+    lang = language_of("\n".join(t.text for _, t in first if not t.lang), lang, langs)
+    several = len(names) > 1
+    lines = (
+        Line(
+            t.text, resolve(t.lang, langs) if t.lang else lang, f"{name + ', ' if several else ''}line {t.number}", name
+        )
+        for name, t in chain(first, texts)
+    )
+    dtype, blank, seen = "float16" if half else "float32", 0, ""
+    options: dict[str, Any] = {"dtype": dtype, "columns": {"file": str}}
+    with EmbeddingWriter(output or "-", dim=encoder.dim, fingerprint=encoder.fingerprint, **options) as writer:
         blocks = encoder.stream(lines, batch_size=compute.batch_size, on_long=on_long)
         for block in progress(blocks, "embedding", compute.bar, lambda b: len(b.lines), None):
             for cut in block.cuts:
                 log.warning("sonarllm: %s", cut)
-            writer.write(block.embeddings_ND, [x.text for x in block.lines], [x.lang for x in block.lines])
+            empty = [x.place for x in block.lines if not x.text.strip()]
+            blank, seen = blank + len(empty), seen or "".join(empty[:1])
+            writer.write(
+                block.embeddings_ND,
+                [x.text for x in block.lines],
+                [x.lang for x in block.lines],
+                [{"file": x.file} for x in block.lines],
+            )
+    if blank:
+        log.warning("sonarllm: %d blank (first: %s), embedded as no words", blank, seen)
 
 
 def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang: str, **options: Any) -> None:

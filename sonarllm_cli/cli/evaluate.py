@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -40,6 +40,20 @@ class Tasks(click.Group):
         return super().resolve_command(ctx, args)
 
 
+class Words(click.ParamType):
+    """`4-15`, or `30` for at most so many."""
+
+    name = "words"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        low, dash, high = str(value).rpartition("-")
+        if not high.isdigit() or (dash and not low.isdigit()) or int(low or 1) > int(high):
+            raise UserError(f"--words {value} is no number of words", "write --words 4-15, or --words 30")
+        return int(low or 1), int(high)
+
+
 @click.group(cls=Tasks)
 def evaluate() -> None:
     """Score a model on data, and set many scores side by side.
@@ -51,13 +65,41 @@ def evaluate() -> None:
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 beam_option: Option = click.option("--beam", default=5, show_default=True, help="Beams of the search.")
+bleu_option: Option = click.option(
+    "--bleu-tokenizer",
+    "tokenizer",
+    default="",
+    metavar="NAME",
+    help="sacrebleu's, if not each language's own: 13a, intl, char …, or flores200 (spBLEU, which fetches a model).",
+)
 WRITES: tuple[Option, ...] = (sampling_options, rule_options, beam_option)  # of a task in which a text is written
+words_option: Option = click.option(
+    "--words", type=Words(), default="1-30", show_default=True, help="Of the (English) sentences that are taken."
+)
+out_option: Option = click.option("--out-of-english", is_flag=True, help="Translate out of English, not into it.")
+# what `measure.tasks.evaluate` takes of them
+TAKEN = ("beam", "rules", "sampling", "tokenizer", "words", "out_of_english")
 CONTINUES: tuple[Option, ...] = (*WRITES, no_repeat_option)  # a summary never repeats a sentence
 
 
-def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUES) -> Callable[..., Any]:
+def show_figures(result: dict[str, Any], out: TextIO) -> None:
+    """A figure a line, with its deviation where there are several draws; how BLEU was reckoned."""
+    width = max(len(name) for name in result["figures"])
+    for name, value in result["figures"].items():
+        spread = f"  ± {result['deviation'][name]:g}" if "deviation" in result else ""
+        print(f"{name:{width}}  {value:8g}{spread}", file=out)
+    signatures = result.get("signatures", {})
+    for score, signature in dict.fromkeys((name.split()[-1], s) for name, s in signatures.items()):
+        print(f"{score}: {signature}", file=out)
+
+
+def task_options(
+    command: Callable[..., Any],
+    own: tuple[Option, ...] = CONTINUES,
+    show: Callable[[dict[str, Any], TextIO], None] = show_figures,
+) -> Callable[..., Any]:
     """What every task takes, and its own; the command gets it as one dict of what `measure.tasks.evaluate` takes, and
-    what it returns is printed."""
+    what it returns is printed, by `show` where it is not JSON."""
 
     @functools.wraps(command)
     def scored(
@@ -83,7 +125,7 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUE
             "limit": limit,
             "seed": compute.seed or 0,
             "seeds": seeds,
-            **{name: values.pop(name) for name in ("beam", "rules", "sampling") if name in values},
+            **{name: values.pop(name) for name in TAKEN if name in values},
         }
         if values.pop("no_repeat", False):
             options["rules"]["no_repeat"] = True
@@ -92,10 +134,7 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUE
             if as_json:
                 print(line(result), file=out)
                 return
-            width = max(len(name) for name in result["figures"])
-            for name, value in result["figures"].items():
-                spread = f"  ± {result['deviation'][name]:g}" if "deviation" in result else ""
-                print(f"{name:{width}}  {value:8g}{spread}", file=out)
+            show(result, out)
 
     wrapped: Callable[..., Any] = scored
     options: tuple[Option, ...] = (
@@ -106,8 +145,16 @@ def task_options(command: Callable[..., Any], own: tuple[Option, ...] = CONTINUE
             "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Draws; mean and deviation."
         ),
         click.option("--limit", default=500, show_default=True, help="Texts of each language; 0: all."),
-        click.option("--seen", multiple=True, metavar="FILE", help="Training data: its texts are left out."),
-        click.option("--data", multiple=True, metavar="FILE", help="JSON Lines to score on; may be given again."),
+        click.option(
+            "--seen", multiple=True, metavar="FILE", type=click.Path(), help="Training data: its texts are left out."
+        ),
+        click.option(
+            "--data",
+            multiple=True,
+            metavar="FILE",
+            type=click.Path(),
+            help="Documents or pairs; may be given again.",
+        ),
     )
     for option in options:
         wrapped = option(wrapped)
@@ -129,16 +176,16 @@ def _task(name: str, short: str, help: str, example: str, own: tuple[Option, ...
 _task(
     "autoencode",
     "Embed and decode in one language",
-    "Embed and decode in the same language: BLEU and exact match of sentences up to 30 words, of pairs or documents.",
+    "Embed and decode in the same language: BLEU and exact match of sentences of so many words, of pairs or documents.",
     "--data examples/pairs.jsonl --limit 2",
-    (beam_option,),
+    (beam_option, words_option, bleu_option),
 )
 _task(
     "translate",
     "Embed in one language, decode in English",
-    "Embed in one language, decode in English: chrF and BLEU by language, of pairs.",
+    "Embed in one language, decode in English, or the other way: chrF and BLEU by language, of pairs.",
     "--data examples/pairs.jsonl --limit 2",
-    (beam_option,),
+    (beam_option, words_option, out_option, bleu_option),
 )
 
 
@@ -203,6 +250,37 @@ _task(
     "sentence, by the paper's rules, and of all that is written (clean); repetition and source overlap. Takes "
     "documents.",
     "--data examples/documents.jsonl --limit 2",
+    (*CONTINUES, bleu_option),
+)
+
+
+def _show_table(result: dict[str, Any], out: TextIO) -> None:
+    from ..measure.extracts import table
+
+    figures = result["figures"]
+    for row in table(figures):
+        print(f"{row[0]:8}", *(f"{cell:>10}" for cell in row[1:]), file=out)
+    print(f"{figures['texts']:g} texts of {figures['sentences a text']:g} sentences", file=out)
+
+
+def _extract(options: dict[str, Any]) -> dict[str, Any]:
+    """Ways to choose a text's own sentences: ROUGE-1, -2, -L of one, two and three against its summary. Beside what
+    `summarize --extract` does (words): chance, the first sentences (Lead), embeddings in the place of words (vectors),
+    both, the weight of position fitted on half of the texts and scored on the other, and the best choice, by looking.
+    Takes documents with "summary", several "summaries", or a title.
+
+    \b
+    Example:
+      sonarllm evaluate extract --data examples/documents.jsonl
+    """
+    from ..measure.extracts import extraction
+    from ..measure.tasks import evaluate as score
+
+    return score("extract", run=extraction, **options)
+
+
+evaluate.command("extract", short_help="Choose a text's own sentences: ways side by side")(
+    task_options(_extract, (), _show_table)
 )
 
 

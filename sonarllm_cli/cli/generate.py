@@ -8,24 +8,26 @@ import click
 
 from .common import (
     Compute,
+    begun,
     compute_options,
-    file_argument,
+    files_argument,
     json_option,
-    lang_option,
     line,
     no_repeat_option,
+    out_lang_option,
     output_option,
     reporting,
     rule_options,
     sampling_options,
     search_options,
+    text_lang_option,
 )
 
 
 @click.command()
-@file_argument
-@lang_option
-@click.option("--out-lang", default="", help="Language to write in; the model's own if not given.")
+@files_argument
+@text_lang_option
+@out_lang_option
 @click.option("--max-sentences", default=32, show_default=True, help="Sentences to write at most.")
 @rule_options
 @no_repeat_option
@@ -35,43 +37,40 @@ from .common import (
 @output_option
 @compute_options
 def generate(
-    file: str,
+    files: tuple[str, ...],
     lang: str,
     out_lang: str,
     max_sentences: int,
     no_repeat: bool,
-    beam: int,
-    temperature: float | None,
-    top_p: float | None,
-    max_tokens: int,
     as_json: bool,
     output: str | None,
+    search: dict[str, Any],
     rules: dict[str, Any],
     sampling: dict[str, Any],
     compute: Compute,
 ) -> None:
-    """Continue a text: its next sentences, one a line, each as soon as it is written.
+    """Continue a text: its next sentences, one a line, each as soon as it is written. Each file, and each in a folder,
+    is a text of its own. --json: file, text, score (the decoder's log-probability a token), ending (cosine with it).
 
     \b
     Example:
       echo "This package contains the library." | sonarllm generate --max-sentences 3
     """
-    from ..files import open_output, read_text
+    from ..files import open_output
     from ..flow.compose import Writing, continuation
-    from ..flow.decode import Search
+    from ..flow.model import load_writer
+    from ..texts import expand, read_texts
 
-    writing = Writing(
-        max_sentences=max_sentences,
-        no_repeat=no_repeat,
-        out_lang=out_lang,
-        search=Search(beam=beam, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
-        sampling=sampling,
-        **rules,
+    writing = Writing(sampling=sampling, **rules).but(
+        max_sentences=max_sentences, no_repeat=no_repeat, out_lang=out_lang, **search
     )
-    text = read_text(file)
-    with reporting(compute.bar) as report, open_output(output) as out:
-        for s in continuation(
-            text, lang=lang, model=compute.model, runtime=compute.runtime, writing=writing, report=report
-        ):
-            record = {"text": s.text, "score": round(s.score, 6), "ending": round(s.ending, 6)}
-            print(line(record) if as_json else s.text, file=out, flush=True)
+    several, texts = len(expand(files)) > 1, begun(read_texts(files))
+    writer = load_writer(compute.model, compute.runtime)
+    with open_output(output) as out:
+        for name, text in texts:
+            if several and not as_json:
+                print(f"==> {name} <==", file=out)
+            with reporting(compute.bar) as report:
+                for s in continuation(text, lang=lang, model=writer, writing=writing, report=report):
+                    record = {"file": name, "text": s.text, "score": round(s.score, 6), "ending": round(s.ending, 6)}
+                    print(line(record) if as_json else s.text, file=out, flush=True)

@@ -8,10 +8,14 @@ from typing import Any
 
 import click
 
+from ..errors import printable
+from . import complete
 from .common import json_option, line
 
-name_argument = click.argument("name")
-dtype_option = click.option("--dtype", help="float32, bfloat16, float16 or int8; else as published.")
+name_argument = click.argument("name", shell_complete=complete.models)
+dtype_option = click.option(
+    "--dtype", help="float32, bfloat16, float16 or int8; else as published.", shell_complete=complete.dtypes
+)
 licence_option = click.option("--licence", default="", help="To note with the model: CC-BY-NC-4.0 …")
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
@@ -37,14 +41,16 @@ def list_(here: bool, as_json: bool) -> None:
     Example:
       sonarllm models list
     """
+    from ..files import open_output
     from ..weights import registry
 
     rows: list[dict[str, Any]] = [vars(entry) for entry in registry.list_models()]
     if not here:
         rows += registry.not_here()
     if as_json:
-        for row in rows:
-            print(line(row))
+        with open_output(None) as out:
+            for row in rows:
+                print(line(row), file=out)
         return
     cells = [
         (r["name"], r["kind"], count(r["parameters"]), size(r["bytes"]), r["weights"], r["licence"] or "-", _where(r))
@@ -68,18 +74,20 @@ def show(name: str, as_json: bool) -> None:
     Example:
       sonarllm models show mini
     """
+    from ..files import open_output
     from ..weights import registry
 
     facts = registry.show(name)
-    if as_json:
-        print(line(facts))
-        return
-    config = facts.pop("config")
-    facts["parameters"], facts["bytes"] = f"{facts['parameters']:,}", f"{facts['bytes']:,}"
-    for key, value in {**facts, **{k: v for k, v in config.items() if k not in facts}}.items():
-        for subkey, subvalue in value.items() if isinstance(value, dict) else [("", value)]:
-            text = " ".join(map(str, subvalue)) if isinstance(subvalue, list) else subvalue
-            print(f"{key}{'.' if subkey else ''}{subkey}: {text}")
+    with open_output(None) as out:
+        if as_json:
+            print(line(facts), file=out)
+            return
+        config = facts.pop("config")
+        facts["parameters"], facts["bytes"] = f"{facts['parameters']:,}", f"{facts['bytes']:,}"
+        for key, value in {**facts, **{k: v for k, v in config.items() if k not in facts}}.items():
+            for subkey, subvalue in value.items() if isinstance(value, dict) else [("", value)]:
+                text = " ".join(map(str, subvalue)) if isinstance(subvalue, list) else subvalue
+                print(f"{key}{'.' if subkey else ''}{subkey}: {text}", file=out)
 
 
 @models.command()
@@ -324,10 +332,11 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(*header, box=None, header_style="bold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(Text(printable(cell)) for cell in row))
         Console().print(table)
         return
     widths = [max(map(len, column)) for column in zip(header, *rows)]

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from ..errors import UserError
 from .common import (
     Compute,
+    begun,
     compute_options,
-    file_argument,
+    files_argument,
     json_option,
-    lang_option,
     line,
+    out_lang_option,
     output_option,
     reporting,
     sampling_options,
     search_options,
+    text_lang_option,
 )
+
+if TYPE_CHECKING:
+    from ..flow.compose import Cited
 
 
 @click.command()
-@file_argument
-@lang_option
-@click.option("--out-lang", default="", help="Language to write in; the model's own if not given.")
+@files_argument
+@text_lang_option
+@out_lang_option
 @click.option("--sentences", default="auto", metavar="N|auto", show_default=True, help="Sentences at most; auto is 3.")
 @click.option(
     "--extract/--abstract",
     default=None,
-    help="The text's own sentences nearest to the predicted ones, or the model's. If neither is said the model writes, "
-    "but of text unlike its training it extracts, and says so.",
+    help="The text's own sentences that tell most of it, or the model's. If neither is said the model writes, but "
+    "where that is likely to be worse it extracts, and says so.",
 )
 @click.option("--cite", is_flag=True, help="Show beside each the article's nearest sentences and their cosines.")
 @search_options
@@ -39,54 +44,64 @@ from .common import (
 @output_option
 @compute_options
 def summarize(
-    file: str,
+    files: tuple[str, ...],
     lang: str,
     out_lang: str,
     sentences: str,
     extract: bool | None,
     cite: bool,
-    beam: int,
-    temperature: float | None,
-    top_p: float | None,
-    max_tokens: int,
     as_json: bool,
     output: str | None,
+    search: dict[str, Any],
     sampling: dict[str, Any],
     compute: Compute,
 ) -> None:
-    """Summarise a text, one sentence a line (--json: text, score, sources).
+    """Summarise a text, one sentence a line. Each file, and each in a folder, is a text of its own.
+
+    --json gives records: file, text, how ("written" or "extracted"), score (the decoder's log-probability a token; null
+    where nothing was decoded), start and end (of what is extracted, in characters of the file), sources.
 
     \b
     Example:
       sonarllm summarize --cite examples/article.txt
     """
-    from ..files import open_output, read_text
+    from ..files import open_output
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten
-    from ..flow.decode import Search
+    from ..flow.model import load_writer
+    from ..texts import expand, read_texts
 
     if sentences != "auto" and not sentences.isdigit():
         raise UserError(f"--sentences {sentences!r} is not a number", "use --sentences 2, or auto")
-    search = Search(beam=beam, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    text = read_text(file)
-    with reporting(compute.bar) as report:
-        found = shorten(
-            text,
-            sentences=None if sentences == "auto" else int(sentences),
-            lang=lang,
-            model=compute.model,
-            runtime=compute.runtime,
-            extract=extract,
-            cite=3 if cite else 0,
-            writing=Writing(no_repeat=True, out_lang=out_lang, search=search, sampling=sampling),
-            report=report,
-        )
+    writing = Writing(no_repeat=True, out_lang=out_lang, sampling=sampling).but(**search)
+    several, texts = len(expand(files)) > 1, begun(read_texts(files))
+    writer = load_writer(compute.model, compute.runtime)
     with open_output(output) as out:
-        for s in found:
-            if as_json:
-                sources = [{"sentence": i + 1, "text": text, "cosine": round(c, 4)} for i, text, c in s.sources]
-                print(line({"text": s.text, "score": round(s.score, 6), "sources": sources}), file=out)
-                continue
-            print(s.text, file=out)
-            for i, text, cosine in s.sources if cite else []:
-                print(f"  {cosine:.3f}  [{i + 1}] {text}", file=out)
+        for name, text in texts:
+            with reporting(compute.bar) as report:
+                found = shorten(
+                    text,
+                    sentences=None if sentences == "auto" else int(sentences),
+                    lang=lang,
+                    model=writer,
+                    extract=extract,
+                    cite=3 if cite else 0,
+                    writing=writing,
+                    report=report,
+                )
+            if several and not as_json:
+                print(f"==> {name} <==", file=out)
+            for s in found:
+                _show(s, name, cite, as_json, out)
+
+
+def _show(s: Cited, file: str, cite: bool, as_json: bool, out: TextIO) -> None:
+    if as_json:
+        sources = [{"sentence": i + 1, "text": text, "cosine": round(c, 4)} for i, text, c in s.sources]
+        score = None if s.score is None else round(s.score, 6)
+        record = {"file": file, "text": s.text, "how": s.how, "score": score, "start": s.start, "end": s.end}
+        print(line(record | {"sources": sources}), file=out, flush=True)
+        return
+    print(s.text, file=out, flush=True)
+    for i, text, cosine in s.sources if cite else []:
+        print(f"  {cosine:.3f}  [{i + 1}] {text}", file=out, flush=True)

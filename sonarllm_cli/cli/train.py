@@ -9,16 +9,17 @@ from pathlib import Path
 import click
 
 from ..errors import UserError
+from . import complete
 from .common import quiet_options
 from .launch import is_first, launch
 
 
 @click.command()
-@click.argument("recipes", nargs=-1, metavar="RECIPE|RUN…")
+@click.argument("recipes", nargs=-1, metavar="RECIPE|RUN…", shell_complete=complete.recipes)
 @click.option("-o", "--output", metavar="OUT", help="The run folder, runs/NAME if not given; or the picture.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: --set optim.lr=3e-4.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="End within so many minutes, model written.")
-@click.option("--resume", is_flag=True, help="Continue the run in that folder.")
+@click.option("--resume", is_flag=True, help="Continue the run in that folder: train --resume RUN.")
 @click.option("--print-config", is_flag=True, help="Show every setting as it stands, and train nothing.")
 @click.option("--plot", is_flag=True, help="Draw the curves of these RUN folders into OUT (curves.png).")
 @click.option("--threads", type=int, help="Threads of each process on a CPU.")
@@ -38,7 +39,8 @@ def train(
     nproc: int,
     quiet: bool,
 ) -> None:
-    """Train a model from a recipe (TOML): metrics.jsonl, checkpoints and the final model/ in one folder.
+    """Train a model from a recipe (TOML): metrics.jsonl, checkpoints and the final model/ in one folder. To continue
+    a run, name its folder: --resume RUN.
 
     \b
     Example:
@@ -51,13 +53,16 @@ def train(
         raise UserError(f"{len(recipes)} recipes given", "name one, such as recipes/39m.toml")
     from ..learn.recipe import load, to_toml
 
-    settings = load(recipes[0], [*overrides, *([f"run.minutes={minutes}"] if minutes else [])])
+    recipe, folder = _places(recipes[0], output, resume)
+    settings = load(recipe, [*overrides, *([f"run.minutes={minutes}"] if minutes else [])])
     if print_config:
+        from ..files import open_output
         from ..learn.budget import estimate
 
-        for text in estimate(settings, int(os.environ.get("WORLD_SIZE", nproc))).lines():
-            click.echo(f"# {text}")
-        click.echo(to_toml(settings.as_dict()), nl=False)
+        with open_output(None) as out:
+            for text in estimate(settings, int(os.environ.get("WORLD_SIZE", nproc))).lines():
+                print(f"# {text}", file=out)
+            print(to_toml(settings.as_dict()), file=out, end="")
         return
     if threads is not None and threads < 1:
         raise UserError(f"--threads {threads} is not a number of threads", "use 1 or more")
@@ -69,7 +74,7 @@ def train(
 
     set_up_logging(quiet or not is_first())
     choose("cpu", threads=threads)
-    folder = Path(output or f"runs/{settings.name or Path(recipes[0]).stem}")
+    folder = folder or Path("runs", settings.name or Path(recipe).stem)
     try:
         Trainer(settings, folder, resume=resume).run()
     except UserError as error:
@@ -78,6 +83,20 @@ def train(
         sys.exit(error.exit_code)  # the first process says it
     if is_first():
         click.echo(folder / "model")
+
+
+def _places(named: str, output: str | None, resume: bool) -> tuple[str, Path | None]:
+    """The recipe, and the run folder if it is known: a run is its own recipe, and goes on in its folder."""
+    if not Path(named).is_dir():
+        return named, Path(output) if output else None
+    recipe = Path(named, "settings.toml")
+    if not recipe.is_file():
+        raise UserError(f"{named} is no run folder: it has no settings.toml", "name a recipe, such as recipes/39m.toml")
+    if not resume:
+        raise UserError(f"{named} is a run folder", "continue it with --resume, or draw its curves with --plot")
+    if output and Path(output).resolve() != Path(named).resolve():
+        raise UserError(f"the run in {named} can't go on in {output}", "leave -o out")
+    return str(recipe), Path(named)
 
 
 def _plot(runs: tuple[str, ...], out: str) -> None:

@@ -39,7 +39,7 @@ def translate(
 
     \b
     Example:
-      sonarllm translate examples/pacchetto.txt --lang it --to en
+      sonarllm translate examples/lettera.txt --lang it --to en
       sonarllm translate examples/subtitles.srt --lang fr --to en --bilingual
     """
     from ..files import open_output, read_text, text_ending

@@ -6,7 +6,7 @@ for sentence in generate_stream(["Once upon a time."], writer, Writing()): print
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from typing import Any
 
@@ -14,28 +14,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, nearest
+from ..languages import resolve
 from ..nets.diffusion_lcm import DiffusionLCM, DiffusionLCMConfig
 from ..runtime import Runtime, log
 from .author import author_of
-from .decode import Hypothesis, Search
+from .decode import Hypothesis, Search, decode_batch
 from .embed import embed_sentences, fits
+from .extract import best_sentences, support
+from .language import language_of
 from .model import DEFAULT, Writer, load_writer
 from .predict import Report
 from .reconstruct import reconstruction
-from .segment import segment_stream
+from .segment import Sentence, segment_stream
+from .special import Special
 
 STOPS = ("predicted", "reembedded")
 FEEDBACKS = ("reembed", "latent")
 BLOCK = 1024  # sentences of a text embedded at once
 AUTO = 3  # sentences a summary of its own length may have
+SUPPORT = 0.3  # share of an extract's support that what is written has, or the extract is better; docs/extract.md
 
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
     """How a text is written. Defaults are the published SONAR-LLM code's: a sentence is decoded by beam search and
-    embedded again; it ends the text if that embedding's cosine with the ending's is `stop_threshold` or more. Before
-    `min_sentences` are written, an ending is passed over for the best hypothesis that is not the ending's words."""
+    embedded again; it ends the text if that embedding's cosine with the ending's, or the predicted one's, is
+    `stop_threshold` or more, or its words are the ending's (see `Special`). Before `min_sentences` are written, an
+    ending is passed over for the best hypothesis that is none, if there is one."""
 
     max_sentences: int = 32
     min_sentences: int = 0
@@ -54,6 +60,17 @@ class Writing:
         if self.max_sentences < 1:
             raise UserError(f"max-sentences {self.max_sentences} writes nothing", "use 1 or more")
 
+    def but(self, **options: Any) -> Writing:
+        """The same with other values of some fields, its own or its `Search`'s. UserError for a name neither has."""
+        known = {f.name for f in fields(Search)}
+        own = {name: value for name, value in options.items() if name not in known}
+        if unknown := [name for name in own if name not in {f.name for f in fields(Writing)}]:
+            guess = nearest(unknown[0], [*known, *(f.name for f in fields(Writing))])
+            cure = f"did you mean {guess}?" if guess else "see sonarllm_cli.flow.compose.Writing"
+            raise UserError(f"no option {unknown[0]!r} of writing", cure)
+        search = {name: value for name, value in options.items() if name in known}
+        return replace(self, **{"search": replace(self.search, **search)} | own)
+
 
 @dataclass(frozen=True)
 class Written:
@@ -69,11 +86,16 @@ class Written:
 
 @dataclass(frozen=True)
 class Cited:
-    """A summary sentence and the article's sentences nearest to it: (index, text, cosine), nearest first."""
+    """A sentence of a summary. It was "written" by the model, or "extracted" from the article, whose characters `start`
+    to `end` it is. `score` is the decoder's log-probability a token, None where nothing was decoded. `sources` are the
+    article's sentences nearest to it: (index, text, cosine), nearest first; of one extracted at least itself."""
 
     text: str
-    score: float
+    score: float | None
     sources: list[tuple[int, str, float]]
+    how: str = "written"
+    start: int | None = None
+    end: int | None = None
 
 
 def sentences_of(text: str, lang: str, writer: Writer) -> list[str]:
@@ -84,20 +106,20 @@ def sentences_of(text: str, lang: str, writer: Writer) -> list[str]:
     return found
 
 
-def read_document(text: str, lang: str, writer: Writer, report: Report | None = None) -> tuple[list[str], Tensor]:
-    """A text's sentences as the encoder takes them, and their embeddings: → S texts, text_SD. A block of sentences at a
-    time, so that a long text needs little more than what comes out. UserError if it has no sentence."""
-    texts: list[str] = []
+def read_document(text: str, lang: str, writer: Writer, report: Report | None = None) -> tuple[list[Sentence], Tensor]:
+    """A text's sentences, which the encoder takes flat, and their embeddings: → S sentences, text_SD. A block of them
+    at a time, so that a long text needs little more than what comes out. UserError if it has no sentence."""
+    sentences: list[Sentence] = []
     blocks: list[Tensor] = []
     found = segment_stream([text], lang=lang, fits=fits(writer.space))
     while block := list(islice(found, BLOCK)):
-        texts += [s.flat for s in block]
-        blocks.append(embed_sentences(texts[-len(block) :], lang, writer.space))
+        sentences += block
+        blocks.append(embed_sentences([s.flat for s in block], lang, writer.space))
         if report:
             report("embedding", block[-1].end, len(text))
-    if not texts:
+    if not sentences:
         raise UserError("the text has no sentence", "give it some text")
-    return texts, torch.cat(blocks)
+    return sentences, torch.cat(blocks)
 
 
 def generate(
@@ -107,11 +129,16 @@ def generate(
     model: str | Writer = DEFAULT,
     runtime: Runtime | None = None,
     writing: Writing | None = None,
+    **options: Any,
 ) -> list[str]:
-    """The sentences that continue `text`. See `Writing` for the choices.
+    """The sentences that continue `text`. `options` are fields of `Writing` and of `Search`, and change `writing`.
 
-    >>> generate("This package contains the documentation.")      # doctest: +SKIP
+    >>> generate("This package contains the documentation.", max_sentences=2, beam=3)      # doctest: +SKIP
+
+    `lang` is the text's language, "auto" what it looks like. Raises UserError for a text without sentences, a language
+    the model lacks, a model that can't write, and for options that are not known or make no sense.
     """
+    writing = (writing or Writing()).but(**options)
     return [s.text for s in continuation(text, lang=lang, model=model, runtime=runtime, writing=writing)]
 
 
@@ -128,8 +155,9 @@ def continuation(
     """`generate`, each sentence as soon as it is written. What is random comes from `generator`, if not from the
     runtime's seed. `report` hears how far embedding and reading are."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
+    lang = language_of(text, lang, writer.space.tokenizer.langs)
     beginning, context_SD = read_document(text, lang, writer, report)
-    return _continued(beginning, context_SD, writer, writing or Writing(), generator, report)
+    return _continued([s.flat for s in beginning], context_SD, writer, writing or Writing(), generator, report)
 
 
 def continue_sentences(
@@ -165,41 +193,45 @@ def generate_stream(
     generator: torch.Generator | None = None,
     report: Report | None = None,
 ) -> Iterator[Written]:
-    """Sentences after the context, each as soon as it is decoded. The one that ends the text is not among them.
+    """Sentences after the context, each as soon as it is decoded. The one that ends the text is not among them, in
+    whatever words, nor is another that the model is told by.
 
     `texts` are the context's sentences, which a token LLM reads. With `no_repeat`, texts written before, and those in
     `used`, are passed over for the next-best hypothesis."""
     space = writer.space
-    lang = writing.out_lang or writer.lang
-    ending_1D = embed_sentences([writer.ending], writer.lang, space)
+    lang = resolve(writing.out_lang or writer.lang, space.tokenizer.langs)
+    special = Special(writer, lang)
     search, seen = writing.search, set(used)
     if writing.no_repeat or writing.min_sentences:
         many = max(search.num_return, search.beam if not search.samples else 4)
-        search = Search(**{**vars(search), "num_return": many})
+        search = replace(search, num_return=many)
     sampling = sampling_of(writer, writing)
     author = author_of(writer, lang, search, generator or space.runtime.generator(), sampling)
 
-    def judge(hypothesis: Hypothesis, next_1D: Tensor) -> tuple[Tensor, float]:
-        again_1D = embed_sentences([hypothesis.text], lang, space)
-        judged_1D = next_1D if writing.stop == "predicted" else again_1D
-        return again_1D, F.cosine_similarity(judged_1D.float(), ending_1D.float()).item()
+    def again(hypothesis: Hypothesis) -> Tensor:
+        return embed_sentences([hypothesis.text], lang, space)
 
     unread_SD, unread = context_SD, list(texts)
     for count in range(writing.max_sentences):
         hypotheses, next_1D = author.next(unread, unread_SD, None if count else report)
+        hypotheses = [h for h in hypotheses if not special.mark(h.text)]
         if writing.no_repeat:
             hypotheses = [h for h in hypotheses if h.text not in seen]
-            if not hypotheses:
-                return
-        best = hypotheses[0]
-        again_1D, ending = judge(best, next_1D)
-        ended = ending >= writing.stop_threshold
-        if ended and count >= writing.min_sentences:
+        if not hypotheses:
             return
-        others = [h for h in hypotheses if h.text != writer.ending] if ended else []
-        if others and others[0] is not best:
-            best = others[0]
-            again_1D, ending = judge(best, next_1D)
+        best, again_1D = hypotheses[0], again(hypotheses[0])
+        meant = ending = special.cosine(next_1D)
+        if writing.stop == "reembedded":
+            ending = max(meant, special.cosine(again_1D))
+        ended = ending >= writing.stop_threshold or special.ending(best.text)
+        if ended:
+            if meant >= writing.stop_threshold or count >= writing.min_sentences:
+                return
+            words = ((h, again(h)) for h in hypotheses if not special.ending(h.text))
+            instead = next((o for o in words if special.cosine(o[1]) < writing.stop_threshold), None)
+            if instead is None:
+                return
+            best, again_1D = instead
         fed_1D = again_1D if writing.feedback == "reembed" else next_1D
         yield Written(best.text, best.score, ending, next_1D[0], fed_1D[0], ended)
         seen.add(best.text)
@@ -227,28 +259,50 @@ def summarize(
     cite: int = 0,
     writing: Writing | None = None,
     report: Report | None = None,
+    **options: Any,
 ) -> list[Cited]:
-    """A summary of `text` in at most `sentences` sentences, by default 3; the model may end it sooner, which is logged
-    where a number was asked for.
+    """A summary of `text` in at most `sentences` sentences; if it is None in as many as the model writes, 3 at most, or
+    a third of the text's own. Fewer are logged where a number was asked for.
 
-    `extract` gives the article's own sentences nearest to the predicted embeddings. If it is None, so does a text that
-    the model's space knows less of than of the field it was trained on, which is logged; False never does. `cite` names
-    that many of the article's sentences beside each. Raises UserError for a text without sentences or a model that
-    can't write.
+    >>> [s.text for s in summarize("A long text. …", sentences=3, extract=True)]      # doctest: +SKIP
+
+    `extract` gives the article's own sentences that tell most of it, in its order (see `flow.extract`); False has the
+    model write. If it is None the model writes, but of a text that its space knows less of than of the field it was
+    trained on, or whose words it does not take up, it extracts, which is logged; a text of one sentence is its own
+    summary. With `out_lang` what is extracted is decoded in that language from its embeddings. `cite` names that many
+    of the article's sentences beside each. `options` are as for `generate`, and change `writing`.
+
+    Raises UserError for a text without sentences or a model that can't write.
     """
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     if sentences is not None and sentences < 1:
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
+    lang = language_of(text, lang, writer.space.tokenizer.langs)
     article, article_SD = read_document(text, lang, writer, report)
-    if extract is None:
-        extract = _unfamiliar(article, article_SD, lang, writer)
-    writing = writing or Writing(no_repeat=True)
-    written = shortened(article, article_SD, writer, writing, sentences or AUTO, report=report)
+    texts = [s.flat for s in article]
+    writing = (writing or Writing(no_repeat=True)).but(**options)
+    out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
+    chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
+    choose = extract is None
+    if choose:
+        extract = len(texts) == 1 or _unfamiliar(texts, article_SD, lang, writer)
+    written: list[Written] = []
+    if not extract:
+        written = shortened(texts, article_SD, writer, writing, sentences or AUTO, report=report)
+        if not written:
+            _told(writer, "wrote nothing")
+            extract = True
+        elif choose and (out_lang or writer.lang) == lang:  # else no word could be the same
+            extract = _unsupported(written, chosen, texts, writer)
+    if extract:
+        said: list[tuple[str, float | None]] = [(texts[i], None) for i in chosen]
+        if out_lang not in ("", lang):
+            found = decode_batch(article_SD[chosen], out_lang, writer.space, writing.search)
+            said = [(best.text, best.score) for best, *_ in found]
+        return _extracted(article, article_SD, chosen, said, cite)
     if sentences and len(written) < sentences:
         log.info("%s ended its summary after %d of %d sentences", writer.name, len(written), sentences)
-    if extract:
-        return _extracted(article, article_SD, written)
-    return [Cited(w.text, w.score, _nearest(article, article_SD, w.embedding_D, cite)) for w in written]
+    return [Cited(w.text, w.score, _nearest(texts, article_SD, w.embedding_D, cite)) for w in written]
 
 
 def shortened(
@@ -260,7 +314,8 @@ def shortened(
     generator: torch.Generator | None = None,
     report: Report | None = None,
 ) -> list[Written]:
-    """What the model writes after an article and its marker: one to `most` sentences, never the ending."""
+    """What the model writes after an article and its marker: `most` sentences at most, never the ending; none where it
+    has nothing else to say."""
     context_SD, texts = article_SD, [*article]
     if writer.marker:
         context_SD = torch.cat([article_SD, embed_sentences([writer.marker], writer.lang, writer.space)])
@@ -278,14 +333,21 @@ def _unfamiliar(article: list[str], article_SD: Tensor, lang: str, writer: Write
         return False
     bits = reconstruction(article, article_SD, lang, writer.space)
     if bits > writer.familiar:
-        log.info(
-            "%s knows little of such text (%.2f bits a byte, its own field is under %.2f): these are the text's own "
-            "sentences; --abstract has it write",
-            writer.name,
-            bits,
-            writer.familiar,
-        )
+        why = f"knows little of such text ({bits:.2f} bits a byte, its own field is under {writer.familiar:.2f})"
+        _told(writer, why)
     return bits > writer.familiar
+
+
+def _unsupported(written: list[Written], chosen: list[int], article: list[str], writer: Writer) -> bool:
+    """Whether what was written shares too few of the article's words, against what would be extracted."""
+    share = support([w.text for w in written], article) / (support([article[i] for i in chosen], article) or 1.0)
+    if share < SUPPORT:
+        _told(writer, "wrote of other things")
+    return share < SUPPORT
+
+
+def _told(writer: Writer, why: str) -> None:
+    log.info("%s %s: these are the text's own sentences; --abstract has it write", writer.name, why)
 
 
 def _nearest(article: list[str], article_SD: Tensor, embedding_D: Tensor, count: int) -> list[tuple[int, str, float]]:
@@ -293,14 +355,17 @@ def _nearest(article: list[str], article_SD: Tensor, embedding_D: Tensor, count:
     return [(i, article[i], cosine_S[i].item()) for i in cosine_S.topk(min(count, len(article))).indices.tolist()]
 
 
-def _extracted(article: list[str], article_SD: Tensor, written: list[Written]) -> list[Cited]:
-    """For each sentence written, the article's nearest that is not taken yet."""
-    out: list[Cited] = []
-    taken: set[str] = set()
-    for w in written:
-        for i, text, cosine in _nearest(article, article_SD, w.predicted_D, len(article)):
-            if text not in taken:
-                taken.add(text)
-                out.append(Cited(text, cosine, [(i, text, cosine)]))
-                break
+def _extracted(
+    article: list[Sentence],
+    article_SD: Tensor,
+    chosen: list[int],
+    said: list[tuple[str, float | None]],
+    cite: int,
+) -> list[Cited]:
+    """Sentences of the article as `said`, text and score, each with itself as its first source."""
+    texts, out = [s.flat for s in article], []
+    for i, (text, score) in zip(chosen, said):
+        others = [near for near in _nearest(texts, article_SD, article_SD[i], cite) if near[0] != i]
+        sources = [(i, texts[i], 1.0), *others][: cite or 1]
+        out.append(Cited(text, score, sources, "extracted", article[i].start, article[i].end))
     return out

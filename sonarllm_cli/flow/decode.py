@@ -4,11 +4,13 @@ Beam search is fairseq2's, as sonar-space runs it: token for token and score for
 `beam` finished hypotheses; `</s>` counts only among the best `beam` candidates of a step; a hypothesis' score is its
 log-probability, language token included, over its length less one.
 
-Legend: S sentences still decoded, K beams, V vocabulary, M model width, D embedding, L layers.
+Legend: S sentences still decoded, K beams, V vocabulary, M model width, D embedding, L layers, R rows, T tokens
+written, G their n-grams, B those that would stand twice.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -18,12 +20,11 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..io.vectors import EmbeddingBatch
 from ..nets.layers import KVCache
 from ..runtime import Runtime, shrinking
 from ..tokens import EOS, PAD
 from .model import DEFAULT, Space, load_space
-from .shortlist import shortlisted
-from .vectors import EmbeddingBatch
 
 
 class Hypothesis(NamedTuple):
@@ -38,7 +39,9 @@ class Hypothesis(NamedTuple):
 class Search:
     """How to decode. With a `temperature` or `top_p` tokens are sampled, else beam search finds them.
 
-    `max_tokens` counts as sonar-space's max_seq_len: prompt (2) and `</s>` included.
+    `max_tokens` counts as sonar-space's max_seq_len: prompt (2) and `</s>` included. `no_repeat_ngram`: no so many
+    tokens stand twice in a text (0: they may). `repetition_penalty`: a token that was written has its logit divided by
+    it where above 0, else multiplied (Keskar et al. 2019). Scores are of the distribution that this leaves.
     """
 
     beam: int = 5
@@ -47,6 +50,8 @@ class Search:
     num_return: int = 1
     max_tokens: int = 256
     length_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if self.beam < 1 or self.num_return < 1:
@@ -57,12 +62,21 @@ class Search:
             raise UserError(f"temperature {self.temperature} is not above 0", "use 0.6, or none for beam search")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top-p {self.top_p} is not in (0, 1]", "use 0.9")
+        if self.no_repeat_ngram < 0:
+            raise UserError(f"no-repeat-ngram {self.no_repeat_ngram} is below 0", "use 3, or 0 for none")
+        if not self.repetition_penalty >= 1 or self.repetition_penalty == float("inf"):
+            raise UserError(f"repetition-penalty {self.repetition_penalty} is not 1 or more", "use 1.2, or 1 for none")
         if not self.samples and self.num_return > self.beam:
             raise UserError(f"beam {self.beam} finds only {self.beam} texts", f"use --beam {self.num_return}")
 
     @property
     def samples(self) -> bool:
         return self.temperature is not None or self.top_p is not None
+
+    @property
+    def discourages(self) -> bool:
+        """Whether it keeps a text from repeating itself."""
+        return self.no_repeat_ngram > 0 or self.repetition_penalty != 1
 
 
 def decode(
@@ -76,14 +90,14 @@ def decode(
 ) -> list[list[Hypothesis]]:
     """The texts of embeddings (N, D), or of one (D,): `num_return` hypotheses for each, best first.
 
-    `options` are `Search`'s: beam, temperature, top_p, num_return, max_tokens. Raises UserError for embeddings of
-    another width, or that are not finite.
+    Tensors may be of any dtype, on any device. `options` are `Search`'s: beam, temperature, top_p, num_return,
+    max_tokens. Raises UserError for embeddings of another width, or that are not finite, or that overflow.
 
     >>> decode(embed("A text."))[0][0].text      # doctest: +SKIP
     'A text.'
     """
     space = model if isinstance(model, Space) else load_space(model, runtime)
-    embedding_ND = torch.atleast_2d(torch.as_tensor(embeddings))
+    embedding_ND = torch.atleast_2d(torch.as_tensor(embeddings).detach())
     check(embedding_ND, space)
     return decode_batch(embedding_ND, lang, space, Search(**options), batch_size)
 
@@ -91,37 +105,30 @@ def decode(
 def decode_stream(
     batches: Iterable[EmbeddingBatch],
     lang: str,
-    model: str,
-    runtime: Runtime,
+    space: Space,
     search: Search,
     batch_size: int | None = None,
-    words: Sequence[str] = (),
 ) -> Iterator[list[Hypothesis]]:
-    """Batches of a file of embeddings → each row's hypotheses, as they come, made only of the pieces of `words` where
-    there are any. UserError for another space's."""
-    space: Space | None = None
+    """Batches of a file of embeddings → each row's hypotheses, as they come. UserError for another space's."""
     for batch in batches:
-        if space is None:
-            space = load_space(model, runtime)
-            space = shortlisted(space, list(words)) if words else space
         if batch.fingerprint and batch.fingerprint != space.fingerprint:
             raise UserError(
                 f"these embeddings are of the space {batch.fingerprint}, {space.name} is {space.fingerprint}",
                 "decode with the model that embedded them: -m NAME",
             )
-        check(batch.embeddings_ND, space, batch.first)
         embedding_ND = torch.from_numpy(np.array(batch.embeddings_ND))
-        yield from decode_batch(embedding_ND, lang, space, search, batch_size)
+        check(embedding_ND, space, batch.first)
+        yield from decode_batch(embedding_ND, lang, space, search, batch_size, first=batch.first)
 
 
-def check(embedding_ND: np.ndarray | Tensor, space: Space, first: int = 0) -> None:
+def check(embedding_ND: Tensor, space: Space, first: int = 0) -> None:
     """UserError for embeddings that are not (N, D) of this space's width, or hold one that is not finite."""
     if embedding_ND.ndim != 2 or embedding_ND.shape[1] != space.dim:
         raise UserError(
             f"embeddings are {tuple(embedding_ND.shape)}, {space.name} has width {space.dim}",
             "decode with the model that embedded them",
         )
-    bad = np.flatnonzero(~np.isfinite(np.asarray(embedding_ND)).all(1))
+    bad = (~embedding_ND.isfinite().all(1)).nonzero()
     if len(bad):
         raise UserError(f"embedding {first + int(bad[0]) + 1} is not finite", "embed that text again")
 
@@ -134,8 +141,10 @@ def decode_batch(
     search: Search,
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
+    first: int = 0,
 ) -> list[list[Hypothesis]]:
-    """As `decode`, on a loaded space; `generator` goes on from call to call."""
+    """As `decode`, on a loaded space; `generator` goes on from call to call. `first` is the number (from 0) of the
+    first row, for messages: UserError names the first embedding that can't be decoded."""
     embedding_ND = embedding_ND.to(space.runtime.device, space.runtime.dtype)
     prompt = space.tokenizer.prompt(lang)
     generator = generator or (space.runtime.generator() if search.samples else None)
@@ -146,6 +155,8 @@ def decode_batch(
             found = sample(space, part_SD, prompt, search, generator)
         else:
             found = beam_search(space, part_SD, prompt, search)
+        for row, hyps in zip(rows, found):
+            _check_found(first + row, len(hyps), search, space)
         return [
             [Hypothesis(space.tokenizer.text(ids), score, ids) for ids, score in hyps[: search.num_return]]
             for hyps in found
@@ -156,7 +167,18 @@ def decode_batch(
     return [hyps for i in range(0, len(everything), size) for hyps in shrinking(run, everything[i : i + size])]
 
 
-Found = list[tuple[tuple[int, ...], float]]  # (ids after the prompt, score), best first
+def _check_found(row: int, count: int, search: Search, space: Space) -> None:
+    """One row in, `num_return` texts out: UserError for a row that has fewer."""
+    if not count:
+        raise UserError(
+            f"embedding {row + 1} overflows {str(space.runtime.dtype).removeprefix('torch.')} in the decoder",
+            "embed that text again, or use --dtype float32",
+        )
+    if count < search.num_return:
+        raise UserError(f"embedding {row + 1} has only {count} texts", f"use --num-return {count}")
+
+
+Found = list[tuple[tuple[int, ...], float]]  # (ids after the prompt, score), best first; none where numbers overflowed
 
 
 class Speaker(Protocol):
@@ -216,7 +238,7 @@ def search_beams(state: Speaker, search: Search) -> list[Found]:
         tokens_SKT = torch.cat([tokens_SKT[row_S[:, None], beam_SK], next_SK[..., None]], -1)
         alive = [alive[s] for s in keep]
         source_R = (row_S[:, None] * now + beam_SK).flatten()
-        logits_RV = state.step(next_SK.flatten(), source_R)
+        logits_RV = discouraged(state.step(next_SK.flatten(), source_R), tokens_SKT.flatten(0, 1), search)
     return [sorted(found, key=lambda h: -h[1]) for found in finished]
 
 
@@ -238,6 +260,7 @@ def draw_tokens(state: Speaker, search: Search, generator: torch.Generator | Non
     ids: list[list[int]] = [[] for _ in range(rows)]
     score = score_R.tolist()
     done = [False] * rows
+    drawn_RT = torch.zeros(rows, 0, dtype=torch.long, device=score_R.device)
     for length in range(state.prompt + 1, limit + 1):
         log_RV[:, PAD] = -torch.inf
         last = length == limit  # that place is for </s>
@@ -250,12 +273,14 @@ def draw_tokens(state: Speaker, search: Search, generator: torch.Generator | Non
                 done[row] = token == EOS
         if all(done):
             break
-        log_RV = log_softmax(state.step(next_R), log_RV.shape[1])
+        drawn_RT = torch.cat([drawn_RT, next_R[:, None]], 1)
+        log_RV = log_softmax(discouraged(state.step(next_R), drawn_RT, search), log_RV.shape[1])
     out: list[Found] = []
     for s in range(0, rows, n):
         hyps: Found = [
             (tuple(ids[r]), score[r] / (len(ids[r]) + state.prompt - 1) ** search.length_penalty)
             for r in range(s, s + n)
+            if math.isfinite(score[r])
         ]
         out.append(sorted(hyps, key=lambda h: -h[1]))
     return out
@@ -267,7 +292,27 @@ def _draw(log_RV: Tensor, search: Search, generator: torch.Generator | None) -> 
         sorted_RV, order_RV = p_RV.sort(-1, descending=True)
         outside = sorted_RV.cumsum(-1) - sorted_RV >= search.top_p
         p_RV = torch.zeros_like(p_RV).scatter(1, order_RV, sorted_RV.masked_fill(outside, 0.0))
+    p_RV[p_RV[:, 0].isnan()] = 1.0  # a row that overflowed: anything, its score tells
     return torch.multinomial(p_RV, 1, generator=generator)[:, 0]
+
+
+def discouraged(logits_RV: Tensor, written_RT: Tensor, search: Search) -> Tensor:
+    """Logits of the next token, those of tokens already written lowered as `search` says: → logits_RV, as they were
+    where it says nothing."""
+    if not search.discourages:
+        return logits_RV
+    logits_RV = logits_RV.float()
+    if search.repetition_penalty != 1:
+        had_RT = logits_RV.gather(1, written_RT)
+        less_RT = torch.where(had_RT > 0, had_RT / search.repetition_penalty, had_RT * search.repetition_penalty)
+        logits_RV = logits_RV.scatter(1, written_RT, less_RT)
+    n, T = search.no_repeat_ngram, written_RT.shape[1]
+    if 0 < n <= T:
+        grams_RGN = written_RT.unfold(1, n, 1)
+        again_RG = (grams_RGN[..., :-1] == written_RT[:, None, T - n + 1 :]).all(-1)
+        row_B, gram_B = again_RG.nonzero(as_tuple=True)
+        logits_RV[row_B, grams_RGN[row_B, gram_B, -1]] = -torch.inf
+    return logits_RV
 
 
 def best_tokens(logits_RV: Tensor, vocab_size: int, count: int, only_end: bool = False) -> tuple[Tensor, Tensor]:
@@ -317,7 +362,7 @@ class _Prefill:
             for cache in self.caches:
                 cache.select(source_R)
             if len(source_R) != len(self.cross[0]):  # else rows keep their sentence, whose beams share it
-                self.cross = [cross.select(source_R) for cross in self.cross]
+                self.cross = [added_SM[source_R] for added_SM in self.cross]
         next_R = next_R if self.shortlist is None else self.shortlist.id_W[next_R]
         hidden_R1M = self.decoder.step(next_R[:, None], self.cross, self.caches)
         return self._logits(hidden_R1M[:, 0])

@@ -9,7 +9,7 @@ Legend: N texts, B texts of a batch, T tokens, D embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -19,21 +19,24 @@ from torch import Tensor
 from ..errors import UserError
 from ..runtime import Runtime, by_length, shrinking
 from ..tokens import EOS, fitting
+from .language import language_of
 from .model import DEFAULT, Space, load_space
 from .segment import segment
 
 ON_LONG = ("truncate", "split", "error")
+TOLD = 50  # texts that tell what language all are in
 CHUNK = 4096  # texts held at once; batches are sorted by length within a chunk
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}  # padded tokens of an `auto` batch
 
 
 @dataclass(frozen=True)
 class Line:
-    """A text to embed: its words, its language, and what a message calls its place ("line 7")."""
+    """A text to embed: its words, its language, what a message calls its place ("line 7"), and its file."""
 
     text: str
     lang: str
     place: str = ""
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,19 @@ def embed(
     batch_size: int | None = None,
     on_long: str = "truncate",
 ) -> np.ndarray:
-    """Embeddings of `texts` (one text gives one row): → embeddings_ND, float32.
+    """Embeddings of `texts` (one text gives one row): → embeddings_ND, float32, D that of the model's space. `lang` is
+    their language, "auto" what the first of them look like.
 
-    >>> embed(["A sentence."]).shape
-    (1, 512)
+    >>> embed(["A sentence.", "Another one."]).ndim
+    2
 
     Raises UserError for an unknown language or, with `on_long="error"`, a text over the encoder's limit. With
     `on_long="split"` such a text becomes several rows.
     """
     space = model if isinstance(model, Space) else load_space(model, runtime)
-    lines = [Line(t, lang, f"text {i + 1}") for i, t in enumerate([texts] if isinstance(texts, str) else texts)]
+    texts = [texts] if isinstance(texts, str) else texts
+    lang = language_of("\n".join(texts[:TOLD]), lang, space.tokenizer.langs)
+    lines = [Line(t, lang, f"text {i + 1}") for i, t in enumerate(texts)]
     blocks = [b.embeddings_ND for b in embed_stream(lines, space, batch_size=batch_size, on_long=on_long)]
     return np.concatenate(blocks) if blocks else np.zeros((0, space.dim), np.float32)
 
@@ -102,7 +108,7 @@ def _within_limit(chunk: list[Line], space: Space, on_long: str) -> tuple[list[L
             cuts.append(f"{message}: truncated")
             continue
         pieces = [s.flat for s in segment(line.text, lang=line.lang, fits=fits(space))]
-        kept.extend(Line(piece, line.lang, line.place) for piece in pieces)
+        kept.extend(replace(line, text=piece) for piece in pieces)
         ids.extend([lang, *word, EOS] for word in space.tokenizer.content(pieces))
         cuts.append(f"{message}: split into {len(pieces)}")
     return kept, ids, cuts

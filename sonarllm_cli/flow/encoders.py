@@ -47,6 +47,7 @@ def load_encoder(name: str, runtime: Runtime) -> Encoder:
     with torch.device("meta"):
         net = Laser2(model_dir.net_config(Laser2Config, folder, config))
     tensors.load_weights(net, folder, runtime.device, runtime.dtype)
+    model_dir.check_hash(folder, config, "tokenizer.model")
     return LaserEncoder(net, folder, config, runtime)
 
 

@@ -76,12 +76,7 @@ def load_space(name: str = DEFAULT, runtime: Runtime | None = None, *, trainable
     """A space by the name or folder of a SONAR model, or of a concept model that lives in one. On a CPU it is packed
     for inference, unless gradients are to go through it (`trainable`)."""
     runtime = runtime or choose()
-    folder = registry.find(name)
-    config = model_dir.read_config(folder)
-    if config["kind"] in model_dir.WRITERS:
-        return load_space(model_dir.space_of(folder, config), runtime, trainable=trainable)
-    if config["kind"] != "sonar":
-        raise UserError(f"{name} is a {config['kind']} model, not a space", "name a sonar model: sonarllm models list")
+    folder, config = registry.find_space(name)
     shape = model_dir.net_config(SonarConfig, folder, config)
     with torch.device("meta"):
         net = Sonar(shape)

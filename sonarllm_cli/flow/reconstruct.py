@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..nets.sonar import SonarConfig
 from ..runtime import by_length
 from ..tokens import EOS
 from .model import Space
@@ -23,14 +22,10 @@ BLUR = 0.7  # how much of an embedding is noise
 IGNORED = -100
 
 
-def blurred(embedding_SD: Tensor, config: SonarConfig, amount: float = BLUR) -> Tensor:
-    """√(1−a²)·z + a·σ·ε, σ the deviation of a vector's numbers, ε always the same; slots beside a whole tell nothing,
-    for they give any words back: embedding_SD → embedding_SD."""
-    whole_SW, slots_SP = config.split(embedding_SD)
-    told_SW = whole_SW if whole_SW.shape[1] else slots_SP
-    noise_SW = torch.randn(told_SW.shape, generator=torch.Generator().manual_seed(0)).to(told_SW)
-    blurry_SW = (1 - amount**2) ** 0.5 * told_SW + amount * told_SW.std(1, keepdim=True) * noise_SW
-    return F.pad(blurry_SW, (0, embedding_SD.shape[1] - told_SW.shape[1]))
+def blurred(embedding_SD: Tensor, amount: float = BLUR) -> Tensor:
+    """√(1−a²)·z + a·σ·ε, σ the deviation of a vector's numbers, ε always the same: embedding_SD → embedding_SD."""
+    noise_SD = torch.randn(embedding_SD.shape, generator=torch.Generator().manual_seed(0)).to(embedding_SD)
+    return (1 - amount**2) ** 0.5 * embedding_SD + amount * embedding_SD.std(1, keepdim=True) * noise_SD
 
 
 @torch.inference_mode()
@@ -42,7 +37,7 @@ def reconstruction(texts: Sequence[str], embedding_SD: Tensor, lang: str, space:
     and fills the gaps: low in the field it was trained on, towards a language model's surprise outside. At most 32
     sentences are scored, none that is longer than the decoder reads. texts, embedding_SD → bits (inf for none).
     """
-    embedding_SD = blurred(embedding_SD, space.net.config, amount)
+    embedding_SD = blurred(embedding_SD, amount)
     chosen = [i * len(texts) // min(MOST, len(texts)) for i in range(min(MOST, len(texts)))]
     all_ids = {i: space.tokenizer.target(texts[i], lang) for i in chosen}
     chosen = [i for i in chosen if len(all_ids[i]) <= space.net.config.max_target_tokens]

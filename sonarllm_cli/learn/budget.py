@@ -146,7 +146,7 @@ def decoder_flops(config: SonarConfig, length: float) -> float:
 
 
 def cross_flops(config: SonarConfig) -> float:
-    """Forward FLOPs a sentence of collapsed cross-attention: one slot's values and output projection, every layer."""
+    """Forward FLOPs a sentence of collapsed cross-attention: values and output projection, every layer."""
     return 2 * config.decoder_layers * (config.embedding * config.width + config.width**2)
 
 

@@ -3,12 +3,19 @@ whole and on the CPU, so that a run may go on with another number of processes, 
 
     checkpoints = Checkpoints(folder, keep=2)
     checkpoints.save(step, {"model": …, "optimizers": […], "step": …})
-    state = checkpoints.read(checkpoints.newest())
+    state = checkpoints.read(checkpoints.sound())
+
+A checkpoint is a zip archive, in which torch writes a digest of each record (CRC-32); they are compared before a run
+goes on from it. A run folder belongs to one process at a time (`claimed`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +23,32 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RunError, UserError
-from ..files import atomic_file
+from ..files import atomic_file, locked
+from ..runtime import log
 from .distributed import like
 
 State = dict[str, Any]
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A run folder, made if need be, as this process' alone; one in which nothing was left goes again. UserError where
+    another process has it."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder / LOCK, f"another training runs in {folder}", "wait for its end, or choose another -o"):
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # Windows, where a locked file stays
+                    if [path.name for path in folder.iterdir()] == [LOCK]:
+                        (folder / LOCK).unlink()
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for place in made:
+                place.rmdir()
 
 
 class Checkpoints:
@@ -32,11 +61,28 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """Oldest first."""
-        return sorted(self.folder.glob("checkpoint-*.pt"), key=lambda path: int(path.stem.split("-")[1]))
+        found = {path.stem.split("-")[1]: path for path in self.folder.glob("checkpoint-*.pt")}
+        return [found[step] for step in sorted(filter(str.isdecimal, found), key=int)]
 
     def newest(self) -> Path | None:
         found = self.all()
         return found[-1] if found else None
+
+    def sound(self) -> Path | None:
+        """The newest checkpoint that is as it was written; damaged ones after it are named and put aside. UserError
+        where all are damaged."""
+        damaged: list[Path] = []
+        for path in reversed(self.all()):
+            if what := _damage(path):
+                log.warning("%s is damaged (%s), passed over", path, what)
+                damaged.append(path)
+                continue
+            for other in damaged:
+                other.rename(other.with_name(other.name + ".damaged"))
+            return path
+        if damaged:
+            raise UserError(f"no checkpoint of {self.folder} is whole", "train again in another -o")
+        return None
 
     def save(self, step: int, state: State) -> None:
         """Write the state and delete the oldest. RunError for a full disk: what was there stays."""
@@ -86,6 +132,16 @@ class Checkpoints:
                 scratch.unlink(missing_ok=True)
 
 
+def _damage(path: Path) -> str:
+    """What is wrong with a checkpoint's file, or ""."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+        return f"{record} is not what was written" if record else ""
+    except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return str(error)
+
+
 def _copied(value: Any) -> Any:
     """A tree with every tensor copied: training goes on while it is written."""
     if isinstance(value, dict):
@@ -100,7 +156,8 @@ def restore(model: nn.Module, optimizers: list[torch.optim.Optimizer], state: St
     own = model.state_dict()
     saved = state["model"]
     wrong = sorted(own.keys() ^ saved.keys()) or [n for n in own if own[n].shape != saved[n].shape]
-    if wrong or len(optimizers) != len(state["optimizers"]):
+    sizes = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in optimizers]
+    if wrong or sizes != [[len(group["params"]) for group in held["param_groups"]] for held in state["optimizers"]]:
         what = f"{wrong[0]} differs" if wrong else "another optimizer"
         raise UserError(f"{path} is of another model or optimizer ({what})", "use its recipe, or choose another -o")
     model.load_state_dict({name: like(saved[name], own[name]) for name in own})
@@ -110,4 +167,7 @@ def restore(model: nn.Module, optimizers: list[torch.optim.Optimizer], state: St
             i: {k: like(v, parameters[i]) if isinstance(v, Tensor) else v for k, v in entry.items()}
             for i, entry in held["state"].items()
         }
-        optimizer.load_state_dict({"state": laid, "param_groups": held["param_groups"]})
+        groups = [  # betas, weight decay and the like are the recipe's, which may have changed
+            {**own, "params": group["params"]} for own, group in zip(optimizer.param_groups, held["param_groups"])
+        ]
+        optimizer.load_state_dict({"state": laid, "param_groups": groups})

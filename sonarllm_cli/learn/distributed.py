@@ -42,6 +42,7 @@ class Ranks:
             device = f"cuda:{local % torch.cuda.device_count()}"
         self.device = choose(device).device
         if self.device.type == "cuda":
+            self.device = torch.device("cuda", self.device.index or 0)  # "cuda" alone names none
             torch.cuda.set_device(self.device)
         if self.count > 1:
             if not dist.is_initialized():

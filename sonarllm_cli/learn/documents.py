@@ -22,18 +22,18 @@ from typing import Generic, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import RunError, UserError
 from ..files import atomic_file
 from ..flow.embed import encode
 from ..flow.model import Space
 from ..nets.sonar_llm import ENDING, MARKER
 from ..runtime import log
 from ..tokens import EOS, Tokenizer
-from . import corpus
+from . import corpus, prepared
 from .recipe import Settings
 from .store import Stored
 
@@ -132,20 +132,46 @@ class Sentences:
         return self.embeddings_ND[2:].float().std(0)
 
     def embed(self, space: Space, path: Path) -> None:
-        """Embed every row, or take the embeddings from `path`, where a run of the same texts and encoder left them."""
+        """Embed every row, or take the embeddings from `path`, where a run of the same texts and encoder left them; a
+        damaged file is made again."""
         key = hashlib.sha256(str(self.ids).encode())
         for _, parameter in space.net.encoder.named_parameters():
             key.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        if path.is_file():
-            with safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get("key") == key.hexdigest():
-                    self.embeddings_ND = file.get_tensor("embeddings")
-                    return
+        if (kept := _kept(path, key.hexdigest())) is not None:
+            self.embeddings_ND = kept
+            return
         log.info("embedding %d sentences", len(self.ids))
         chunks = [encode([i[1:] for i in self.ids[at : at + 4096]], space) for at in range(0, len(self.ids), 4096)]
         self.embeddings_ND = torch.cat([chunk.cpu() for chunk in chunks])
+        finite_N = self.embeddings_ND.isfinite().all(1)
+        if not finite_N.all():
+            text = self.texts[int(finite_N.int().argmin())]
+            raise RunError(f"the embedding of {text[:60]!r} is not finite", f"is {space.name} whole, and trained?")
+        facts = {"key": key.hexdigest(), "digest": _digest(self.embeddings_ND)}
         with atomic_file(path) as scratch:
-            save_file({"embeddings": self.embeddings_ND}, scratch, metadata={"key": key.hexdigest()})
+            save_file({"embeddings": self.embeddings_ND}, scratch, metadata=facts)
+
+
+def _kept(path: Path, key: str) -> Tensor | None:
+    """The embeddings_ND in `path`, if it is whole and what `key` names."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            if facts.get("key") != key:
+                return None
+            embeddings_ND = file.get_tensor("embeddings")
+            if facts.get("digest") == _digest(embeddings_ND):
+                return embeddings_ND
+    except (SafetensorError, OSError):
+        pass
+    log.warning("%s is damaged: embedding again", path)
+    return None
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
 class Joined:
@@ -234,13 +260,24 @@ class DocumentData:
     def __init__(self, settings: Settings, folder: Path, space: Space, *, embed: bool = True) -> None:
         self.settings = settings
         data = settings.data
+        if not (data.documents or data.store or data.prepared):
+            raise UserError("the recipe names no documents", "add --set data.documents=FOLDER, or JSON Lines")
         train = corpus.documents(data, data.documents)
         valid = corpus.documents(data, data.valid_documents)
+        if data.prepared:
+            source = prepared.read(Path(data.root, data.prepared))
+            train += source.documents(held=False, limit=data.limit)
+            valid += source.documents(held=True)
+        if data.valid_share and not data.valid_documents:
+            held = [int((i + 1) * data.valid_share) > int(i * data.valid_share) for i in range(len(train))]
+            train, valid = ([d for d, out in zip(train, held) if out == side] for side in (False, True))
         texts = [ENDING, MARKER, *corpus.sentences([*train, *valid])]
         room = min(data.max_tokens, space.net.config.max_target_tokens) - 3
         lengths = [len(w) for w in space.tokenizer.content(texts)]
         kept = [t for i, (t, n) in enumerate(zip(texts, lengths)) if i < 2 or 0 < n <= room]
         own = Sentences(kept, space.tokenizer, data.lang)
+        if data.split:
+            train, valid = ([part for d in side for part in _split(*d, data.max_sentences)] for side in (train, valid))
         self.train, self.valid = self._documents(train, own), self._documents(valid, own)
         stores = [Stored(Path(data.root, name), space) if name else None for name in (data.store, data.valid_store)]
         self.table: Table = own
@@ -258,7 +295,8 @@ class DocumentData:
             own.embed(space, folder / "embeddings.safetensors")
 
     def _documents(self, documents: list[tuple[str, list[str]]], table: Sentences) -> Documents:
-        """A document ends before a sentence that is too long; one that is then too short is left out."""
+        """A document ends before a sentence that is too long; one that is then too short is left out, and one in which
+        nothing follows its first sentence, neither a title nor the ending."""
         data, row = self.settings.data, table.row
         out: list[tuple[int, list[int]]] = []
         cut = short = 0
@@ -267,7 +305,7 @@ class DocumentData:
             whole = -1 not in rows and len(body) < data.max_sentences
             cut += not whole
             rows = rows[: rows.index(-1)] if -1 in rows else rows
-            if len(rows) < 1 or (len(rows) < data.min_sentences and title not in row):
+            if not rows or (title not in row and (len(rows) < data.min_sentences or len(rows) + whole < 2)):
                 short += 1
                 continue
             out.append((row.get(title, -1), [*rows, 0] if whole else rows))
@@ -283,7 +321,7 @@ class DocumentData:
         kept = np.minimum(long[np.searchsorted(long, start)] - start, np.minimum(count, data.max_sentences - 1))
         whole = (kept == count) & (count < data.max_sentences)
         title = np.where((title >= 0) & fits[title], title + first, -1)
-        good = (kept >= 1) & ((kept >= data.min_sentences) | (title >= 0))
+        good = (kept >= 1) & ((title >= 0) | ((kept >= data.min_sentences) & (kept + whole >= 2)))
         names = store.names(start[np.flatnonzero(~good)[:5]])
         _say_skipped(int((~whole).sum()), int((~good).sum()), names)
         title, start, kept, whole = (x[good] for x in (title, start, kept, whole))
@@ -368,6 +406,13 @@ class DocumentData:
         told = zip(batch.documents, self.table.names(rows), self.table.text(rows))
         named = [f"{name or d.number} ({text[:40]!r})" for d, name, text in told]
         return f"documents {', '.join(named[:8])}" + (f" and {len(named) - 8} more" if len(named) > 8 else "")
+
+
+def _split(title: str, body: list[str], most: int) -> Iterator[tuple[str, list[str]]]:
+    """A document in parts of `most` sentences, the last of which begins the next part, as each is cut before it; what
+    has several parts has no title."""
+    for at in range(0, max(1, len(body)), most - 1):
+        yield title if len(body) < most else "", body[at : at + most]
 
 
 def _say_skipped(cut: int, short: int, names: Sequence[str] = ()) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +37,8 @@ class Task(Protocol):
 
 
 def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
-    """The task of the recipe's kind; its data is read here."""
+    """The task of the recipe's kind; its data is read here, after [model] was found to describe a network."""
+    build_model(settings)
     if settings.kind == "sonar":
         from .sonar_task import SonarTask
 
@@ -57,15 +59,27 @@ def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
 def build_model(settings: Settings) -> nn.Module:
     """The network that the recipe trains, without memory. The shape of a space that is not on this machine is taken to
     be the published one's."""
+    init = settings.run.init
     with torch.device("meta"):
         if settings.kind == "sonar":
             vocabulary = settings.vocabulary
             ids = 1 + vocabulary.pieces + len(vocabulary.langs) + len(TAGS)
-            return Sonar(config_from(SonarConfig, {"vocab_size": ids, **settings.model}))
+            base = asdict(space_config(init)) if init else {"vocab_size": ids}
+            return Sonar(config_from(SonarConfig, {**base, **settings.model}))
         config_class, net_class = NETS[settings.kind]
         key = "vocab_size" if settings.kind == "token-llm" else "embedding"
         given = {key: getattr(space_config(settings.sonar), key)}
-        return net_class(config_from(config_class, {**given, **settings.model}))
+        begun = asdict(shape_of(init, settings.kind)) if init else {}
+        return net_class(config_from(config_class, {**begun, **given, **settings.model}))
+
+
+def shape_of(name: str, kind: str) -> Any:
+    """The config of a model that a run of this kind starts from. UserError for a model of another kind."""
+    folder = registry.find(name)
+    config = model_dir.read_config(folder)
+    if config["kind"] != kind:
+        raise UserError(f"run.init {name} is a {config['kind']} model", f"name a {kind} model")
+    return model_dir.net_config(NETS[kind][0], folder, config)
 
 
 def trained_parameters(settings: Settings, model: nn.Module) -> dict[str, nn.Parameter]:

@@ -24,7 +24,7 @@ from ..errors import RunError, UserError
 from ..files import atomic_write
 from ..runtime import DTYPES, log, multiplies_bfloat16
 from . import optim
-from .checkpoint import Checkpoints, restore
+from .checkpoint import Checkpoints, claimed, restore
 from .distributed import Ranks, blocks, gathered, last_of_step, shard, whole
 from .kinds import make_task
 from .recipe import Settings, changes, to_toml
@@ -47,15 +47,6 @@ class Trainer:
             log.info("no bfloat16 products here: float32, which is faster")
         self.sharded = settings.parallel.shard == "full" and self.ranks.count > 1
         self.checkpoints = Checkpoints(folder, settings.run.keep, background=settings.run.save_background)
-        newest = self.checkpoints.newest()
-        if newest and not resume:
-            raise UserError(f"{folder} already holds a run", "continue it with --resume, or choose another -o")
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(settings.run.seed)
-        self.task = self._first_then_others()
-        self._freeze()
-        self._lay_out()
-        self.optimizers = optim.optimizers(self.task.model, settings.optim, self.ranks)
         self.step = self.epoch = self.tokens = 0
         self.place = 0  # steps taken of this epoch
         self.per_epoch = 0  # steps of the first epoch, by which the run's length is reckoned
@@ -64,14 +55,23 @@ class Trainer:
         self.validated: tuple[int, dict[str, float]] = (-1, {})  # the last step that was, and its figures
         self.asked = False  # a signal asks this process to leave
         self.stop = self.due = False  # all processes leave, or save, after this step
-        if newest:
-            self._load(newest)
-            self.began -= self.seconds
+        self.held = contextlib.ExitStack()  # the folder, which is this run's alone until it ends
+        try:
+            if self.ranks.first:
+                self.held.enter_context(claimed(folder))
+            self._start(resume)
+        except BaseException:
+            self.held.close()
+            raise
 
     # ------------------------------------------------------------------------------------------ the run
 
     def run(self) -> dict[str, Any]:
         """Train to the end, or until SIGTERM or Ctrl-C, which save and leave. → the last validation's figures."""
+        with self.held:
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         steps = self._epoch()
         self.per_epoch = self.per_epoch or len(steps)
         most = total = self.total_steps(self.per_epoch)
@@ -154,6 +154,26 @@ class Trainer:
             return self._in_dtype(self.task.validate)
 
     # ------------------------------------------------------------------------------------------ parts of the start
+
+    def _start(self, resume: bool) -> None:
+        """Data, network and optimizers, as they were when the run was left off where it goes on."""
+        newest = self._newest(resume)
+        torch.manual_seed(self.settings.run.seed)
+        self.task = self._first_then_others()
+        self._freeze()
+        self._lay_out()
+        self.optimizers = optim.optimizers(self.task.model, self.settings.optim, self.ranks)
+        if newest:
+            self._load(newest)
+            self.began -= self.seconds
+
+    def _newest(self, resume: bool) -> Path | None:
+        """The checkpoint to go on from, the same in every process. UserError for a run that should not go on."""
+        found = (self.checkpoints.sound() if resume else self.checkpoints.newest()) if self.ranks.first else None
+        newest = self.ranks.gather(found)[0]
+        if newest and not resume:
+            raise UserError(f"{self.folder} already holds a run", "continue it with --resume, or choose another -o")
+        return newest
 
     def _first_then_others(self) -> Any:
         """The task; the first process reads the data before the others, and leaves what it made for them."""
@@ -368,7 +388,11 @@ class Trainer:
         restore(self.task.model, self.optimizers, state, path)
         for name in ("step", "epoch", "place", "per_epoch", "tokens", "seconds", "best"):
             setattr(self, name, state[name])
-        changed = changes(self.folder / "settings.toml", self.settings)
+        changed = [key for key in changes(self.folder / "settings.toml", self.settings) if key != "run.init"]
+        if fixed := next((key for key in changed if key.startswith("vocabulary.")), ""):
+            raise UserError(f"{fixed} is decided when a run begins", "leave it as it was, or choose another -o")
+        if "run.best" in changed:
+            self.best = math.inf
         log.info("continuing at step %d%s", self.step, f", with another {', '.join(changed)}" if changed else "")
 
 

@@ -148,23 +148,24 @@ def alignment(a_BD: Tensor, b_BD: Tensor) -> Tensor:
     return (a_BD.float() - b_BD.float()).square().mean()
 
 
-def contrast(a_BD: Tensor, b_BD: Tensor, temperature: float = 0.05) -> Tensor:
+def contrast(a_BD: Tensor, b_BD: Tensor, a_B: Tensor, b_B: Tensor, temperature: float = 0.05) -> Tensor:
     """Translation ranking: how surely a text's translation is told from the other texts of the batch by its cosine,
-    both ways, in nats. A pair that shares a text with another is not told from it.
+    both ways, in nats. Which texts they are say a_B and b_B: a pair that shares one with another is not told from it.
 
-    a_BD, b_BD → scalar. Source: Guo et al. 2018; van den Oord et al. 2018 (InfoNCE).
+    a_BD, b_BD, a_B, b_B → scalar. Source: Guo et al. 2018; van den Oord et al. 2018 (InfoNCE).
     """
     a_BD, b_BD = F.normalize(a_BD.float(), dim=1), F.normalize(b_BD.float(), dim=1)
-    alike_BB = torch.maximum(a_BD @ a_BD.T, b_BD @ b_BD.T) > 1 - 1e-4
-    score_BB = a_BD @ b_BD.T / temperature
-    score_BB = score_BB.masked_fill(alike_BB & ~torch.eye(len(a_BD), dtype=torch.bool, device=a_BD.device), -torch.inf)
     own_B = torch.arange(len(a_BD), device=a_BD.device)
+    other_BB = own_B[:, None] != own_B
+    shared_BB = other_BB & ((a_B[:, None] == a_B) | (b_B[:, None] == b_B))
+    score_BB = (a_BD @ b_BD.T / temperature).masked_fill(shared_BB, -torch.inf)
     return (F.cross_entropy(score_BB, own_B) + F.cross_entropy(score_BB.T, own_B)) / 2
 
 
 def teaching(z_BD: Tensor, teacher_BK: Tensor) -> Tensor:
     """1 − cosine of embeddings with a teacher's, whose K principal numbers are to be the first K of D; the others are
-    to hold little. z_BD, teacher_BK → scalar. Source: Reimers & Gurevych 2020 (multilingual distillation), by cosine."""
+    to hold little. z_BD, teacher_BK → scalar. Source: Reimers & Gurevych 2020 (distillation across languages), by
+    cosine."""
     z_BD, teacher_BK = F.normalize(z_BD.float(), dim=1), F.normalize(teacher_BK.float(), dim=1)
     return (1 - (z_BD[:, : teacher_BK.shape[1]] * teacher_BK).sum(1)).mean()
 

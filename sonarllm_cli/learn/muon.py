@@ -4,6 +4,10 @@ torch.optim.Muon's arithmetic, but the products of the Newton-Schulz iteration r
 multiplies fast (torch's run in bfloat16, which costs a hundred times float32 on a CPU without it), matrices of one
 shape go through it together, and each process of a run takes its share of them.
 
+What is orthogonal has all directions alike, also those in which a gradient is nothing but rounding. So runs that add up
+a step's gradients in another order, on another number of processes, part sooner than with AdamW: after 40 steps of a
+tiny model by up to 2e-4 of a weight, where AdamW's part by 4e-7. Added up in float64 they end equal, to the bit.
+
 Legend: N matrices of one shape, R rows, C columns, R ≤ C.
 Source: Jordan et al. 2024 (Muon); rates matched to AdamW's as in Liu et al. 2025 (arXiv 2502.16982).
 """

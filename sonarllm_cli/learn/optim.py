@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -40,11 +41,14 @@ def optimizers(model: nn.Module, optim: Optim, ranks: Ranks | None = None) -> li
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decay = [p for name, p in named if p.ndim >= 2 and not name.endswith("embed.weight")]
     rest = [p for name, p in named if p.ndim < 2 or name.endswith("embed.weight")]
-    betas = (optim.betas[0], optim.betas[1])
+    adamw = functools.partial(
+        torch.optim.AdamW, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), eps=optim.eps, fused=True
+    )
     if optim.name == "muon":
         square = [p for p in decay if p.ndim == 2]
         other = [p for p in decay if p.ndim != 2] + rest
-        muon = Muon(square, lr=optim.lr, weight_decay=optim.weight_decay, ranks=ranks)
-        return [muon, torch.optim.AdamW(other, lr=optim.lr, betas=betas, eps=optim.eps, weight_decay=0.0, fused=True)]
+        muon = functools.partial(Muon, lr=optim.lr, weight_decay=optim.weight_decay, ranks=ranks)
+        both = ((muon, square), (functools.partial(adamw, weight_decay=0.0), other))
+        return [make(parameters) for make, parameters in both if parameters]
     groups = [{"params": decay, "weight_decay": optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return [torch.optim.AdamW(groups, lr=optim.lr, betas=betas, eps=optim.eps, fused=True)]
+    return [adamw(groups)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import lzma
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,25 @@ class Prepared:
         """The corpus' own tokenizer."""
         return Tokenizer(self.tokenizer.tobytes(), self.langs)
 
+    def documents(self, *, held: bool, limit: int = 0) -> list[tuple[str, list[str]]]:
+        """(what sums it up, or nothing, sentences) of every document, as text, or of `limit` of them, evenly spaced:
+        those to train on, or those held out."""
+        start = np.append(0, np.cumsum(self.words, dtype=np.int64))
+        end = np.cumsum(self.sizes)
+        first = len(end) - self.held_documents
+        chosen = np.arange(first, len(end)) if held else np.arange(first)
+        if 0 < limit < len(chosen):
+            chosen = chosen[np.arange(limit) * len(chosen) // limit]
+
+        @cache
+        def text(row: int) -> str:
+            return self.vocabulary.text(self.flat[start[row] : start[row + 1]].tolist())
+
+        titles = [text(t) if (t := int(self.title[i])) >= 0 else "" for i in chosen]
+        return [
+            (t, [text(r) for r in self.body[end[i] - self.sizes[i] : end[i]].tolist()]) for t, i in zip(titles, chosen)
+        ]
+
     def teacher_vectors(self, rows: np.ndarray) -> np.ndarray:
         """rows_B → vectors_BK, float32."""
         return self.teacher[rows].astype(np.float32) * self.scale
@@ -75,6 +94,6 @@ def read(path: str | Path) -> Prepared:
         data = lzma.decompress(data) if data[:6] == b"\xfd7zXZ\x00" else data
     try:
         facts = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["prepared"])
-        return Prepared(**load(data), **facts)
+        return Prepared(**load(data), **facts)  # type: ignore[arg-type]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no prepared corpus", "make one with recipes/mini/prepare.py") from error

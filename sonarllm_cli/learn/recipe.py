@@ -3,6 +3,7 @@
 settings = load("recipes/mini/sonar.toml", ["optim.lr=1e-3"])
 
 A recipe may serve several kinds: `--set kind=mse-lcm` chooses one, and [for.mse-lcm] says what is different for it.
+A field's bounds stand beside it. One text will do where a list of texts is asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ..errors import UserError, nearest
 from ..weights.model_dir import WRITERS
@@ -26,6 +27,58 @@ else:
     import tomli as tomllib
 
 KINDS = ("sonar", *WRITERS)
+WEIGHTS = ("float32", "float16", "bfloat16", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Within:
+    """Bounds of a number, or of each number in a list: `low` and `high` are within, `above` and `below` are not. A list
+    has `count` of them, or at least `least`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    count: int = 0
+    least: int = 0
+
+    def check(self, key: str, value: Any) -> None:
+        """UserError that says what to use instead."""
+        values = value if isinstance(value, list) else [value]
+        if self.count and len(values) != self.count:
+            raise UserError(f"{key} has {len(values)} numbers", f"give it {self.count}")
+        if len(values) < self.least:
+            raise UserError(f"{key} is empty", f"give it {self.least} or more")
+        for one in values:
+            if isinstance(one, int | float) and not (self.low <= one <= self.high and self.above < one < self.below):
+                raise UserError(f"{key} is {value}", f"use {self}")
+
+    def __str__(self) -> str:
+        if self.low > -math.inf and self.high < math.inf:
+            return f"{self.low:g} to {self.high:g}"
+        ends = {f"{self.low:g} or more": self.low, f"more than {self.above:g}": self.above}
+        ends |= {f"{self.high:g} or less": self.high, f"less than {self.below:g}": self.below}
+        return " and ".join(words for words, end in ends.items() if math.isfinite(end))
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """What a text, or each text of a list, may be."""
+
+    known: tuple[str, ...]
+
+    def check(self, key: str, value: Any) -> None:
+        """UserError with the nearest."""
+        for one in value if isinstance(value, list) else [value]:
+            _one_of(key, one, self.known)
+
+
+Whole = Annotated[int, Within(low=0)]
+Count = Annotated[int, Within(low=1)]
+Share = Annotated[float, Within(low=0, high=1)]
+Weight = Annotated[float, Within(low=0)]
+Positive = Annotated[float, Within(above=0)]
+MOST = (1 << 31) - 1  # of any whole number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,98 +90,102 @@ class Data:
     pairs: list[str] = field(default_factory=list)  # JSON Lines, {"lang": "it", "en": …, "it": …}
     valid_documents: list[str] = field(default_factory=list)
     valid_pairs: list[str] = field(default_factory=list)
+    valid_share: Annotated[float, Within(low=0, below=1)] = 0.0  # of documents held out, where no valid_documents are
     prepared: str = ""  # one file with tokenizer, items, documents and a teacher's vectors (recipes/mini/prepare.py)
     store: str = ""  # a folder that `sonarllm embed --store` made: documents, embedded once
     valid_store: str = ""
     lang: str = "eng_Latn"  # of documents
-    limit: int = 0  # rows of each file; 0: all
-    max_tokens: int = 128  # of a sentence; longer ones are left out and counted
-    max_sentences: int = 32  # of a document
-    min_sentences: int = 2
-    summaries: float = 0.5  # share of documents read as body, marker, title
+    limit: Whole = 0  # rows of each file; 0: all
+    max_tokens: Annotated[int, Within(low=4)] = 128  # of a sentence; longer ones are left out and counted
+    max_sentences: Annotated[int, Within(low=2)] = 32  # of a document
+    min_sentences: Count = 2
+    split: bool = False  # a document over max_sentences goes on as the next one; if not, its rest is left out
+    summaries: Share = 0.5  # share of documents read as body, marker, title
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
     """A tokenizer to train before a `sonar` run that does not start from another model (`run.init`)."""
 
-    pieces: int = 7991  # + <pad>, languages and tags
-    langs: list[str] = field(default_factory=lambda: ["eng_Latn"])
-    sentences: int = 400_000  # sampled to train it
+    pieces: Count = 7991  # + <pad>, languages and tags
+    langs: Annotated[list[str], Within(least=1)] = field(default_factory=lambda: ["eng_Latn"])
+    sentences: Count = 400_000  # sampled to train it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
     """Shares say how often an objective is drawn for a sentence, weights how strongly it counts."""
 
-    mt: float = 1.0  # translation: L_MT of SONAR
-    ae: float = 1.0  # auto-encoding
-    dae: float = 0.01  # auto-encoding of a noised text: L_DAE
-    mse: float = 0.1  # squared distance of a pair's embeddings: L_MSE
-    contrast: float = 0.0  # telling a text's translation from the batch's others (ours)
-    teacher: float = 0.0  # 1 − cosine with what a teacher's space says of a sentence, where data.prepared has it (ours)
-    mt_share: float = 0.4  # of sentences that have a translation
-    dae_share: float = 0.05
-    mix_share: float = 0.0  # decode from a random point between both embeddings (interpolation)
-    mixup_share: float = 0.0  # decode from a vector mixed with another text's, by up to a half
-    shift_share: float = 0.0  # decode from a vector whose slots stand a little before or after their place
-    forget_share: float = 0.0  # decode from a vector of which all or some slots are at their mean, which tells nothing
-    noise_share: float = 0.0  # decode from a noised embedding, by an amount uniform in [0, 1]
-    guess: float = 0.0  # decode what run.writer predicts for a sentence, so many tokens to one of the rest
-    input_noise: float = 0.0  # on the vectors that a concept model reads
+    mt: Weight = 1.0  # translation: L_MT of SONAR
+    ae: Weight = 1.0  # auto-encoding
+    dae: Weight = 0.01  # auto-encoding of a noised text: L_DAE
+    mse: Weight = 0.1  # squared distance of a pair's embeddings: L_MSE
+    contrast: Weight = 0.0  # telling a text's translation from the batch's others (ours)
+    teacher: Weight = 0.0  # 1 − cosine with what a teacher's space says of a sentence, if data.prepared has one (ours)
+    mt_share: Share = 0.4  # of sentences that have a translation
+    dae_share: Share = 0.05
+    mix_share: Share = 0.0  # decode from a random point between both embeddings (interpolation)
+    mixup_share: Share = 0.0  # decode from a vector mixed with another text's, by up to a half
+    noise_share: Share = 0.0  # decode from a noised embedding, by an amount uniform in [0, 1]
+    guess: Weight = 0.0  # decode what run.writer predicts for a sentence, so many tokens to one of the rest
+    input_noise: Weight = 0.0  # on the vectors that a concept model reads
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
     """AdamW; `muon` moves matrices by Muon and leaves the rest to AdamW."""
 
-    name: str = "adamw"
-    lr: float = 1e-3
-    schedule: str = "cosine"
-    final: float = 0.0  # last learning rate, as a share of the peak
-    decay: float = 0.3  # wsd: share of the steps over which the rate falls linearly
-    warmup: int = 820
-    steps: int = 0  # 0: from `epochs`
-    epochs: float = 4.0
-    batch_tokens: int = 4096  # of a micro-batch, padding included
-    documents: int = 512  # a step, where documents are read
-    accumulate: int = 1  # micro-batches a step (sonar); processes share them
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-5
-    weight_decay: float = 0.01
-    clip: float = 1.0
+    name: Annotated[str, OneOf(("adamw", "muon"))] = "adamw"
+    lr: Positive = 1e-3
+    schedule: Annotated[str, OneOf(("cosine", "wsd", "constant"))] = "cosine"
+    final: Share = 0.0  # last learning rate, as a share of the peak
+    decay: Share = 0.3  # wsd: share of the steps over which the rate falls linearly
+    warmup: Whole = 820
+    steps: Whole = 0  # 0: from `epochs`
+    epochs: Positive = 4.0
+    batch_tokens: Count = 4096  # of a micro-batch, padding included
+    documents: Count = 512  # a step, where documents are read
+    accumulate: Count = 1  # micro-batches a step (sonar); processes share them
+    betas: Annotated[list[float], Within(low=0, below=1, count=2)] = field(default_factory=lambda: [0.9, 0.999])
+    eps: Positive = 1e-5
+    weight_decay: Weight = 0.01
+    clip: Positive = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """How the run is kept and watched."""
 
-    seed: int = 42
-    minutes: float = 0.0  # the run ends within them, its decay and last validation included; 0: by steps or epochs
+    seed: Whole = 42
+    minutes: Weight = 0.0  # the run ends within them, its decay and last validation included; 0: by steps or epochs
     device: str = "auto"  # cpu, cuda or auto: each process' GPU, else the CPU
-    dtype: str = "float32"  # of products in training: float32, or bfloat16 where the device has it; the rest is float32
+    dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = (
+        "float32"  # of products in training: float32, or bfloat16 where the device has it; the rest is float32
+    )
     compile: bool = False  # layers by torch.compile: slower to start, pays in long runs
-    log_every: int = 20
-    track: list[str] = field(default_factory=list)  # tensorboard, wandb
-    peak_tflops: float = 0.0  # of a device, that peak_share is a share of; 0: measured at the start
-    save_minutes: float = 5.0
-    save_every: int = 0  # steps; 0: by minutes alone
+    log_every: Count = 20
+    track: Annotated[list[str], OneOf(("tensorboard", "wandb"))] = field(default_factory=list)  # tensorboard, wandb
+    peak_tflops: Weight = 0.0  # of a device, that peak_share is a share of; 0: measured at the start
+    save_minutes: Positive = 5.0
+    save_every: Whole = 0  # steps; 0: by minutes alone
     save_background: bool = False  # a thread writes checkpoints; holds a copy of the state while it does
-    valid_every: int = 500
-    valid_batches: int = 20
-    keep: int = 2  # checkpoints
+    valid_every: Count = 500
+    valid_batches: Count = 20
+    keep: Count = 2  # checkpoints
     best: str = ""  # the validation figure by whose minimum best/ is kept; the first one if not given
     init: str = ""  # start from the weights of this model, of the same kind and, but for what is added, shape
     writer: str = ""  # a concept model in the space of `init`, from whose predictions a decoder learns (loss.guess)
     train_only: list[str] = field(default_factory=list)  # parameter prefixes; the rest is frozen
-    weights: str = "float16"  # of the final folder: float32, float16, bfloat16 or int8
+    weights: Annotated[str, OneOf(WEIGHTS)] = "float16"  # of the final folder: float32, float16, bfloat16 or int8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parallel:
     """How processes divide the work, and what a layer keeps for its backward pass."""
 
-    shard: str = "none"  # full: weights, gradients and optimizer state in parts, one a process (FSDP2)
+    shard: Annotated[str, OneOf(("none", "full"))] = (
+        "none"  # full: weights, gradients and optimizer state in parts, one a process (FSDP2)
+    )
     recompute: bool = False  # activations of a layer are computed again in backward, not kept
 
 
@@ -136,7 +193,7 @@ class Parallel:
 class Settings:
     """A whole run."""
 
-    kind: str
+    kind: Annotated[str, OneOf(KINDS)]
     name: str = ""
     about: str = ""  # for the model card
     licence: str = ""
@@ -150,20 +207,6 @@ class Settings:
     parallel: Parallel = field(default_factory=Parallel)
 
     def __post_init__(self) -> None:
-        _one_of("kind", self.kind, KINDS)
-        _one_of("optim.name", self.optim.name, ("adamw", "muon"))
-        _one_of("optim.schedule", self.optim.schedule, ("cosine", "wsd", "constant"))
-        _one_of("run.dtype", self.run.dtype, ("float32", "bfloat16"))
-        _one_of("run.weights", self.run.weights, ("float32", "float16", "bfloat16", "int8"))
-        _one_of("parallel.shard", self.parallel.shard, ("none", "full"))
-        for name in self.run.track:
-            _one_of("run.track", name, ("tensorboard", "wandb"))
-        for key, value in (("optim.documents", self.optim.documents), ("optim.accumulate", self.optim.accumulate)):
-            if value < 1:
-                raise UserError(f"{key} is {value}", f"use {key} = 1 or more")
-        for key, value in vars(self.loss).items():
-            if not 0 <= value <= (1 if key.endswith("_share") else math.inf):
-                raise UserError(f"loss.{key} is {value}", "use 0 to 1" if key.endswith("_share") else "use 0 or more")
         if self.parallel.shard == "full" and self.kind == "sonar":
             raise UserError(
                 "parallel.shard = full does not cut this kind's two networks", 'use parallel.shard = "none"'
@@ -252,7 +295,7 @@ def build(table: dict[str, Any]) -> Settings:
 
 
 def _fill(cls: type, table: dict[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     names = [f.name for f in fields(cls)]
     values = {}
     for key, value in table.items():
@@ -270,9 +313,16 @@ def _check(kind: Any, value: Any, key: str) -> Any:
             raise UserError(f"{key} must be a section", f"write [{key}]")
         return _fill(typing.cast(type, kind), value, key + ".")
     origin = typing.get_origin(kind)
+    if origin is Annotated:
+        plain, *bounds = typing.get_args(kind)
+        value = _check(plain, value, key)
+        for bound in bounds:
+            bound.check(key, value)
+        return value
     if origin in (types.UnionType, typing.Union):
         return value
     if origin is list:
+        value = [value] if isinstance(value, str) else value
         if not isinstance(value, list):
             raise UserError(f"{key} must be a list", f'write {key} = ["…"]')
         inner = typing.get_args(kind)[0]
@@ -281,10 +331,14 @@ def _check(kind: Any, value: Any, key: str) -> Any:
         if not isinstance(value, dict):
             raise UserError(f"{key} must be a section", f"write [{key}]")
         return value
+    if kind in (int, float) and isinstance(value, int) and abs(value) > MOST:
+        raise UserError(f"{key} is too large", f"use {MOST:,} or less")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{key} must be {_NAMES[kind]}, not {value!r}", f"mend {key}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key} is {value}", "use a finite number")
     return value
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from ..flow.reconstruct import reconstruction
 from ..nets.kinds import NETS
 from ..nets.sonar import SonarDecoder
 from ..nets.sonar_llm import ENDING, MARKER, SonarLLM
-from ..runtime import by_length, choose, log, multiplies_bfloat16
-from ..weights import model_dir, registry, tensors
+from ..runtime import by_length, choose, multiplies_bfloat16
+from ..weights import registry, tensors
 from .card import card
 from .documents import Batch, Document, DocumentData
+from .kinds import shape_of
 from .losses import sentences_nll
 from .recipe import Settings, config_from
 
@@ -58,7 +59,8 @@ class SonarLLMTask:
         if self.frozen is not None and settings.run.dtype == "bfloat16" and multiplies_bfloat16(device):
             self.frozen.to(torch.bfloat16)
         config_class, net_class = NETS[settings.kind]
-        self.config = config_from(config_class, {**self._given(), **settings.model})
+        begun = asdict(shape_of(settings.run.init, settings.kind)) if settings.run.init else {}
+        self.config = config_from(config_class, {**begun, **self._given(), **settings.model})
         for name, value in self._given().items():
             if getattr(self.config, name) != value:
                 raise UserError(
@@ -68,27 +70,19 @@ class SonarLLMTask:
         self.model = self._begun(net_class)
 
     def _begun(self, net_class: type) -> Any:
-        """The network before its first step: that of `run.init`, a model of this kind and shape, if need be widened to
-        a space of more numbers, or a new one, which predicts the mean embedding whatever it reads."""
+        """The network before its first step: that of `run.init`, a model of this kind and of the shape that [model]
+        gives, if any; or a new one, which predicts the mean embedding whatever it reads."""
         if not (init := self.settings.run.init):
             model = net_class(self.config).init_()
             if isinstance(model, SonarLLM):
                 model.project_out.bias.data.copy_(self.data.mean())
             return model
-        folder = registry.find(init)
-        config = model_dir.read_config(folder)
-        if config["kind"] != self.settings.kind:
-            raise UserError(f"run.init {init} is a {config['kind']} model", f"name a {self.settings.kind} model")
-        shape = model_dir.net_config(type(self.config), folder, config)
-        narrower = net_class is SonarLLM and shape.embedding < self.config.embedding
-        if (replace(shape, embedding=self.space.dim) if narrower else shape) != self.config:
-            raise UserError(f"run.init {init} has another shape than the recipe", "give the recipe its [model]")
+        shape = shape_of(init, self.settings.kind)
+        if shape != self.config:
+            raise UserError(f"run.init {init} has another shape than the recipe", "leave [model] out")
         with torch.device("meta"):
             model = net_class(shape)
-        tensors.load_weights(model, folder, CPU, torch.float32)
-        if narrower:
-            model = model.widened(self.data.mean())
-            log.info("%s is widened from %d to %d numbers", init, shape.embedding, self.space.dim)
+        tensors.load_weights(model, registry.find(init), CPU, torch.float32)
         return model.requires_grad_(True)
 
     def _given(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ Legend: B texts, T tokens, D embedding, M model width, V vocabulary, N labelled 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..flow.model import load_space
 from ..nets.sonar import Sonar, SonarConfig
 from ..runtime import choose, log
@@ -43,19 +44,17 @@ class Batch:
 @dataclass(frozen=True)
 class Draw:
     """What each text of a batch is decoded from, as drawn: its own vector, its translation's, a point between both;
-    mixed with a stranger's, noised, its slots displaced or missing."""
+    mixed with a stranger's or noised."""
 
     translate_B: Tensor
     denoise_B: Tensor
     blend_B: Tensor  # share of the translation's vector
-    amount_BD: Tensor | None  # of noise
-    mixed_BD: Tensor | None  # share of the stranger's
+    amount_B1: Tensor | None  # of noise
+    mixed_B1: Tensor | None  # share of the stranger's
     stranger_B: Tensor
-    moved_BS: Tensor | None  # which slot stands in each slot's place
-    forgotten_BD: Tensor | None  # which numbers tell nothing
 
     @classmethod
-    def of(cls, weights: Loss, config: SonarConfig, partner_B: Tensor, generator: torch.Generator) -> Draw:
+    def of(cls, weights: Loss, partner_B: Tensor, generator: torch.Generator) -> Draw:
         """Drawn by the recipe's shares; `partner_B` is where each text's translation stands, its own place for none."""
         B = len(partner_B)
         draw_B = torch.rand(B, generator=generator)
@@ -63,16 +62,14 @@ class Draw:
         denoise_B = torch.rand(B, generator=generator) < weights.dae_share
         translate_B = paired_B & (draw_B < weights.mt_share)
         between_B = torch.rand(B, generator=generator) * (paired_B & (draw_B > 1 - weights.mix_share))
-        noise, mixup, forget = weights.noise_share, weights.mixup_share, weights.forget_share
+        noise, mixup = weights.noise_share, weights.mixup_share
         return cls(
             translate_B=translate_B,
             denoise_B=denoise_B,
             blend_B=torch.where(translate_B, 1.0, between_B),
-            amount_BD=amounts(B, config.parts, noise, generator) if noise else None,
-            mixed_BD=amounts(B, config.parts, mixup, generator) / 2 if mixup else None,
+            amount_B1=amounts(B, noise, generator) if noise else None,
+            mixed_B1=amounts(B, mixup, generator) / 2 if mixup else None,
             stranger_B=torch.randperm(B, generator=generator) if mixup else partner_B,
-            moved_BS=places(B, config.slots, weights.shift_share, generator) if weights.shift_share else None,
-            forgotten_BD=forgotten(B, config, forget, generator) if forget else None,
         )
 
     def to(self, device: torch.device) -> Draw:
@@ -83,26 +80,16 @@ class Draw:
     def plain_B(self) -> Tensor:
         """Which texts are decoded from their own vector as it is."""
         spoilt_B = (self.blend_B != 0) | self.denoise_B
-        for change in (self.amount_BD, self.mixed_BD, self.forgotten_BD):
+        for change in (self.amount_B1, self.mixed_B1):
             spoilt_B = spoilt_B if change is None else spoilt_B | (change != 0).any(1)
-        if self.moved_BS is not None:
-            own_S = torch.arange(self.moved_BS.shape[1], device=self.moved_BS.device)
-            spoilt_B = spoilt_B | (self.moved_BS != own_S).any(1)
         return ~spoilt_B
 
-    def vectors(self, z_BD: Tensor, partner_B: Tensor, config: SonarConfig, generator: torch.Generator) -> Tensor:
+    def vectors(self, z_BD: Tensor, partner_B: Tensor, generator: torch.Generator) -> Tensor:
         """What to decode from: embedding_BD → embedding_BD."""
         from_BD = z_BD + self.blend_B[:, None].to(z_BD.dtype) * (z_BD[partner_B] - z_BD)
-        if self.moved_BS is not None and config.slotted:
-            whole_BW, slots_BP = config.split(from_BD)
-            from_BD = torch.cat([whole_BW, shifted(slots_BP, self.moved_BS)], 1)
-        if self.mixed_BD is not None:
-            from_BD = from_BD + self.mixed_BD.to(z_BD.dtype) * (z_BD[self.stranger_B] - from_BD)
-        if self.amount_BD is not None:
-            from_BD = noised(from_BD, self.amount_BD, generator)
-        if self.forgotten_BD is not None:
-            from_BD = torch.where(self.forgotten_BD, z_BD.detach().mean(0), from_BD)
-        return from_BD
+        if self.mixed_B1 is not None:
+            from_BD = from_BD + self.mixed_B1.to(z_BD.dtype) * (z_BD[self.stranger_B] - from_BD)
+        return from_BD if self.amount_B1 is None else noised(from_BD, self.amount_B1, generator)
 
 
 class SonarTask:
@@ -130,7 +117,7 @@ class SonarTask:
         if self.base and self.base.tokenizer.model_bytes != self.tokenizer.model_bytes:
             raise UserError(f"run.init {self.base.name} has another vocabulary than data.prepared", "leave it out")
         if self.settings.loss.teacher and not len(source.teacher):
-            raise UserError("loss.teacher is set and data.prepared has no teacher", "set loss.teacher = 0")
+            log.info("data.prepared has no teacher: loss.teacher is left out")
         self.train = corpus.of_prepared(source, data.max_tokens, held=False)
         held = corpus.of_prepared(source, data.max_tokens, held=True)
         self.valid = held if len(held.left) else None
@@ -165,8 +152,6 @@ class SonarTask:
         own = model.state_dict()
         kept = {name: value for name, value in known.items() if name in own and value.shape == own[name].shape}
         model.load_state_dict(kept, strict=False)
-        if model.config.slotted > self.base.net.config.slotted:
-            model.graft_()
         log.info("%d of %d tensors are %s's, the others begin new", len(kept), len(own), self.base.name)
         return model
 
@@ -190,9 +175,9 @@ class SonarTask:
 
     def steps(self, epoch: list[np.ndarray]) -> Iterator[list[Batch]]:
         """Optimisation steps of `optim.accumulate` micro-batches; a remainder of the pass is left out."""
-        size = min(self.settings.optim.accumulate, len(epoch))
+        size, labels_N = min(self.settings.optim.accumulate, len(epoch)), self.train.labels()
         for at in range(0, len(epoch) - size + 1, size):
-            labels = [int(self.train.labels()[items].sum()) for items in epoch[at : at + size]]
+            labels = [int(labels_N[items].sum()) for items in epoch[at : at + size]]
             yield [Batch(items, count / sum(labels)) for items, count in zip(epoch[at : at + size], labels)]
 
     def describe(self, batch: Batch) -> str:
@@ -206,10 +191,10 @@ class SonarTask:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's loss, and what to log of it. What is random is drawn on the CPU."""
-        weights, config = self.settings.loss, self.model.config
+        weights = self.settings.loss
         ids_BT, length, partner = corpus.targets(self.train, batch.items)
         ids, length_B, partner_B = torch.from_numpy(ids_BT), torch.from_numpy(length), torch.from_numpy(partner)
-        draw = Draw.of(weights, config, partner_B, generator)
+        draw = Draw.of(weights, partner_B, generator)
         source = garble(ids[:, 1:], length_B - 1, draw.denoise_B, generator)
         weight_B = torch.where(draw.translate_B, weights.mt, torch.where(draw.denoise_B, weights.dae, weights.ae))
         scale_B = batch.share * weight_B / (length_B - 2).sum()
@@ -218,7 +203,7 @@ class SonarTask:
         )
         draw = draw.to(self.device)
         z_BD = self.model.encoder(source, length_B - 1)
-        from_BD = draw.vectors(z_BD, partner_B, config, generator)
+        from_BD = draw.vectors(z_BD, partner_B, generator)
         value, nll_N, row_N = sentence_nll(self.model.decoder, ids, length_B, from_BD, scale_B)
         facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "sentences": len(ids)}
         facts["spread"] = z_BD.detach().float().std(0).mean().item()
@@ -227,11 +212,15 @@ class SonarTask:
             facts["ae"] = nll_N[plain_N].mean().item()
         if translate_N.any():
             facts["mt"] = nll_N[translate_N].mean().item()
-        meaning_BW = config.split(z_BD)[0] if config.whole else z_BD  # translations have their words to themselves
         first_B = partner_B > torch.arange(len(ids), device=self.device)
-        for name, weight, law in (("mse", weights.mse, alignment), ("contrast", weights.contrast, contrast)):
+        text_B = ids.unique(dim=0, return_inverse=True)[1]  # the same number for the same text
+        (a_BD, b_BD), (a_B, b_B) = ((x[first_B], x[partner_B][first_B]) for x in (z_BD, text_B))
+        for name, weight, law in (
+            ("mse", weights.mse, lambda: alignment(a_BD, b_BD)),
+            ("contrast", weights.contrast, lambda: contrast(a_BD, b_BD, a_B, b_B)),
+        ):
             if weight and first_B.any():
-                apart = law(meaning_BW[first_B], meaning_BW[partner_B][first_B])
+                apart = law()
                 facts[name] = apart.item()
                 value = value + batch.share * weight * apart
         if weights.teacher and self.train.prepared is not None:
@@ -322,50 +311,10 @@ def batches(pairs: corpus.Pairs, batch_tokens: int, rng: np.random.Generator) ->
     return [out[i] for i in rng.permutation(len(out))]
 
 
-def amounts(count: int, parts: Sequence[int], share: float, generator: torch.Generator) -> Tensor:
-    """How much noise each text's vector gets: uniform in [0, 1] for `share` of them, 0 for the rest. In half of those
-    each part has its own amount, so that the decoder trusts one part and not another, as of a prediction that is sure
-    of some words only. count, numbers of each part → amount_BD
-    """
-    amount_BS = torch.rand(count, len(parts), generator=generator)
-    if len(parts) > 1:
-        together_B = torch.rand(count, generator=generator) < 0.5
-        amount_BS[together_B] = amount_BS[together_B, :1]
-    amount_BS *= (torch.rand(count, generator=generator) < share)[:, None]
-    return amount_BS.repeat_interleave(torch.tensor(parts), 1)
-
-
-def forgotten(count: int, config: SonarConfig, share: float, generator: torch.Generator) -> Tensor:
-    """Which numbers of each text's vector are to tell nothing: none but for `share` of the texts; of half of those all
-    slots, of the rest a share of them that is uniform in [0, 1]. What tells of the whole text stays. → forgotten_BD
-    """
-    if not config.slotted:
-        return torch.zeros(count, config.embedding, dtype=torch.bool)
-    rate_B, half_B, chosen_B = torch.rand(3, count, generator=generator)
-    rate_B = torch.where(half_B < 0.5, 1.0, rate_B) * (chosen_B < share)
-    lost_BS = torch.rand(count, config.slots, generator=generator) < rate_B[:, None]
-    lost_BP = lost_BS.repeat_interleave(config.slotted // config.slots, 1)
-    return torch.cat([torch.zeros(count, config.embedding - config.slotted, dtype=torch.bool), lost_BP], 1)
-
-
-def places(count: int, slots: int, share: float, generator: torch.Generator) -> Tensor:
-    """Which slot stands in each slot's place: its own, or, for `share` of the texts, slots in their order of which one
-    in ten is told twice and one in ten left out, so that a word need not stand where it is looked for. → place_BS
-    """
-    own_BS = torch.arange(slots).repeat(count, 1)
-    if not share or slots == 1:
-        return own_BS
-    draw_BS = torch.rand(count, slots, generator=generator)
-    step_BS = 1 + (draw_BS < 0.1).long() - (draw_BS > 0.9).long()
-    moved_BS = (step_BS.cumsum(1) - 1).clamp(0, slots - 1)
-    chosen_B = torch.rand(count, generator=generator) < share
-    return torch.where(chosen_B[:, None], moved_BS, own_BS)
-
-
-def shifted(z_BD: Tensor, place_BS: Tensor) -> Tensor:
-    """The slots of each vector in another order: embedding_BD, place_BS → embedding_BD."""
-    parts_BSP = z_BD.view(*place_BS.shape, -1)
-    return parts_BSP.gather(1, place_BS[..., None].expand_as(parts_BSP)).flatten(1)
+def amounts(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """How much noise each text's vector gets: uniform in [0, 1] for `share` of them, 0 for the rest. → amount_B1"""
+    amount_B1 = torch.rand(count, 1, generator=generator)
+    return amount_B1 * (torch.rand(count, 1, generator=generator) < share)
 
 
 def garble(ids: Tensor, length_B: Tensor, which_B: Tensor, generator: torch.Generator) -> Tensor:

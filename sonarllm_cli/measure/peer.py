@@ -168,7 +168,7 @@ def _build(request: dict[str, Any]) -> tuple[Run, dict[str, str]]:
     else:
         net = random_sonar(published(request["layers"]), part, request["seed"])
     config = net.config
-    if config.slots > 1 or config.norm_embedding or config.embedding != config.width or config.pooling != "mean":
+    if config.pool_width or config.norm_embedding or config.embedding != config.width or config.pooling != "mean":
         raise UserError("has no place for this model's vectors", "compare on --size published, or an imported SONAR")
     make = _sonar_space if request["library"] == "sonar-space" else _transformers
     return make(net, part)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import RunError, UserError
+from ..files import read_errors
 from ..flow.compose import AUTO, Writing, Written, continue_sentences, sampling_of, sentences_of, shortened
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import Line, embed, embed_sentences, embed_stream
@@ -61,8 +62,19 @@ class Wish:
     beam: int
     seed: int
     generator: torch.Generator
+    tokenizer: str = ""  # of BLEU; each language's own if not given
     sampling: dict[str, Any] = field(default_factory=dict)
+    words: tuple[int, int] = (1, MOST_WORDS)  # of the (English) sentences that are auto-encoded or translated
+    out: bool = False  # translate out of English, not into it
     rules: dict[str, Any] = field(default_factory=dict)  # when to stop, what to read next: fields of a `Writing`
+
+    def fits(self, text: str) -> bool:
+        """Whether a text has as many words as are wanted."""
+        return self.words[0] <= len(text.split()) <= self.words[1]
+
+    def bleu(self, found: Sequence[str], wanted: Sequence[str], lang: str) -> metrics.Score:
+        """Corpus BLEU of texts in a language."""
+        return metrics.bleu(found, wanted, self.tokenizer or metrics.tokenizer_of(lang))
 
     def writing(self, **options: Any) -> Writing:
         """How a text is written in this task."""
@@ -80,8 +92,11 @@ def evaluate(
     beam: int = 5,
     seed: int = 0,
     seeds: int = 1,
+    tokenizer: str = "",
     sampling: dict[str, Any] | None = None,
     rules: dict[str, Any] | None = None,
+    words: tuple[int, int] = (1, MOST_WORDS),
+    out_of_english: bool = False,
     run: Task | None = None,
 ) -> dict[str, Any]:
     """Run a task; → figures beside all that is needed to get them again: settings, data hash, seed, versions.
@@ -92,14 +107,32 @@ def evaluate(
     run = run or TASKS.get(task)
     if run is None:
         raise UserError(f"no task {task!r}", f"use one of {', '.join(TASKS)}")
+    if tokenizer and tokenizer not in metrics.TOKENIZERS:
+        raise UserError(f"BLEU has no tokenizer {tokenizer!r}", f"use one of {', '.join(metrics.TOKENIZERS)}")
     settings = {"task": task, "model": model, "limit": limit, "beam": beam, "seed": seed, "unseen only": bool(seen)}
     settings |= {"seeds": seeds} if seeds > 1 else {}
+    settings |= {"words": words} if words != (1, MOST_WORDS) else {}
+    settings |= {"out of English": True} if out_of_english else {}
+    settings |= {"tokenizer": tokenizer} if tokenizer else {}
     settings |= {"sampling": sampling} if sampling else {}
     settings |= {"rules": rules} if rules and Writing(**rules) != Writing() else {}
+    hashes = {Path(name).name: _hash(name) for name in data}  # what can't be read is told before anything is loaded
     results: list[Result] = []
     for one in range(seed, seed + seeds):
         own = replace(runtime, seed=one)
-        wish = Wish(own, list(seen), limit, beam, one, own.generator(), sampling or {}, rules or {})
+        wish = Wish(
+            runtime=own,
+            seen=list(seen),
+            limit=limit,
+            beam=beam,
+            seed=one,
+            generator=own.generator(),
+            sampling=sampling or {},
+            rules=rules or {},
+            words=words,
+            out=out_of_english,
+            tokenizer=tokenizer,
+        )
         results.append(run(model, list(data), wish))
     names = [name for name in results[0][0] if all(name in figures for figures, _ in results)]
     values = {name: [figures[name] for figures, _ in results] for name in names}
@@ -107,13 +140,27 @@ def evaluate(
     out: dict[str, Any] = {"figures": {name: round(value, 2) for name, value in means.items()}}
     if seeds > 1:
         out["deviation"] = {name: round(statistics.stdev(v), 2) for name, v in values.items()}
+    signed = {name: v.signature for name, v in results[0][0].items() if isinstance(v, metrics.Score)}
+    out |= {"signatures": signed} if signed else {}
     return out | {
         "model": facts_of(model),
         "settings": settings,
-        "data": {Path(name).name: hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16] for name in data},
+        "data": hashes,
         "versions": {"sonarllm": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "samples": results[0][1],
     }
+
+
+def _hash(name: str) -> str:
+    """16 digits of the SHA-256 of a file, or of a folder's files and their names; "" for a data set of the hub."""
+    if name.startswith("hf:"):
+        return ""
+    sha, path = hashlib.sha256(), Path(name)
+    with read_errors(name):
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            sha.update(file.relative_to(path).as_posix().encode() if path.is_dir() else b"")
+            sha.update(file.read_bytes())
+    return sha.hexdigest()[:16]
 
 
 def facts_of(model: str) -> dict[str, Any]:
@@ -134,15 +181,15 @@ def facts_of(model: str) -> dict[str, Any]:
 
 
 def autoencode(model: str, data: list[str], run: Wish) -> Result:
-    """Embed and decode in the same language: BLEU and exact match, by language, of sentences up to 30 words."""
+    """Embed and decode in the same language: BLEU and exact match, by language, of sentences of so many words."""
     space = load_space(model, run.runtime)
     figures: dict[str, float] = {}
     samples: list[Sample] = []
     for lang, texts in sorted(_by_language(data, run.seen).items()):
-        texts = _draw([t for t in texts if len(t.split()) <= MOST_WORDS], run.limit, run.seed)
+        texts = _draw([t for t in texts if run.fits(t)], run.limit, run.seed)
         found = _decoded(embed_sentences(texts, lang, space), lang, space, run.beam)
         figures |= {
-            f"{lang} BLEU": metrics.bleu(found, texts),
+            f"{lang} BLEU": run.bleu(found, texts, lang),
             f"{lang} exact": metrics.exact(found, texts),
             f"{lang} texts": len(texts),
         }
@@ -151,20 +198,24 @@ def autoencode(model: str, data: list[str], run: Wish) -> Result:
 
 
 def translate(model: str, data: list[str], run: Wish) -> Result:
-    """Embed in one language, decode in English: chrF and BLEU by language."""
+    """Embed in one language, decode in English, or the other way: chrF and BLEU by language."""
     space = load_space(model, run.runtime)
     figures: dict[str, float] = {}
     samples: list[Sample] = []
     for lang, pairs in sorted(_pairs(data, run.seen).items()):
-        pairs = _draw(pairs, run.limit, run.seed)
-        english = [a for a, _ in pairs]
-        found = _decoded(embed_sentences([b for _, b in pairs], lang, space), "eng_Latn", space, run.beam)
+        pairs = _draw([p for p in pairs if run.fits(p[0])], run.limit, run.seed)
+        sides = ("eng_Latn", lang) if run.out else (lang, "eng_Latn")
+        given, wanted = zip(*((a, b) if run.out else (b, a) for a, b in pairs))
+        found = _decoded(embed_sentences(list(given), sides[0], space), sides[1], space, run.beam)
+        name = " → ".join(sides) if run.out else lang
         figures |= {
-            f"{lang} chrF": metrics.chrf(found, english),
-            f"{lang} BLEU": metrics.bleu(found, english),
-            f"{lang} texts": len(pairs),
+            f"{name} chrF": metrics.chrf(found, list(wanted)),
+            f"{name} BLEU": run.bleu(found, list(wanted), sides[1]),
+            f"{name} texts": len(pairs),
         }
-        samples += [{"lang": lang, "text": b, "found": f, "wanted": a} for (a, b), f in list(zip(pairs, found))[:5]]
+        samples += [
+            {"lang": sides[0], "text": g, "found": f, "wanted": w} for g, f, w in list(zip(given, found, wanted))[:5]
+        ]
     return figures, samples
 
 
@@ -176,15 +227,17 @@ def xsim(model: str, data: list[str], run: Wish, plus: Sequence[str] = ()) -> Re
     figures: dict[str, float] = {}
     for lang, pairs in sorted(_pairs(data, run.seen).items()):
         pairs = [p for p in dict.fromkeys(_draw(pairs, run.limit, run.seed))]
-        a_ND = embed_sentences([a for a, _ in pairs], "eng_Latn", space)
-        b_ND = embed_sentences([b for _, b in pairs], lang, space)
+        english, other = [a for a, _ in pairs], [b for _, b in pairs]
+        a_ND, b_ND = embed_sentences(english, "eng_Latn", space), embed_sentences(other, lang, space)
         figures |= {
-            f"{lang} → eng error": metrics.xsim(b_ND, a_ND),
-            f"eng → {lang} error": metrics.xsim(a_ND, b_ND),
+            f"{lang} → eng error": metrics.xsim(b_ND, a_ND, sources=other, targets=english),
+            f"eng → {lang} error": metrics.xsim(a_ND, b_ND, sources=english, targets=other),
             f"{lang} texts": len(pairs),
         }
         if plus_ND is not None:
-            figures[f"{lang} → eng error ++"] = metrics.xsim(b_ND, torch.cat([a_ND, plus_ND]))
+            figures[f"{lang} → eng error ++"] = metrics.xsim(
+                b_ND, torch.cat([a_ND, plus_ND]), sources=other, targets=[*english, *plus]
+            )
     return figures, []
 
 
@@ -418,10 +471,10 @@ def nlg(model: str, data: list[str], run: Wish) -> Result:
             f"{name} BLEU": metrics.sentence_bleu(first, true_first),
             f"{name} ROUGE-L": metrics.rouge_l(first, true_first),
             f"{name} {metrics.meteor_name()}": metrics.meteor(first, true_first),
-            f"{name} clean BLEU": metrics.bleu(whole, rest),
+            f"{name} clean BLEU": run.bleu(whole, rest, writer.lang),
             f"{name} clean ROUGE-L": metrics.rouge_l(clean, clean_rest),
             f"{name} clean {metrics.meteor_name()}": metrics.meteor(clean, clean_rest),
-            f"{name} full BLEU": metrics.bleu(full, rest),
+            f"{name} full BLEU": run.bleu(full, rest, writer.lang),
             f"{name} full ROUGE-L": metrics.rouge_l(metrics.words_apart(full), clean_rest),
             f"{name} full {metrics.meteor_name()}": metrics.meteor(metrics.words_apart(full), clean_rest),
             f"{name} sentences written": sum(map(len, found)) / len(found),

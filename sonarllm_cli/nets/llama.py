@@ -40,6 +40,11 @@ class LlamaConfig:
         for name in ("width", "ffn", "layers", "heads", "head_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}", "use a positive number")
+        for name in ("norm_eps", "rope_theta", "rope_factor", "rope_low", "rope_high", "rope_positions"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"model.{name} is {getattr(self, name)}", "use a number above 0")
+        if self.rope_low == self.rope_high:
+            raise UserError(f"model.rope_low and model.rope_high are both {self.rope_low}", "use 1 and 4")
         if self.head_size % 2:
             raise UserError(f"model.head_size {self.head_size} is odd", f"use {self.head_size + 1}")
         if self.kv_heads and self.heads % self.kv_heads:

@@ -6,9 +6,8 @@ Source: Dragunov et al. 2025 (arXiv 2508.05305); position k − 1 predicts sente
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 
-import torch
 from torch import Tensor, nn
 
 from .layers import KVCache
@@ -48,16 +47,3 @@ class SonarLLM(nn.Module):
         """The body's start; projectors keep PyTorch's."""
         self.body.init_()
         return self
-
-    @torch.no_grad()
-    def widened(self, mean_D: Tensor) -> SonarLLM:
-        """The same model in a space that has more numbers after those it knows: it reads nothing of them, and predicts
-        their mean, until it learns to. mean_D, the wider space's mean embedding."""
-        known = self.config.embedding
-        wide = SonarLLM(replace(self.config, embedding=len(mean_D)))
-        wide.body = self.body
-        wide.project_in.weight.zero_()[:, :known] = self.project_in.weight
-        wide.project_in.bias.copy_(self.project_in.bias)
-        wide.project_out.weight.zero_()[:known] = self.project_out.weight
-        wide.project_out.bias.copy_(torch.cat([self.project_out.bias, mean_D[known:].to(self.project_out.bias)]))
-        return wide

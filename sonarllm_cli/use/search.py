@@ -25,7 +25,7 @@ from ..files import JSON_ENDINGS, atomic_file, open_bytes, read_errors, text_end
 from ..flow.embed import Line, embed, embed_stream, fits
 from ..flow.model import Space
 from ..flow.segment import Sentence, segment_stream
-from ..flow.vectors import read_embeddings
+from ..io.vectors import read_embeddings
 from ..languages import resolve
 from ..runtime import log
 from ..texts import TEXT_ENDINGS, expand, read_texts

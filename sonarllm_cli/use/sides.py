@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..files import JSON_ENDINGS, display_name, open_bytes, read_errors, read_lines, text_ending
 from ..flow.embed import Line, embed_stream
 from ..flow.model import Space
-from ..flow.vectors import read_embeddings
+from ..io.vectors import read_embeddings
 from ..languages import resolve
 from .neighbours import BLOCK, unit
 
@@ -102,17 +102,15 @@ class VectorFile:
         return found
 
     def all_texts(self) -> Iterator[Sequence[str | None]]:
-        if text_ending(self.name) != ".parquet":
-            yield from (batch.texts for batch in read_embeddings(self.name, batch=BLOCK))
-            return
-        import pyarrow.parquet as pq
+        if text_ending(self.name) == ".parquet":
+            import pyarrow.parquet as pq
 
-        file = pq.ParquetFile(self.name, memory_map=True, pre_buffer=False)  # of which no vector is read
-        if "text" not in file.schema_arrow.names:
-            yield [None] * file.metadata.num_rows
-            return
-        for part in file.iter_batches(batch_size=BLOCK, columns=["text"]):
-            yield part.column("text").to_pylist()
+            file = pq.ParquetFile(self.name, memory_map=True, pre_buffer=False)
+            if {"text", "embedding"} <= set(file.schema_arrow.names):  # then no vector is read
+                for part in file.iter_batches(batch_size=BLOCK, columns=["text"]):
+                    yield part.column("text").to_pylist()
+                return
+        yield from (batch.texts for batch in read_embeddings(self.name, batch=BLOCK))
 
 
 def holds_vectors(path: str) -> bool:

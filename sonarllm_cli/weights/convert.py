@@ -10,8 +10,8 @@ holds a few tensors and not the model.
 
 from __future__ import annotations
 
+import functools
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from ..runtime import ALIASES, log
 from ..tokens import Tokenizer
 from . import model_dir, registry, tensors
 from .layouts import CONTROL_ROWS, FROZEN_DECODER, SONAR_DECODERS, SONAR_ENCODERS, SONAR_LLMS, Layout
-from .sources import PathName, Source, read_json, read_source
+from .sources import PathName, Source, read_source
 
 LIMITS = (514, 512)  # tokens the published encoder and decoder were trained with
 LARGE = 1024  # the published width, whose heads are known to have 64 dimensions
@@ -91,7 +91,7 @@ def match(source: Source, layouts: Sequence[Layout], what: str) -> Found:
 
     UserError for a key that the layout does not know, and for a tied weight whose two copies differ.
     """
-    tensors = {key.removeprefix("module."): tensor for key, tensor in source.tensors.items()}
+    tensors = source.tensors
     layout = next((layout for layout in layouts if any(map(layout.mark.fullmatch, tensors))), None)
     if layout is None:
         known = ", ".join(layout.name for layout in layouts)
@@ -99,12 +99,18 @@ def match(source: Source, layouts: Sequence[Layout], what: str) -> Found:
     found: dict[str, dict[int, Tensor]] = {}
     for key, tensor in tensors.items():
         target = layout.target(key)
+        if target is None and not tensor.is_floating_point():
+            continue  # a counter or an index that is kept beside the weights
         if target is None:
             cure = f"is it a {what} ({layout.name}), whole and unchanged?"
             raise UserError(f"{source.path}: unexpected weight {key!r}", cure)
         name, place = target
         if name == "-":
             continue
+        if not tensor.is_floating_point():
+            raise UserError(
+                f"{source.path}: weight {key!r} is {tensor.dtype}, not floating point", "convert it to float32"
+            )
         twin = found.setdefault(name, {}).setdefault(place, tensor)
         same = twin.data_ptr() == tensor.data_ptr() or (twin.dtype == tensor.dtype and torch.equal(twin, tensor))
         if not same:
@@ -142,17 +148,21 @@ def _weights(dtype: str | None, *sources: Found) -> str:
     return dtype
 
 
-def _new_folder(name: str) -> Path:
-    folder = registry.target(name)
-    if folder.exists():
-        cure = f"remove it (sonarllm models rm {shlex.quote(name)}) or choose another name"
-        raise UserError(f"there is a model {name!r} already", cure)
-    return folder
+def _claiming(work: Callable[..., Path]) -> Callable[..., Path]:
+    """An import into a new folder of the registry, which is its own from its beginning to its end."""
+
+    @functools.wraps(work)
+    def claiming(name: str, **options: Any) -> Path:
+        with registry.claimed(name):
+            return work(name, **options)
+
+    return claiming
 
 
 # ---------------------------------------------------------------------------------------------- SONAR
 
 
+@_claiming
 def import_sonar(
     name: str,
     *,
@@ -171,7 +181,7 @@ def import_sonar(
     `tokenizer` is a sentencepiece model; `langs` its languages in vocabulary order, without which they are
     FLORES-200's. `heads` are taken from a config.json, else a head has 64 dimensions.
     """
-    folder = _new_folder(name)
+    folder = registry.target(name)
     from_encoder = match(read_source(encoder), SONAR_ENCODERS, "SONAR text encoder")
     from_decoder = match(read_source(decoder), SONAR_DECODERS, "SONAR text decoder")
     words = read_tokenizer(tokenizer, langs or FLORES)
@@ -262,6 +272,7 @@ def _number(path: Path, settings: Mapping[str, Any], key: str, default: float) -
 # ---------------------------------------------------------------------------------------------- SONAR-LLM
 
 
+@_claiming
 def import_sonar_llm(
     name: str,
     *,
@@ -278,13 +289,13 @@ def import_sonar_llm(
     `sonar` is the space it was trained in: UserError if its width, or the frozen decoder that the checkpoint carries,
     is another's.
     """
-    folder = _new_folder(name)
+    folder = registry.target(name)
     space = registry.find(sonar)
     home = model_dir.read_config(space)
     if home["kind"] != "sonar":
         raise UserError(f"{sonar} is a {home['kind']} model, not a space", "name a sonar model: sonarllm models list")
     read = read_source(checkpoint)
-    settings = read_json(config) if config else read.config
+    settings = model_dir.read_json(Path(os.path.expanduser(config))) if config else read.config
     found = match(read, SONAR_LLMS, "SONAR-LLM checkpoint")
     shape = _llama_shape(found, settings)
     width = model_dir.net_config(SonarConfig, space, home).embedding
@@ -353,7 +364,7 @@ def _check_decoder(read: Source, space: Path, sonar: str) -> None:
     """If the checkpoint carries the frozen decoder it was trained through, it must be the space's."""
     name = "layers.0.cross_v_proj.weight"
     key = FROZEN_DECODER + SONAR_DECODERS[0].sources(name)[0]
-    theirs = next((tensor for have, tensor in read.tensors.items() if have.removeprefix("module.") == key), None)
+    theirs = read.tensors.get(key)
     if theirs is None:
         return
     ours, theirs = tensors.read_tensor(space, f"decoder.{name}").float(), theirs.float()

@@ -17,13 +17,14 @@ from ..nets.heads import HEADS, BlaserConfig, MutoxConfig
 from ..nets.laser2 import FIRST_PIECE, Laser2, Laser2Config
 from ..nets.sonar import SonarConfig
 from . import model_dir, registry, tensors
-from .convert import Found, _card, _new_folder, _weights, fill, match
+from .convert import Found, _card, _claiming, _weights, fill, match
 from .layouts import BLASERS, LASER2S, MUTOXES
 from .sources import PathName, read_source
 
 READERS = ("laser", "sonar-space")  # whose way of reading a text LASER2 has: lower-cased or not, unknown pieces
 
 
+@_claiming
 def import_blaser(name: str, *, checkpoint: PathName, **options: Any) -> Path:
     """A published BLASER 2.0 model, ref or qe → the registry's model `name`; `options` as of `import_mutox`."""
     found = match(read_source(checkpoint), BLASERS, "BLASER 2.0 model")
@@ -39,6 +40,7 @@ def import_blaser(name: str, *, checkpoint: PathName, **options: Any) -> Path:
     return _import(name, "blaser", config, found, home, **options)
 
 
+@_claiming
 def import_mutox(
     name: str,
     *,
@@ -63,12 +65,7 @@ def _home(sonar: str) -> tuple[int, dict[str, Any]]:
     """The width of a space, 1,024 without one, and what a config says of it."""
     if not sonar:
         return BlaserConfig().embedding, {}
-    folder = registry.find(sonar)
-    config = model_dir.read_config(folder)
-    if config["kind"] in model_dir.WRITERS:
-        return _home(model_dir.space_of(folder, config))
-    if config["kind"] != "sonar":
-        raise UserError(f"{sonar} is a {config['kind']} model, not a space", "name a sonar model: sonarllm models list")
+    folder, config = registry.find_space(sonar)
     name = folder.name if registry.is_known(folder) else str(folder.resolve())
     shape = model_dir.net_config(SonarConfig, folder, config)
     return shape.embedding, {"sonar": {"name": name, "fingerprint": config.get("fingerprint", "")}}
@@ -89,7 +86,7 @@ def _import(
     licence: str = "",
     source: str = "",
 ) -> Path:
-    folder = _new_folder(name)
+    folder = registry.target(name)
     with torch.device("meta"):
         net = HEADS[kind][1](config)  # type: ignore[arg-type]
     tensors.save(
@@ -106,6 +103,7 @@ def _import(
     return folder
 
 
+@_claiming
 def import_laser2(
     name: str,
     *,
@@ -117,7 +115,7 @@ def import_laser2(
     source: str = "",
 ) -> Path:
     """A published LASER2 encoder and its sentencepiece model → the registry's model `name`; → its folder."""
-    folder = _new_folder(name)
+    folder = registry.target(name)
     if reads_as not in READERS:
         raise UserError(f"nobody reads as {reads_as!r}", f"use {' or '.join(READERS)}")
     found = match(read_source(checkpoint), LASER2S, "LASER2 encoder")

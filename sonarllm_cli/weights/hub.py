@@ -10,11 +10,13 @@ always mean), are checked against the hashes the catalogue has, and are converte
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,14 @@ from ..errors import RunError, UserError, nearest
 from ..files import atomic_folder
 from ..runtime import log
 from . import convert, convert_heads, model_dir, registry
-from .sources import read_json
 
 WEIGHTS = ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 PICKLED = ["config.json", "pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 TOKENIZER = "sentencepiece.bpe.model"
 OURS = ["config.json", "model.safetensors", "tokenizer.model", "README.md"]
 _SPEC = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile("[0-9a-f]{40}")
+_ETAG = re.compile(r'(W/)?"?[\w+=:-]+(\.[\w+=:-]+)*"?')
 Say = Callable[[str], None]
 
 
@@ -125,7 +128,7 @@ def _pull_repo(spec: str, save_as: str, sonar: str, dtype: str | None, say: Say)
     small = fetch(repo, ["config.json", "README.md"], revision)
     if not (small / "config.json").is_file():
         raise UserError(f"{repo} has no config.json", "name a repository that holds a model")
-    config = read_json(small / "config.json")
+    config = model_dir.read_json(small / "config.json")
     if isinstance(config.get("llama_config"), dict):
         return _pull_concept(name, repo, revision, sonar, dtype, {}, say)
     if not isinstance(config.get("kind"), str):
@@ -138,13 +141,10 @@ def _pull_repo(spec: str, save_as: str, sonar: str, dtype: str | None, say: Say)
 def _copy(snapshot: Path, folder: Path, say: Say) -> Path:
     """A model that is in our layout already: checked against its own hashes, then copied."""
     config = model_dir.read_config(snapshot)
-    files, space = config.get("files"), config.get("sonar", {})
-    if not isinstance(files, dict) or not isinstance(space, dict) or not {OURS[1]} <= set(files) <= set(OURS):
-        raise UserError(
-            f"{snapshot / 'config.json'} lacks hashes of its files", "ask who published it to save it again"
-        )
+    space = config.get("sonar", {})
+    model_dir.hash_of(snapshot, config, OURS[1])
     model_dir.check_files(snapshot, config)
-    with atomic_folder(folder) as scratch:
+    with registry.claimed(folder.name), atomic_folder(folder) as scratch:
         for name in OURS:
             if (snapshot / name).is_file():
                 shutil.copyfile(snapshot / name, scratch / name)
@@ -181,7 +181,10 @@ def fetch(repo: str, patterns: list[str], revision: str | None = None) -> Path:
         utils.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters of it is in our errors
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        with _watched(utils.get_session()):
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except UserError:
+        raise
     except utils.GatedRepoError:
         page = f"{constants.ENDPOINT}/{repo}"
         raise UserError(f"{repo} is gated", f"accept its terms at {page} and set HF_TOKEN") from None
@@ -204,6 +207,33 @@ def fetch(repo: str, patterns: list[str], revision: str | None = None) -> Path:
             raise RunError(f"no space left to fetch {repo}", "free some, or set HF_HOME to another disk") from None
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise RunError(f"can't fetch {repo}: {first}", "try again; what is there already is kept") from None
+
+
+@contextmanager
+def _watched(session: Any) -> Iterator[None]:
+    """Each answer is looked at before huggingface_hub uses it."""
+    hooks = session.event_hooks
+    session.event_hooks = {**hooks, "response": [*hooks.get("response", []), _look]}
+    try:
+        yield
+    finally:
+        session.event_hooks = hooks
+
+
+def _look(response: Any) -> None:
+    """UserError for an answer whose commit or etag is none: huggingface_hub makes folders and files of those names."""
+    commits, etags = [response.headers.get("X-Repo-Commit")], map(response.headers.get, ("ETag", "X-Linked-Etag"))
+    if "/api/" in response.request.url.path:
+        try:
+            said = json.loads(response.read())
+        except (ValueError, RecursionError):
+            said = None
+        if isinstance(said, dict):
+            commits.append(said.get("sha"))
+    for said, form in [*((c, _COMMIT) for c in commits), *((e, _ETAG) for e in etags)]:
+        if said is not None and not (isinstance(said, str) and form.fullmatch(said)):
+            message = f"{response.request.url.host} answers {str(said)[:80]!r} where a commit or a file's hash is due"
+            raise UserError(message, "check HF_ENDPOINT: is it a hub?")
 
 
 def _check_hashes(entry: Mapping[str, Any], *fetched: tuple[str, Path], say: Say) -> None:

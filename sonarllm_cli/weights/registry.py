@@ -6,13 +6,15 @@ for entry in list_models(): print(entry.name, entry.parameters)
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
 import shlex
 import shutil
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -20,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
+from ..files import locked
 from ..tokens import Tokenizer
 from . import model_dir
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "mini"  # one folder a model
+DAMAGED = "damaged"  # what `models list` calls the kind of a folder that can't be read
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -32,7 +36,7 @@ class Entry:
     """A model that is there: what `models list` shows. `parameters` leaves int8 scales out."""
 
     name: str
-    kind: str  # "sonar", "sonar-llm", …; "damaged" if the folder can't be read
+    kind: str  # "sonar", "sonar-llm", …, or `DAMAGED`
     parameters: int
     weights: str  # how they are stored: "float32", …
     bytes: int
@@ -45,7 +49,8 @@ class Entry:
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path:
-    """The folder of a model: by its name in the registry, an embedded model's name, or the path of a folder.
+    """The folder of a model: by its name in the registry, an embedded model's name, or the path of a folder, its own or
+    that of the run that made it.
 
     UserError for one that is nowhere, with the nearest name, or how to fetch it if the catalogue knows it.
     """
@@ -55,8 +60,11 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     for folder in _folders(name):
         if os.path.isfile(folder / "config.json"):  # which, unlike Path's, never raises
             return folder
-    if os.path.isdir(os.path.expanduser(name)):
-        model_dir.read_config(Path(name).expanduser())  # says what is wrong with it
+    if os.path.isfile(Path(os.path.expanduser(name), "settings.toml")):
+        raise UserError(f"the run in {name} has no model yet", f"end it: sonarllm train --resume {shlex.quote(name)}")
+    for folder in _folders(name):
+        if os.path.isdir(folder):
+            model_dir.read_config(folder)  # says what is wrong with it
     if name in catalogue():
         raise UserError(f"{name} is not on this machine", f"fetch it: sonarllm models pull {name}")
     if os.sep in name or "/" in name:
@@ -68,7 +76,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
 
 def _folders(name: str) -> list[Path]:
     """Where `name` may be, the likeliest first: a bare name is the registry's before it is a folder here."""
-    path = Path(os.path.expanduser(name))
+    path = model_dir.of_run(Path(os.path.expanduser(name)))
     return [models_home() / name, EMBEDDED / name, path] if _NAME.fullmatch(name) else [path]
 
 
@@ -79,15 +87,25 @@ def models_home() -> Path:
     return Path(os.environ.get("SONARLLM_HOME") or platformdirs.user_cache_dir("sonarllm")) / "models"
 
 
-def space_tokenizer(name: str) -> tuple[Tokenizer, int]:
-    """The tokenizer of a space, or of a concept model's, and the tokens its encoder takes; no weights are read."""
+def find_space(name: str) -> tuple[Path, dict[str, Any]]:
+    """The folder and `config.json` of a space, by its own name or that of a concept model that lives in it."""
     folder = find(name)
     config = model_dir.read_config(folder)
     if config["kind"] in model_dir.WRITERS:
-        return space_tokenizer(model_dir.space_of(folder, config))
-    limit = config.get("model", {}).get("max_source_tokens")
-    if config["kind"] != "sonar" or not isinstance(limit, int):
+        name = model_dir.space_of(folder, config)
+        folder = find(name)
+        config = model_dir.read_config(folder)
+    if config["kind"] != "sonar":
         raise UserError(f"{name} is a {config['kind']} model, not a space", "name a sonar model: sonarllm models list")
+    return folder, config
+
+
+def space_tokenizer(name: str) -> tuple[Tokenizer, int]:
+    """The tokenizer of a space, or of a concept model's, and the tokens its encoder takes; no weights are read."""
+    folder, config = find_space(name)
+    limit = config.get("model", {}).get("max_source_tokens")
+    if type(limit) is not int or limit < 3:
+        raise UserError(f"{folder / 'config.json'} does not say how long a text may be", model_dir.AGAIN)
     return model_dir.load_tokenizer(folder, config), limit
 
 
@@ -123,6 +141,18 @@ def target(name: str) -> Path:
     return models_home() / name
 
 
+@contextmanager
+def claimed(name: str) -> Iterator[Path]:
+    """`target(name)`, this process' alone while it makes the model; UserError if it is there, or another makes it."""
+    folder = target(name)
+    lock, busy = folder.with_name(f".{name}.lock"), f"another process is importing {name}"
+    with locked(lock, busy, "wait for its end, or choose another name"):
+        if folder.exists():
+            cure = f"remove it (sonarllm models rm {shlex.quote(name)}) or choose another name"
+            raise UserError(f"there is a model {name!r} already", cure)
+        yield folder
+
+
 @cache
 def catalogue() -> dict[str, dict[str, Any]]:
     """Published models that `pull` knows: name → its table in catalog.toml."""
@@ -156,17 +186,26 @@ def _entry(folder: Path) -> Entry:
     try:
         config, parameters = model_dir.read_config(folder), count_parameters(folder)
     except UserError:
-        config, parameters = {"kind": "damaged"}, 0
+        config, parameters = {"kind": DAMAGED}, 0
     return Entry(
         name=folder.name,
         kind=config["kind"],
         parameters=parameters,
         weights=config.get("weights", ""),
-        bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        bytes=_size(folder),
         licence=config.get("licence", ""),
         embedded=folder.parent == EMBEDDED,
         path=str(folder),
     )
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # a link to nowhere, or gone by now
+                total += os.stat(os.path.join(path, name)).st_size
+    return total
 
 
 def show(name: str) -> dict[str, Any]:
@@ -190,15 +229,26 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
             (size,) = struct.unpack("<Q", file.read(8))
             if size > min(path.stat().st_size, 100 << 20):
                 raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(size))
+            header = model_dir.parse_object(file.read(size))
         header.pop("__metadata__", None)
-        if not all({"dtype", "shape"} <= entry.keys() for entry in header.values()):
-            raise ValueError("its header lacks shapes")
+        for name, entry in header.items():
+            if not _is_entry(entry, path.stat().st_size):
+                raise ValueError(f"its header is wrong about {name[:100]!r}")
         return header
     except FileNotFoundError:
         raise UserError(f"{path.parent} has no {path.name}", model_dir.AGAIN) from None
-    except (OSError, ValueError, AttributeError, struct.error) as error:
-        raise UserError(f"{path} is damaged or cut short: {error}", model_dir.AGAIN) from None
+    except (OSError, ValueError, RecursionError, struct.error) as error:
+        raise UserError(f"{path} is damaged or cut short: {str(error)[:200]}", model_dir.AGAIN) from None
+
+
+def _is_entry(entry: Any, size: int) -> bool:
+    """Whether that can be a tensor of a file of `size` bytes: it has a dtype, and a shape of so many numbers."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape = entry.get("shape")
+    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n <= size for n in shape):
+        return False
+    return len(shape) <= 8 and prod(shape) <= size
 
 
 def verify(name: str) -> list[str]:
@@ -208,8 +258,7 @@ def verify(name: str) -> list[str]:
     """
     folder = find(name)
     config = model_dir.read_config(folder)
-    if not config.get("files"):
-        raise UserError(f"{folder} has no hashes to check against", "import or fetch the model again")
+    model_dir.hash_of(folder, config, "model.safetensors")
     model_dir.check_files(folder, config)
     return sorted(config["files"])
 

@@ -8,7 +8,7 @@ and config.json. Out: a `Source`.
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import pickle
 import re
@@ -24,9 +24,11 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import model_dir
+from .tensors import damaged
 
 PathName = str | os.PathLike[str]
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
+_PREFIX = re.compile(r"(module\.|_orig_mod\.)*")  # what DistributedDataParallel and torch.compile put before a name
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,12 @@ def read_source(path: PathName) -> Source:
     path = Path(os.path.expanduser(path))
     if not os.path.isdir(path):
         return Source(path, _read_file(path), {})
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    config = model_dir.read_json(path / "config.json") if (path / "config.json").is_file() else {}
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (path / name).is_file():
             return Source(path / name, _read_file(path / name), config)
         if (index := path / f"{name}.index.json").is_file():
-            files = sorted(set(read_json(index).get("weight_map", {}).values()))
+            files = sorted(set(model_dir.read_json(index).get("weight_map", {}).values()))
             if any(Path(file).name != file for file in files):
                 raise UserError(f"{index} names a file outside its folder", model_dir.AGAIN)
             shards = [_read_file(path / file) for file in files]
@@ -59,27 +61,14 @@ def read_source(path: PathName) -> Source:
     raise UserError(f"{path} holds no model.safetensors and no pytorch_model.bin", "name the weights' file itself")
 
 
-def read_json(path: PathName) -> dict[str, Any]:
-    """A JSON object from a file."""
-    try:
-        value = json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}", "check the path") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"can't read {path}: {error}", "fetch it again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object", "name the model's config.json")
-    return value
-
-
 def _read_file(path: Path) -> Mapping[str, Tensor]:
     if not os.path.isfile(path):  # which, unlike Path's, never raises
         raise UserError(f"no such file: {path}", "check the path")
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _state(_read_pickle(path), path)
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
-            raise UserError(f"{path}: weight {name!r} is {tensor.dtype}, not floating point", "convert it to float32")
-    return tensors
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise UserError(f"{path}: weight {name!r} is no plain tensor", "save it dense, with its values")
+    return {_PREFIX.sub("", name, count=1): tensor for name, tensor in tensors.items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -87,7 +76,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short: {error}", "fetch it again") from None
+        raise damaged(path, error, "fetch it again") from None
 
 
 def _read_pickle(path: Path) -> Any:
@@ -96,8 +85,13 @@ def _read_pickle(path: Path) -> Any:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about pickle protocols
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+                with torch.serialization.safe_globals([argparse.Namespace]):  # fairseq's options: a bag of values
+                    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except MemoryError:
+            raise
         except Exception as error:  # anything, for a file can hold anything
+            if "allocate memory" in str(error):
+                raise MemoryError(f"{path}: {error}") from error
             if mmap and "mmap" in str(error):
                 continue
             reason = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
@@ -114,8 +108,8 @@ def _read_pickle(path: Path) -> Any:
 
 def _state(value: Any, path: Path) -> dict[str, Tensor]:
     """The weights in a checkpoint: the dictionary itself, or what it has under a usual name."""
-    if isinstance(value, dict):
-        value = next((value[key] for key in _WRAPPERS if isinstance(value.get(key), dict)), value)
+    while isinstance(value, dict) and (inner := [k for k in _WRAPPERS if isinstance(value.get(k), dict)]):
+        value = value[inner[0]]
     if not isinstance(value, dict) or not value:
         raise UserError(f"{path} holds no weights", "name a checkpoint's file")
     for key, tensor in value.items():

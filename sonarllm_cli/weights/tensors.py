@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import atomic_folder
-from .model_dir import AGAIN, FORMAT, check_files, digest, read_config
+from .model_dir import AGAIN, FORMAT, check_files, digest, hash_of, read_config
+from .model_dir import STORED as STORED_NAMES
 
 CHECK_BYTES = 100 << 20  # weights up to this size are hashed at every load; larger ones by `models verify`
-STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+STORED: dict[str, torch.dtype] = {name: getattr(torch, name) for name in STORED_NAMES}
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int8: "I8"}  # safetensors' words
+SPACES = ("sonar", "laser2")  # the kinds that make a space, which has a name
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -36,8 +38,10 @@ def load_weights(model: N, folder: Path, device: torch.device, dtype: torch.dtyp
     """
     path = folder / "model.safetensors"
     try:
+        config = read_config(folder)
+        hash_of(folder, config, path.name)  # weights that nothing vouches for are not read
         if path.stat().st_size <= CHECK_BYTES:
-            check_files(folder, read_config(folder))
+            check_files(folder, config)
         with safe_open(path, framework="pt") as file:
             stored = set(file.keys())
             for name, parameter in list(model.named_parameters()):
@@ -49,7 +53,7 @@ def load_weights(model: N, folder: Path, device: torch.device, dtype: torch.dtyp
     except FileNotFoundError:
         raise UserError(f"{folder} has no model.safetensors", AGAIN) from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short: {error}", AGAIN) from None
+        raise damaged(path, error, AGAIN) from None
     extra = stored - {n for name, _ in model.named_parameters() for n in (name, f"{name}.scale")}
     if extra:
         raise UserError(f"{path} holds {sorted(extra)[0]}, which the model has not", AGAIN)
@@ -63,7 +67,7 @@ def read_tensor(folder: Path, name: str) -> Tensor:
         with safe_open(path, framework="pt") as file:
             tensor = _tensor(file, name, set(file.keys()))
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short: {error}", AGAIN) from None
+        raise damaged(path, error, AGAIN) from None
     if tensor is None:
         raise UserError(f"{path} has no {name}", AGAIN)
     return tensor
@@ -73,9 +77,21 @@ def _tensor(file: Any, name: str, stored: set[str]) -> Tensor | None:
     if name not in stored:
         return None
     tensor = file.get_tensor(name)
-    if tensor.dtype == torch.int8:
-        return tensor.float() * file.get_tensor(f"{name}.scale").float()[:, None]
-    return tensor
+    if tensor.dtype not in STORED.values():
+        raise SafetensorError(f"{name} is {tensor.dtype}")
+    if tensor.dtype != torch.int8:
+        return tensor
+    scale_N = file.get_tensor(f"{name}.scale")
+    if tensor.ndim != 2 or scale_N.shape != tensor.shape[:1]:
+        raise SafetensorError(f"{name} is {tuple(tensor.shape)}, its scales are {tuple(scale_N.shape)}")
+    return tensor.float() * scale_N.float()[:, None]
+
+
+def damaged(path: Path, error: Exception, cure: str) -> Exception:
+    """What to raise where a file of weights can't be read: a UserError, unless memory is what it lacks."""
+    if "allocate memory" in str(error):  # Rust's, too, has no number
+        return MemoryError(f"{path}: {error}")
+    return UserError(f"{path} is damaged or cut short: {error}", cure)
 
 
 def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
@@ -140,12 +156,16 @@ def save(
     """Write a model folder, whole or not at all. `facts` go into `config.json` as they are. → that config.
 
     `tensor(name)` gives the values of a model that has none yet (built on the meta device), one at a time.
-    The `fingerprint` of a SONAR model, and of LASER2, is the hash of its weights and tokenizer: the name of its space.
+    The `fingerprint` of a model that makes a space is its name (`_Identity`), whatever `weights` it is stored as; one
+    that is stored anew keeps its own if `facts` have it.
     """
     with atomic_folder(folder, marker="config.json") as scratch:
         own = dict(model.named_parameters())  # each once, however many modules share it
         shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
-        write_weights(scratch / "model.safetensors", shapes, weights, tensor or own.__getitem__)
+        identity = _Identity(tensor or own.__getitem__)
+        write_weights(
+            scratch / "model.safetensors", shapes, weights, identity.tensor if kind in SPACES else identity.of
+        )
         names = ["model.safetensors"]
         if tokenizer is not None:
             (scratch / "tokenizer.model").write_bytes(tokenizer)
@@ -157,7 +177,7 @@ def save(
             "model": dataclasses.asdict(model.config),  # type: ignore[call-overload]
             "weights": weights,
             "files": files,
-            **_fingerprint(kind, files),
+            **({"fingerprint": identity.name(model.config, files, facts.get("langs", []))} if kind in SPACES else {}),
             **facts,
         }
         (scratch / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -165,7 +185,26 @@ def save(
     return config
 
 
-def _fingerprint(kind: str, files: Mapping[str, str]) -> dict[str, str]:
-    if kind not in ("sonar", "laser2"):  # the kinds that make a space
-        return {}
-    return {"fingerprint": hashlib.sha256("".join(files[name] for name in sorted(files)).encode()).hexdigest()[:16]}
+class _Identity:
+    """A space's name: the hash of its weights' values as they were first made, of what in its config changes an answer,
+    and of its tokenizer. How they are stored does not change it, nor do fields that are at their defaults, so that a
+    field that is added later does not rename the spaces before it."""
+
+    NOT = ("dropout", "max_source_tokens", "max_target_tokens")  # of the config: training, and how long a text may be
+
+    def __init__(self, of: Callable[[str], Tensor]) -> None:
+        self.of, self.hashes = of, dict[str, str]()
+
+    def tensor(self, name: str) -> Tensor:
+        """The values of a weight, noted on the way."""
+        value = self.of(name)
+        data = value.detach().to("cpu", torch.float32).contiguous().flatten().view(torch.uint8).numpy().data
+        self.hashes[name] = hashlib.sha256(data).hexdigest()
+        return value
+
+    def name(self, config: Any, files: Mapping[str, str], langs: list[str]) -> str:
+        """16 hexadecimal digits."""
+        fields = [f for f in dataclasses.fields(config) if f.name not in self.NOT]
+        shape = {f.name: getattr(config, f.name) for f in fields if getattr(config, f.name) != f.default}
+        facts = [self.hashes, shape, files.get("tokenizer.model", ""), langs]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

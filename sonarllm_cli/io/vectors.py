@@ -1,14 +1,16 @@
 """Embeddings in and out of files, batch by batch, in memory that does not grow with the file.
 
-In: .npy, .safetensors, .parquet, .jsonl (also .ndjson), or standard input ("-": JSON Lines or .npy).
+In: .npy, .safetensors, .parquet, .jsonl (also .ndjson), .emb, or standard input ("-": JSON Lines or .npy).
 Out: the same, or JSON Lines on standard output; a file takes its name only once it is whole.
 
     with EmbeddingWriter("out.npy", dim=1024) as writer:
         writer.write(embeddings_ND, texts, langs)
     for batch in read_embeddings("out.npy"): ...
 
-What each format keeps: .npy only the numbers; .jsonl also texts and languages; .safetensors the numbers and the
-fingerprint of the space (texts too, if another program put them in); .parquet everything.
+What each format keeps: .npy only the numbers; .emb (LASER's and vecalign's: float32 without a header) not even their
+width; .jsonl also texts and languages; .safetensors the numbers and the fingerprint of the space (texts too, if another
+program put them in); .parquet everything. A Parquet of the Large Concept Models' code, a document a row, is read as its
+sentences, one after another.
 
 N rows, D embedding, U bytes.
 """
@@ -39,7 +41,10 @@ from ..files import (
 )
 
 KEY = "embeddings"  # the tensor's name in .safetensors
-ENDINGS = (".npy", ".safetensors", ".parquet", ".jsonl")
+ENDINGS = (".npy", ".safetensors", ".parquet", ".jsonl", ".emb")
+RAW = np.dtype("<f4")  # of .emb; source: LASER's embed.py, vecalign's dp_utils
+LCM = "_sonar_emb"  # what LCM's code ends a column's name with, whose texts are in the column without it
+LCM_ROWS = 16  # documents of LCM's Parquet read at once
 COLUMNS = ("text", "lang", "embedding")  # of .parquet and .jsonl
 DTYPES = {"float32": "F32", "float16": "F16"}  # what is written; safetensors' names for them
 NPY_MAGIC = b"\x93NUMPY"
@@ -47,6 +52,7 @@ MAX_LINE_CHARS = 16_000_000  # of JSON Lines: an embedding takes about 12 charac
 
 Strings = list[str | None]
 Block = tuple[np.ndarray, Strings, Strings, str]  # (N, D) numbers, N texts, N languages, the space's fingerprint
+Columns = tuple[Any, dict[str, Any]]  # of Parquet: lists of numbers, and what else is known of each, by its column
 
 
 class EmbeddingRow(NamedTuple):
@@ -81,21 +87,28 @@ def format_of(path: PathName, *, reading: bool) -> str:
     return suffix
 
 
-def read_embeddings(path: PathName, *, batch: int = 256) -> Iterator[EmbeddingBatch]:
+def read_embeddings(path: PathName, *, batch: int = 256, column: str = "", dim: int = 0) -> Iterator[EmbeddingBatch]:
     """The embeddings of a file or of standard input ("-"), in order, `batch` rows or fewer at a time.
 
-    The file is opened and its header checked at once. Raises UserError, now or on the way, for every input that
-    is not finite numbers in rows of one width.
+    `column` names the Parquet column, safetensors tensor or JSON field that holds them, where it is not the usual one;
+    `dim` is the width of .emb. The file is opened and its header checked at once. Raises UserError, now or on the way,
+    for every input that is not finite numbers in rows of one width.
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}, not 1 or more")
     ending = format_of(path, reading=True)
+    if column and ending in (".npy", ".emb"):
+        raise UserError(f"{display_name(path)} has no columns to choose from", "leave --column out")
+    if (ending == ".emb") != (dim > 0):
+        if dim:
+            raise UserError(f"{display_name(path)} says itself how wide its rows are", "leave --dim out")
+        raise UserError(f"{display_name(path)} does not say how wide its rows are", "give it: --dim 1024 for LASER's")
     with read_errors(path), _parsing(path):
         if ending != ".jsonl":  # which says so itself
             with open_bytes(path) as stream:
                 if not stream.read(1):
                     raise UserError(f"{display_name(path)} is empty", "write it again")
-        blocks = _SOURCES[ending](path, batch)
+        blocks = _SOURCES[ending](path, batch, dim if ending == ".emb" else column)
     return _batches(path, blocks)
 
 
@@ -123,7 +136,7 @@ def _parsing(path: PathName) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None):
+        if isinstance(error, UserError | MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         message = f"{display_name(path)} is damaged, or not what its ending says: {reason}"
@@ -143,8 +156,24 @@ def _shape(path: PathName, shape: tuple[int, ...] | list[int], kind: str) -> tup
     return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
 
 
-def _npy_source(path: PathName, batch: int) -> Iterator[Block]:
+def _npy_source(path: PathName, batch: int, _: str) -> Iterator[Block]:
     return _npy_blocks(path, np.memmap(path, np.uint8, mode="r"), batch)
+
+
+def _raw_source(path: PathName, batch: int, dim: int) -> Iterator[Block]:
+    data_U = np.memmap(path, np.uint8, mode="r")
+    if len(data_U) % (dim * RAW.itemsize):
+        raise UserError(
+            f"{display_name(path)} is cut short, or its rows are not {dim} wide: it has {len(data_U):,} bytes",
+            f"a row of float32 has {dim * RAW.itemsize:,}; give the width with --dim",
+        )
+    return _bare(data_U.view(RAW).reshape(-1, dim), batch)
+
+
+def _bare(array_ND: np.ndarray, batch: int) -> Iterator[Block]:
+    """Blocks of numbers alone."""
+    slices = (array_ND[i : i + batch] for i in range(0, len(array_ND), batch))
+    return ((part_ND, [None] * len(part_ND), [None] * len(part_ND), "") for part_ND in slices)
 
 
 def _npy_blocks(path: PathName, data_U: np.ndarray, batch: int) -> Iterator[Block]:
@@ -162,20 +191,18 @@ def _npy_blocks(path: PathName, data_U: np.ndarray, batch: int) -> Iterator[Bloc
             f"{display_name(path)} is cut short or has a tail: {len(data_U) - start:,} bytes where {size:,} are due",
             "write it again, one array a file",
         )
-    array_ND = data_U[start:].view(dtype).reshape((count, width), order="F" if by_column else "C")
-    slices = (array_ND[i : i + batch] for i in range(0, count, batch))
-    return ((part_ND, [None] * len(part_ND), [None] * len(part_ND), "") for part_ND in slices)
+    return _bare(data_U[start:].view(dtype).reshape((count, width), order="F" if by_column else "C"), batch)
 
 
-def _safetensors_source(path: PathName, batch: int) -> Iterator[Block]:
+def _safetensors_source(path: PathName, batch: int, column: str) -> Iterator[Block]:
     from safetensors import safe_open
 
+    key = column or KEY
     file = safe_open(path, framework="numpy")
     metadata = file.metadata() or {}
-    if KEY not in file.keys():  # noqa: SIM118 (a file is not a dict)
-        held = ", ".join(list(file.keys())[:8]) or "nothing"
-        raise UserError(f'{display_name(path)} has no tensor "{KEY}"', f"it holds {held}; rename one")
-    part = file.get_slice(KEY)
+    if key not in file.keys():  # noqa: SIM118 (a file is not a dict)
+        raise _no_column(path, "tensor", key, list(file.keys()))
+    part = file.get_slice(key)
     name = part.get_dtype()  # F32, BF16, I64, …; numpy has no BF16 and no 8-bit floats
     kind = name[0].lower() if name[1:] in ("8", "16", "32", "64") else "V"
     rank, count = len(part.get_shape()), _shape(path, part.get_shape(), kind)[0]
@@ -185,36 +212,93 @@ def _safetensors_source(path: PathName, batch: int) -> Iterator[Block]:
 
     def blocks() -> Iterator[Block]:
         for i in range(0, count, batch):
-            embeddings_ND = part[i : min(i + batch, count)] if rank == 2 else file.get_tensor(KEY)[None]
+            embeddings_ND = part[i : min(i + batch, count)] if rank == 2 else file.get_tensor(key)[None]
             yield embeddings_ND, texts[i : i + batch], [None] * len(embeddings_ND), metadata.get("fingerprint", "")
 
     return blocks()
 
 
-def _parquet_source(path: PathName, batch: int) -> Iterator[Block]:
-    import pyarrow as pa
+def _no_column(path: PathName, what: str, name: str, held: list[str]) -> UserError:
+    return UserError(
+        f'{display_name(path)} has no {what} "{name}"',
+        f"it holds {', '.join(held[:8]) or 'nothing'}; name the embeddings with --column",
+    )
+
+
+def _parquet_source(path: PathName, batch: int, column: str) -> Iterator[Block]:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
     schema = file.schema_arrow
-    if "embedding" not in schema.names:
-        raise UserError(f'{display_name(path)} has no column "embedding"', f"it holds {', '.join(schema.names[:8])}")
-    kind = schema.field("embedding").type
-    if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not (
-        pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
-    ):
-        raise UserError(f'{display_name(path)}: the column "embedding" is {kind}, not lists of numbers', "cast it")
+    of_lcm = [name for name in schema.names if name.endswith(LCM)]
+    if not column:
+        column = of_lcm[0] if len(of_lcm) == 1 and COLUMNS[-1] not in schema.names else COLUMNS[-1]
+    if column not in schema.names:
+        raise _no_column(path, "column", column, of_lcm or schema.names)
+    kind, depth = schema.field(column).type, 0
+    while _is_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    if depth not in (1, 2) or not _is_number(kind):
+        found = schema.field(column).type
+        raise UserError(f'{display_name(path)}: the column "{column}" is {found}, not lists of numbers', "cast it")
     fingerprint = (schema.metadata or {}).get(b"fingerprint", b"").decode("utf-8")
-    return _parquet_blocks(path, file, batch, fingerprint)
+    text = column.removesuffix(LCM) if column.endswith(LCM) else COLUMNS[0]
+    names = [name for name in (text, COLUMNS[1], column) if name in schema.names]
+    parts = file.iter_batches(batch_size=batch if depth == 1 else LCM_ROWS, columns=names)
+    columns: Iterator[Columns] = (
+        (part.column(column), {name: part.column(name) for name in names[:-1]}) for part in parts
+    )
+    if depth == 2:
+        columns = _sentences(path, columns, batch)
+    return _parquet_blocks(path, columns, text, fingerprint)
 
 
-def _parquet_blocks(path: PathName, file: Any, batch: int, fingerprint: str) -> Iterator[Block]:
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
+def _sentences(path: PathName, columns: Iterator[Columns], batch: int) -> Iterator[Columns]:
+    """Columns of documents as columns of their sentences, `batch` at a time. UserError for a document whose texts and
+    vectors differ in number (LCM's own code leaves it out)."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    names = [name for name in COLUMNS if name in file.schema_arrow.names]
+    first = 0
+    for documents, others in columns:
+        count_B = pc.list_value_length(documents).fill_null(0).to_numpy()
+        flat = {}
+        for name, column in others.items():
+            if not _is_list(column.type):  # one for the whole document
+                flat[name] = column.take(pa.array(np.repeat(np.arange(len(column)), count_B)))
+                continue
+            texts_B = pc.list_value_length(column).fill_null(0).to_numpy()
+            for row in np.flatnonzero(texts_B != count_B)[:1]:
+                raise UserError(
+                    f"{display_name(path)}, row {first + int(row)} (from 0): {texts_B[row]} texts, {count_B[row]} "
+                    "embeddings",
+                    "embed that document again",
+                )
+            flat[name] = column.flatten()
+        vectors = documents.flatten()
+        for i in range(0, len(vectors), batch):
+            yield vectors.slice(i, batch), {name: column.slice(i, batch) for name, column in flat.items()}
+        first += len(documents)
+
+
+def _parquet_blocks(path: PathName, columns: Iterator[Columns], text: str, fingerprint: str) -> Iterator[Block]:
+    import pyarrow.compute as pc
+
     first = width = 0
-    for part in file.iter_batches(batch_size=batch, columns=names):
-        lists, texts = part.column("embedding"), {name: part.column(name).to_pylist() for name in names[:-1]}
+    for lists, others in columns:
+        texts = {name: column.to_pylist() for name, column in others.items()}
         widths = pc.list_value_length(lists).fill_null(0).to_numpy()
         if not len(widths):
             continue
@@ -230,7 +314,7 @@ def _parquet_blocks(path: PathName, file: Any, batch: int, fingerprint: str) -> 
                 raise UserError(f'{display_name(path)}: the column "{name}" is not strings', "cast it")
         nothing: Strings = [None] * len(lists)
         block_ND = values.to_numpy(zero_copy_only=False).reshape(len(lists), width)
-        yield block_ND, texts.get("text", nothing), texts.get("lang", nothing), fingerprint
+        yield block_ND, texts.get(text, nothing), texts.get(COLUMNS[1], nothing), fingerprint
         first += len(lists)
 
 
@@ -238,24 +322,26 @@ def _other_width(where: str, width: int, expected: int) -> UserError:
     return UserError(f"{where}: {width} numbers, where the first row has {expected}", "embed all texts with one model")
 
 
-def _json_source(path: PathName, batch: int) -> Iterator[Block]:
+def _json_source(path: PathName, batch: int, column: str) -> Iterator[Block]:
     source, head = open_bytes(path), b""
     if path == "-":
         with source as stream:
             head = stream.read(1)
             if head == NPY_MAGIC[:1]:  # no UTF-8 text begins so
                 return _npy_blocks(path, np.frombuffer(head + stream.read(), np.uint8), batch)
-    return _json_blocks(source, path, batch, head)
+    return _json_blocks(source, path, batch, head, column or COLUMNS[-1])
 
 
-def _json_blocks(source: AbstractContextManager[BinaryIO], path: PathName, batch: int, head: bytes) -> Iterator[Block]:
+def _json_blocks(
+    source: AbstractContextManager[BinaryIO], path: PathName, batch: int, head: bytes, field: str
+) -> Iterator[Block]:
     held: list[EmbeddingRow] = []
     width, space = 0, ""
     with source as stream:
         for number, line in numbered_lines(stream, path, max_chars=MAX_LINE_CHARS, head=head):
             where = f"{display_name(path)}, line {number}"
             value = parse_json(line, where, parse_int=float)
-            row, own = _json_row(value, where), _json_space(value, where)
+            row, own = _json_row(value, where, field), _json_space(value, where)
             width, space = width or len(row.embedding), space or own
             if len(row.embedding) != width:
                 raise _other_width(where, len(row.embedding), width)
@@ -277,13 +363,13 @@ def _json_space(value: Any, where: str) -> str:
     return space
 
 
-def _json_row(value: Any, where: str) -> EmbeddingRow:
-    """The row of one line: an object with "embedding" and perhaps "text" and "lang", or a bare list."""
+def _json_row(value: Any, where: str, field: str) -> EmbeddingRow:
+    """The row of one line: an object with `field` and perhaps "text" and "lang", or a bare list."""
     text = lang = None
     if isinstance(value, dict):
-        if "embedding" not in value:
-            raise missing_field(where, "embedding", value)
-        text, lang, value = value.get("text"), value.get("lang"), value["embedding"]
+        if field not in value:
+            raise missing_field(where, field, value)
+        text, lang, value = value.get("text"), value.get("lang"), value[field]
     if not isinstance(text, str | None) or not isinstance(lang, str | None):
         raise UserError(f'{where}: "text" or "lang" is not a string', "write it again")
     if not isinstance(value, list) or set(map(type, value)) != {float}:  # integers are parsed as floats
@@ -299,9 +385,10 @@ def _stack(rows: list[EmbeddingRow], space: str) -> Block:
     return np.stack([row.embedding for row in rows]), [row.text for row in rows], [row.lang for row in rows], space
 
 
-_SOURCES: dict[str, Callable[[PathName, int], Iterator[Block]]] = {
+_SOURCES: dict[str, Callable[[PathName, int, Any], Iterator[Block]]] = {  # path, batch, column (of .emb: width)
     ".npy": _npy_source,
     ".safetensors": _safetensors_source,
     ".parquet": _parquet_source,
     ".jsonl": _json_source,
+    ".emb": _raw_source,
 }

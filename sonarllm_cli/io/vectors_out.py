@@ -10,31 +10,38 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, Protocol, TextIO
 
 import numpy as np
 
 from ..errors import RunError, UserError
 from ..files import atomic_file, check_target, open_output
-from .vectors import COLUMNS, DTYPES, KEY, NPY_MAGIC, Strings, format_of
+from .vectors import COLUMNS, DTYPES, KEY, NPY_MAGIC, RAW, Strings, format_of
 
 GROUP_ROWS = 2048  # a Parquet row group: 8 MiB of float32 at width 1024
 
 
+Columns = Mapping[str, type[str] | type[float]]  # beside text, language and embedding: their names, and what they hold
+Facts = Sequence[Mapping[str, Any]]  # what they hold, row by row; .npy and .safetensors have no place for it
+
+
 class Space(NamedTuple):
-    """What all rows of a file share: their width, their number format and the space they come from."""
+    """What all rows of a file share: their width, their number format, the space they come from, and columns of their
+    own."""
 
     dim: int
     dtype: np.dtype
     fingerprint: str
+    columns: Columns = MappingProxyType({})
 
 
 class _Sink(Protocol):
     """One file being written. `finish` makes it whole, `abort` lets go of it."""
 
-    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None: ...
+    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings, facts: Facts) -> None: ...
     def finish(self) -> None: ...
     def abort(self) -> None: ...
 
@@ -46,7 +53,7 @@ class _RawSink:
         self.stream, self.header, self.space, self.count = stream, header, space, 0
         stream.write(header(0, space))
 
-    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None:
+    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings, facts: Facts) -> None:
         self.stream.write(block_ND.tobytes())
         self.count += len(block_ND)
 
@@ -84,15 +91,19 @@ class _ParquetSink:
         import pyarrow.parquet as pq
 
         kinds = (pa.string(), pa.string(), pa.list_(pa.from_numpy_dtype(space.dtype), space.dim))
-        self.schema = pa.schema(list(zip(COLUMNS, kinds)), metadata={"fingerprint": space.fingerprint})
-        self.writer = pq.ParquetWriter(stream, self.schema, use_dictionary=["lang"])
+        own = [(name, pa.string() if kind is str else pa.float64()) for name, kind in space.columns.items()]
+        self.schema = pa.schema([*zip(COLUMNS, kinds), *own], metadata={"fingerprint": space.fingerprint})
+        repeated = [name for name, kind in space.columns.items() if kind is str]
+        self.writer = pq.ParquetWriter(stream, self.schema, use_dictionary=["lang", *repeated])
         self.space, self.held, self.rows = space, [], 0  # type: tuple[Space, list[Any], int]
 
-    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None:
+    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings, facts: Facts) -> None:
         import pyarrow as pa
 
         lists = pa.FixedSizeListArray.from_arrays(pa.array(block_ND.reshape(-1)), self.space.dim)
         columns = [pa.array(texts, pa.string()), pa.array(langs, pa.string()), lists.cast(self.schema.field(2).type)]
+        for name in self.space.columns:
+            columns.append(pa.array([fact[name] for fact in facts], self.schema.field(name).type))
         self.held.append(pa.record_batch(columns, schema=self.schema))
         self.rows += len(block_ND)
         if self.rows >= GROUP_ROWS:
@@ -123,9 +134,9 @@ class _JsonSink:
         self.stream = stream
         self.named = {"space": space.fingerprint} if space.fingerprint else {}
 
-    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings) -> None:
-        for numbers, text, lang in zip(_decimals(block_ND), texts, langs):
-            start = json.dumps({"text": text, "lang": lang, **self.named}, ensure_ascii=False)[:-1]
+    def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings, facts: Facts) -> None:
+        for numbers, text, lang, fact in zip(_decimals(block_ND), texts, langs, facts):
+            start = json.dumps({"text": text, "lang": lang, **fact, **self.named}, ensure_ascii=False)[:-1]
             self.stream.write(f'{start}, "embedding": [{", ".join(numbers)}]}}\n')
         self.stream.flush()
 
@@ -157,13 +168,19 @@ class EmbeddingWriter:
     NaN or infinite.
     """
 
-    def __init__(self, path: str, *, dim: int, fingerprint: str = "", dtype: str = "float32") -> None:
+    def __init__(
+        self, path: str, *, dim: int, fingerprint: str = "", dtype: str = "float32", columns: Columns | None = None
+    ) -> None:
         if dtype not in DTYPES:
             raise UserError(f'embeddings are not written as "{dtype}"', f"use {' or '.join(DTYPES)}")
         self.path, self.ending, self.count = path, format_of(path, reading=False), 0
+        if self.ending == ".emb" and dtype != RAW.name:
+            raise UserError(
+                f"{path}: .emb holds {RAW.name} and does not say otherwise", "leave --half out, or use .npy"
+            )
         if path != "-":
             check_target(path)
-        self.space = Space(dim, np.dtype(dtype).newbyteorder("<"), fingerprint)
+        self.space = Space(dim, np.dtype(dtype).newbyteorder("<"), fingerprint, columns or {})
         self.sink: _Sink | None = None
         self._session: AbstractContextManager[None] | None = None
 
@@ -186,8 +203,14 @@ class EmbeddingWriter:
         assert self._session is not None
         return self._session.__exit__(*error)
 
-    def write(self, embeddings_ND: np.ndarray, texts: Sequence[str | None], langs: Sequence[str | None]) -> None:
-        """Append N rows: (N, D) numbers, N texts, N languages."""
+    def write(
+        self,
+        embeddings_ND: np.ndarray,
+        texts: Sequence[str | None],
+        langs: Sequence[str | None],
+        facts: Facts | None = None,
+    ) -> None:
+        """Append N rows: (N, D) numbers, N texts, N languages and, where there are own columns, N rows of these."""
         assert self.sink is not None, "use the writer in a with statement"
         with np.errstate(over="ignore"):
             block_ND = np.ascontiguousarray(embeddings_ND, dtype=self.space.dtype)
@@ -199,7 +222,7 @@ class EmbeddingWriter:
                 f"embedding {self.count + int(bad.argmax())} (from 0) is NaN or too large for {self.space.dtype.name}",
                 "compute and write it in float32",
             )
-        self.sink.write(block_ND, list(texts), list(langs))
+        self.sink.write(block_ND, list(texts), list(langs), facts or [{}] * len(texts))
         self.count += len(block_ND)
 
 
@@ -223,4 +246,5 @@ _SINKS: dict[str, Callable[[str, Space], AbstractContextManager[_Sink]]] = {
     ".safetensors": _binary_sink(lambda stream, space: _RawSink(stream, _safetensors_header, space)),
     ".parquet": _binary_sink(_ParquetSink),
     ".jsonl": _json_sink,
+    ".emb": _binary_sink(lambda stream, space: _RawSink(stream, lambda count, space: b"", space)),
 }

@@ -1,0 +1,61 @@
+"""What a shell completes: models, languages, dtypes, recipes. Quick, and silent where it knows nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from ..errors import UserError
+
+Found = list[CompletionItem]
+Complete = Callable[[click.Context, click.Parameter, str], Found]
+
+
+def models(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:
+    """Models that are here, else folders."""
+    from ..weights import registry
+
+    names = [name for name in registry.names() if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="dir")]
+
+
+def languages(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:
+    """The languages of the model that `-m` names so far, or all there are; with their English names."""
+    from ..languages import FLORES, NAMES
+    from ..weights import registry
+
+    try:
+        known = registry.space_tokenizer(ctx.params.get("model") or "mini")[0].langs
+    except (UserError, OSError):
+        known = list(FLORES)
+    found = [CompletionItem(code, help=NAMES.get(code, "")) for code in known]
+    if _takes_auto(param):
+        found.append(CompletionItem("auto", help="what the text looks like"))
+    return [item for item in found if item.value.startswith(incomplete)]
+
+
+def _takes_auto(param: click.Parameter) -> bool:
+    return isinstance(param, click.Option) and "auto" in (param.help or "")
+
+
+def dtypes(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:
+    """The dtypes that a command computes in."""
+    return [CompletionItem(name) for name in ("auto", *DTYPES) if name.startswith(incomplete)]
+
+
+DTYPES = ("float32", "bfloat16", "float16", "int8")  # as runtime.choose has them, which needs torch
+
+
+def recipes(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:
+    """Recipes (.toml) and the folders that may hold them or be runs."""
+    base = Path(incomplete if incomplete.endswith("/") else Path(incomplete).parent)
+    if not base.is_dir():
+        return []
+    paths = [base / path.name for path in sorted(base.iterdir()) if not path.name.startswith(".")]
+    names = [f"{path}/" if path.is_dir() else str(path) for path in paths if path.is_dir() or path.suffix == ".toml"]
+    kept = incomplete if not incomplete.startswith("./") else incomplete[2:]
+    prefix = "./" if kept != incomplete else ""
+    return [CompletionItem(prefix + name) for name in names if name.startswith(kept)]

@@ -1,0 +1,38 @@
+"""What language a text is in, and what is said where `--lang` says another."""
+
+import logging
+
+import pytest
+
+from sonarllm_cli.errors import UserError
+from sonarllm_cli.flow.language import language_of
+
+MINI = ["eng_Latn", "deu_Latn", "fra_Latn", "ita_Latn", "spa_Latn"]
+TEXTS = {
+    "eng_Latn": "She opened the window and looked out.",
+    "deu_Latn": "Sie öffnete das Fenster und sah hinaus.",
+    "fra_Latn": "Elle ouvrit la fenêtre et regarda dehors.",
+    "ita_Latn": "Aprì la finestra e guardò fuori.",
+    "spa_Latn": "Abrió la ventana y miró afuera.",
+}
+
+
+@pytest.mark.parametrize("lang", TEXTS)
+def test_auto_is_the_language_of_the_text(lang):
+    assert language_of(TEXTS[lang], "auto", MINI) == language_of(TEXTS[lang], "auto") == lang
+
+
+def test_auto_names_what_the_model_lacks():
+    with pytest.raises(UserError, match="does not have Dutch"):
+        language_of("Zij opende het raam en keek naar buiten, waar het regende.", "auto", MINI)
+    assert language_of("1 + 1 = 2", "auto", MINI) == "eng_Latn"
+
+
+@pytest.mark.parametrize(("lang", "notes"), [("en", 1), ("it", 0), ("auto", 0)])
+def test_another_language_than_said_is_noted_in_one_line(caplog, lang, notes):
+    with caplog.at_level(logging.INFO, "sonarllm"):
+        language_of("Il gatto dorme sul divano. La porta era chiusa a chiave.", lang, MINI)
+        language_of("12 34", lang, MINI)
+    assert [r.getMessage() for r in caplog.records] == [
+        "the text looks Italian, and is read as English; --lang auto tells"
+    ] * notes

@@ -1,0 +1,137 @@
+"""A prepared corpus: made of files, read back, and trained on."""
+
+import dataclasses
+import json
+import logging
+import lzma
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sonarllm_cli.errors import UserError
+from sonarllm_cli.learn import prepared
+from sonarllm_cli.learn.loop import Trainer
+from sonarllm_cli.learn.recipe import build, load
+
+RECIPES = Path(__file__).parents[1] / "recipes/mini"
+NAMES = ["Anna", "Ben", "Carla", "David", "Eva", "Finn"]
+THINGS = ["bread", "milk", "a ticket", "the red coat", "some tea", "an old map", "two apples", "a long letter"]
+PAIRS = [(f"{a} buys {b} for {c}.", f"{a} compra {b} per {c}.") for a in NAMES for b in THINGS for c in NAMES[:3]]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """What `prepare.py` makes of pairs and stories, with a teacher of two numbers put in."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for split, part in (("train", PAIRS[12:]), ("valid", PAIRS[:12])):
+        with lzma.open(folder / f"general-parallel.{split}.jsonl.xz", "wt") as file:
+            for en, it in part:
+                print(json.dumps({"id": "tatoeba", "lang": "it", "en": en, "it": it}), file=file)
+        with lzma.open(folder / f"narrative-en.{split}.jsonl.xz", "wt") as file:
+            for i in range(0, len(part), 6):
+                text = " ".join(en.replace("buys", "likes") for en, _ in part[i : i + 6])
+                print(json.dumps({"id": f"story/{i}", "title": "Shopping", "paragraphs": [[text]]}), file=file)
+    out = folder / "corpus.safetensors.xz"
+    sys.path.insert(0, str(RECIPES))  # its workers import it
+    try:
+        import prepare
+
+        prepare.main([str(folder), str(out), "--teacher", "0", "--pieces", "300"])
+    finally:
+        sys.path.remove(str(RECIPES))
+    plain = prepared.read(out)
+    codes = np.arange(2 * 5, dtype=np.int8).reshape(5, 2) + 1
+    taught = np.where(np.arange(len(plain.words)) < 10, np.arange(len(plain.words)) // 2, -1).astype(np.int32)
+    prepared.write(out, dataclasses.replace(plain, taught=taught, teacher=codes, scale=np.ones(2, np.float32)))
+    return out
+
+
+def test_it_holds_the_text_of_its_sources(path):
+    corpus = prepared.read(path)
+    texts = {s for _, body in corpus.documents(held=False) for s in body}
+    assert {en.replace("buys", "likes") for en, _ in PAIRS[12:]} == texts
+    every = corpus.documents(held=False)
+    assert corpus.documents(held=False, limit=2) == [every[0], every[11]]
+    assert len(corpus.documents(held=True)) == 2 and corpus.held_items == 12 + 12
+    start = np.append(0, np.cumsum(corpus.words, dtype=int))
+    text = [corpus.vocabulary.text(corpus.flat[start[i] : start[i + 1]].tolist()) for i in range(len(corpus.words))]
+    pairs = {(text[a], text[b]) for a, b in zip(corpus.left, corpus.right) if b >= 0}
+    assert pairs == set(PAIRS)
+
+
+def settings(path, folder, **changes):
+    shape = {"width": 16, "heads": 2, "ffn": 32, "encoder_layers": 1, "decoder_layers": 1, "embedding": 24}
+    return build(
+        {
+            "kind": "sonar",
+            "name": "mini-sonar",
+            "model": shape | {"tied": True, "dropout": 0.0, "norm_embedding": True, "pool_width": 24},
+            "data": {"prepared": str(path), "max_tokens": 64},
+            "optim": {"steps": 30, "batch_tokens": 600, "warmup": 2, "lr": 3e-3, "name": "muon"},
+            "loss": {"teacher": 1.0, "contrast": 0.2},
+            "run": {"log_every": 10},
+        }
+        | changes
+    )
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_space_learns_from_it_what_the_teacher_says(path, tmp_path):
+    Trainer(settings(path, tmp_path), tmp_path / "r").run()
+    found = lines(tmp_path / "r")
+    assert found[2]["teacher"] < found[0]["teacher"] - 0.05 and found[2]["nll"] < found[0]["nll"]
+    assert {"valid_ae_eng", "valid_ae_ita", "valid_mt_ita"} <= found[-1].keys()
+
+
+def test_a_concept_model_reads_its_documents(path, tmp_path):
+    Trainer(settings(path, tmp_path, run={}), tmp_path / "space").run()
+    body = {"width": 16, "ffn": 24, "layers": 1, "heads": 2, "head_size": 8}
+    own = settings(path, tmp_path, kind="sonar-llm", sonar=str(tmp_path / "space/model"), model=body, loss={})
+    task = Trainer(own, tmp_path / "r").task
+    assert len(task.data.train) == 22 and len(task.data.valid) == 2
+    assert task.table.text(task.data.valid.body(0))[-1] == "End of sequence."
+
+
+def test_a_run_ends_within_its_minutes_with_its_rate_fallen(path, tmp_path):
+    own = settings(path, tmp_path).as_dict()
+    own["run"] |= {"minutes": 0.05, "log_every": 1}
+    own["optim"] |= {"steps": 0, "schedule": "wsd", "decay": 0.5}
+    Trainer(build(own), tmp_path / "r").run()
+    found = lines(tmp_path / "r")
+    assert found[-1]["seconds"] < 4 and (tmp_path / "r/model").is_dir()
+    rates = [line["lr"] for line in found if "lr" in line]
+    assert rates[-1] < 0.3 * max(rates)
+
+
+def test_what_is_no_prepared_corpus_is_refused(tmp_path):
+    (tmp_path / "x").write_bytes(lzma.compress(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "))
+    with pytest.raises(UserError, match="no prepared corpus"):
+        prepared.read(tmp_path / "x")
+
+
+def test_without_a_teacher_its_loss_is_left_out(path, tmp_path, caplog):
+    prepared.write(
+        tmp_path / "bare",
+        dataclasses.replace(
+            prepared.read(path), teacher=np.zeros((0, 2), np.int8), taught=np.full_like(prepared.read(path).taught, -1)
+        ),
+    )
+    with caplog.at_level(logging.INFO, "sonarllm"):
+        trainer = Trainer(settings(tmp_path / "bare", tmp_path), tmp_path / "r")
+    assert "no teacher" in caplog.text
+    assert "teacher" not in trainer.train_step(trainer._epoch()[0], 1)
+
+
+def test_translations_share_their_teachers_row(path):
+    corpus = prepared.read(path)
+    assert corpus.teacher_vectors(corpus.taught[:4]).tolist() == [[1, 2], [1, 2], [3, 4], [3, 4]]
+
+
+def test_the_recipe_of_the_embedded_space_is_one_plain_vector():
+    recipe = load(str(RECIPES / "sonar.toml"))
+    assert recipe.model["embedding"] == recipe.model["pool_width"] == 1024

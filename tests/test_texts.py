@@ -1,0 +1,115 @@
+"""Files, folders and standard input → (name, text); HTML read, other documents refused by name."""
+
+import gzip
+import io
+import json
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from sonarllm_cli.cli import sonarllm
+from sonarllm_cli.errors import UserError
+from sonarllm_cli.files import read_lines
+from sonarllm_cli.texts import expand, html_text, read_texts
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder `notes` within the current one; its names are relative, as a user types them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("notes/b.txt", "notes/a.md", "notes/sub/c.txt", "notes/.git/x.txt", "notes/.y.txt", "notes/p.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"In {name}.", "utf-8")
+    return tmp_path / "notes"
+
+
+def test_a_folder_is_its_text_files_sorted_without_hidden_ones(folder):
+    names = ["notes/a.md", "notes/b.txt", "notes/sub/c.txt"]
+    assert expand(["notes"]) == [str(folder.parent / name).removeprefix(f"{folder.parent}/") for name in names]
+    assert list(read_texts(["notes/sub", "notes/p.png"])) == [
+        ("notes/sub/c.txt", "In notes/sub/c.txt."),
+        ("notes/p.png", "In notes/p.png."),  # named by its user: not judged by its ending
+    ]
+    assert expand(["notes"], endings=[".png"]) == ["notes/p.png"]
+
+
+def test_standard_input_is_a_dash_and_what_no_path_means(folder, monkeypatch):
+    for paths in ([], ["-"]):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("Ça va.".encode())))
+        assert list(read_texts(paths)) == [("-", "Ça va.")]
+
+
+def test_a_path_that_is_not_there_is_told_before_any_is_read(folder):
+    with pytest.raises(UserError, match=r"no such file: notes/z\.txt"):
+        read_texts(["notes/a.md", "notes/z.txt"])
+    with pytest.raises(UserError, match="give - once"):
+        read_texts(["-", "-"])
+    (folder / "none").mkdir()
+    with pytest.raises(UserError, match="notes/none holds no file ending in"):
+        read_texts(["notes/none"])
+
+
+def test_a_blank_file_is_an_error_where_it_was_named_and_passed_over_in_a_folder(folder):
+    (folder / "a.md").write_text(" \n", "utf-8")
+    assert [name for name, _ in read_texts(["notes"])] == ["notes/b.txt", "notes/sub/c.txt"]
+    with pytest.raises(UserError, match=r"notes/a\.md is empty"):
+        list(read_texts(["notes/a.md"]))
+
+
+@pytest.mark.parametrize(
+    "data, tool",
+    [(b"%PDF-1.7\n\xe2\xe3\0", "pdftotext"), (b"PK\x03\x04\0", "pandoc -t plain"), (b"{\\rtf1", "pandoc -f rtf")],
+)
+def test_a_document_that_is_no_text_names_the_tool_that_reads_it(folder, data, tool):
+    (folder / "my doc").write_bytes(data)
+    with pytest.raises(UserError) as error:
+        list(read_texts(["notes/my doc"]))
+    assert tool in error.value.cure and "'notes/my doc'" in error.value.cure
+
+
+PAGE = """<!DOCTYPE html><html><head><title>Not text</title><style>p {}</style></head>
+<body><h1>Otters &amp; seals</h1>
+<p>They   float
+on their <b>backs</b>.<br>So</p><script>var x = "<p>";</script>
+<ul><li>fish<li>crabs</ul><table><tr><th>Name</th> <th>Mass</th></tr><tr><td>sea</td><td>45 kg</td></tr></table>
+<pre>if a:
+    b()</pre>End"""
+TEXT = "Otters & seals\n\nThey float on their backs.\nSo\n\nfish\n\ncrabs\n\nName\tMass\n\nsea\t45 kg\n\n"
+TEXT += "if a:\n    b()\n\nEnd\n"
+
+
+def test_of_html_the_text_is_taken_by_its_ending_or_its_beginning(folder, monkeypatch):
+    assert html_text(PAGE) == TEXT
+    (folder / "page.html.gz").write_bytes(gzip.compress(b"<p>One <p>Two"))
+    assert list(read_texts(["notes/page.html.gz"])) == [("notes/page.html.gz", "One\n\nTwo\n")]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(PAGE.encode())))
+    assert list(read_texts(["-"])) == [("-", TEXT)]
+
+
+def test_text_that_speaks_of_html_stays_as_it_is(folder):
+    (folder / "a.md").write_text("Write <html> first.\n" + "<!-- a -->" * 40 + "<p>", "utf-8")
+    (folder / "b.txt").write_text("<!-- a -->" * 40 + "<p>", "utf-8")  # neither slow
+    began = time.perf_counter()
+    assert [text[:10] for _, text in read_texts(["notes/a.md", "notes/b.txt"])] == ["Write <htm", "<!-- a -->"]
+    assert time.perf_counter() - began < 5
+
+
+def test_segment_takes_files_and_folders_and_says_where_each_sentence_is(folder, monkeypatch):
+    (folder / "a.md").write_text("One Zqx. Smith. Two.\n", "utf-8")
+    (folder / "abbreviations").write_text("zqx.\n", "utf-8")
+    arguments = ["segment", "--json", "--abbreviations", "notes/abbreviations", "notes/a.md", "notes/sub"]
+    out = CliRunner().invoke(sonarllm, arguments, catch_exceptions=False).output
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"text": "One Zqx. Smith.", "file": "notes/a.md", "start": 0, "end": 15},
+        {"text": "Two.", "file": "notes/a.md", "start": 16, "end": 20},
+        {"text": "In notes/sub/c.txt.", "file": "notes/sub/c.txt", "start": 0, "end": 19},
+    ]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(out.encode())))
+    assert [line.text for line in read_lines("-")] == ["One Zqx. Smith.", "Two.", "In notes/sub/c.txt."]  # for embed
+
+
+def test_standard_input_that_is_no_record_stays_text(monkeypatch):
+    for text in ('{"text": 1}', "{text}", '["text"]', 'Say {"text": "a"}'):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert [line.text for line in read_lines("-")] == [text]
