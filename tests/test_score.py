@@ -72,6 +72,13 @@ def test_laser2_lower_cases_and_has_an_unknown_piece_as_laser_does(heads, home):
     assert encoder.ids([""]) == [[2]]
 
 
+def test_laser2s_space_has_one_name_however_it_is_stored(heads, home):
+    folder = import_laser2("half", checkpoint=FIXTURES / "laser2.pt", tokenizer=TOKENIZER, dtype="float16")
+    name = load_encoder(str(folder), choose("cpu")).fingerprint
+    registry.remove("half")
+    assert name and name == load_encoder("laser2", choose("cpu")).fingerprint
+
+
 def test_a_cosine_is_of_directions_row_by_row_whatever_the_blocks(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     a_ND, b_ND = generator.standard_normal((2, 25, 8)).astype(np.float32)
