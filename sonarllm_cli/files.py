@@ -194,10 +194,12 @@ def _text_lines(
 ) -> Iterator[TextLine]:
     found = False
     with source as stream:
-        for number, text in numbered_lines(stream, path, max_chars=max_chars, blank=blank and field is None):
+        for number, text in numbered_lines(stream, path, max_chars=max_chars, blank=blank):
             line = TextLine(number, text)
             if path == "-" and field is None and not found and _holds_text(text):
                 field = "text"  # records of a command before, as of segment --json
+            if field is not None and not text.strip():
+                continue
             if field is not None:
                 line = _text_record(number, text, f"{display_name(path)}, line {number}", field)
             found = found or bool(line.text.strip())

@@ -7,6 +7,7 @@ import os
 import socket
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,6 +34,21 @@ def on_ranks(count, work):
                 os._exit(1)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
+
+
+@pytest.fixture
+def sonarllm(capsys):
+    """The command line within this process: arguments → what it printed and its exit code, as of a subprocess."""
+
+    def run(*arguments):
+        from sonarllm_cli.cli import main
+
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in arguments])
+        return SimpleNamespace(returncode=end.value.code, **capsys.readouterr()._asdict())
+
+    return run
 
 
 @pytest.fixture(scope="session")

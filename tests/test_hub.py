@@ -24,6 +24,7 @@ from sonarllm_cli.runtime import choose
 from sonarllm_cli.weights import hub, model_dir, registry
 
 PARITY = Path(__file__).parent / "parity"
+BLASER = "facebook/blaser-2.0-qe"
 COMMIT = "c0ffee" + "0" * 34
 ENCODER, DECODER, LLM = (
     "cointegrated/SONAR_200_text_encoder",
@@ -110,6 +111,8 @@ def published(tmp_path_factory):
     shutil.copy(PARITY / "sonarllm_reference_checkpoint.pt", root / LLM / "pytorch_model.bin")
     shutil.copy(PARITY / "sonarllm_reference_config.json", root / LLM / "config.json")
     (root / LLM / "README.md").write_text('---\ntags:\n- x\nlicense: "mit"\n---\n# A model\nlicense: other\n')
+    (root / BLASER).mkdir(parents=True)
+    shutil.copy(PARITY.parent / "parity-heads/blaser_qe.pt", root / BLASER / "model.pt")
     return root
 
 
@@ -135,6 +138,14 @@ def home(tmp_path, monkeypatch, server):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(server, "asked", [])
     return tmp_path
+
+
+def test_a_head_brings_the_space_whose_vectors_it_reads(server):
+    said = []
+    config = model_dir.read_config(hub.pull("blaser-2.0-qe", say=said.append))
+    assert config["sonar"]["fingerprint"] == model_dir.read_config(registry.find("sonar-200"))["fingerprint"]
+    assert (config["kind"], config["source"]) == ("blaser", f"{BLASER}@{COMMIT}")
+    assert f"blaser-2.0-qe: licence CC-BY-NC-4.0 ({BLASER})" in said
 
 
 def test_a_concept_model_brings_its_space(server):

@@ -1,4 +1,4 @@
-"""Imports go one way: cli → flow, learn, measure → weights, nets → io → what stands beside; and `--help` is light."""
+"""Imports go one way: cli → measure → use, learn → flow → weights → nets → io → the rest; and `--help` is light."""
 
 import ast
 import subprocess
@@ -7,8 +7,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "sonarllm_cli"
 BELOW = {
-    "cli": {"flow", "learn", "measure", "weights", "io"},
-    "measure": {"flow", "learn", "weights", "nets", "io"},
+    "cli": {"use", "flow", "learn", "measure", "weights", "io"},
+    "measure": {"use", "flow", "learn", "weights", "nets", "io"},
+    "use": {"flow", "weights", "nets", "io"},
     "learn": {"flow", "weights", "nets", "io"},
     "flow": {"weights", "nets", "io"},
     "weights": {"nets", "io"},

@@ -20,6 +20,16 @@ def test_xsim_counts_the_texts_whose_translation_is_not_nearest():
     assert metrics.xsim(x_ND, swapped) == 25
 
 
+def test_more_candidates_may_be_nearer_and_blocks_change_nothing(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(50, 6, generator=generator)
+    target = source + 0.8 * torch.randn(50, 6, generator=generator)
+    error = metrics.xsim(source, target)
+    assert 0 < error < metrics.xsim(source, torch.cat([target, source[:25] + 0.01]))
+    monkeypatch.setattr(metrics, "BLOCK", 7)
+    assert metrics.xsim(source, target) == error
+
+
 def test_a_text_that_stands_twice_is_found_in_all_its_translations():
     x_ND, y_ND = torch.eye(9)[[0, 1, 2, 3, 4, 0]], torch.eye(9)[[0, 1, 2, 3, 4, 5]]
     y_ND[5, 0] = 2  # near enough to its source, yet not the nearest
@@ -53,6 +63,13 @@ def test_the_margin_passes_over_a_hub_that_cosine_falls_for():
     cosine = torch.nn.functional.normalize(source, dim=1) @ torch.nn.functional.normalize(target, dim=1).T
     assert cosine.argmax(1).tolist() == [4] * 5
     assert metrics.xsim(source, target) == 0
+
+
+def test_the_best_threshold_takes_all_of_a_score_and_no_more():
+    best = metrics.best_f1([0.9, 0.8, 0.8, 0.5], [True, True, False, False], wanted=2)
+    assert best == pytest.approx({"threshold": 0.8, "precision": 200 / 3, "recall": 100, "F1": 80})
+    assert metrics.best_f1([0.9, 0.8], [False, True], wanted=1)["threshold"] == 0.8
+    assert metrics.best_f1([], [], wanted=3)["F1"] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""The README's examples run, as they stand."""
+"""The README's examples run, as they stand. `python tests/test_readme.py` writes what they print anew."""
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ USE = README.split("## Use")[1].split("## Models")[0]
 SHELL, PYTHON = (re.findall(rf"```{kind}\n(.*?)```", USE, re.DOTALL)[0] for kind in ("sh", "python"))
 
 OWN = re.findall(r"```sh\n(sonarllm train recipes/own\.toml.*?)```", README, re.DOTALL)[0]
-EXAMPLES = re.findall(r"```console\n(.*?)```", README, re.DOTALL)[0]
+EXAMPLES = [
+    example for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for example in block.split("$ ")[1:]
+]
 
 
 @pytest.fixture
@@ -60,9 +63,22 @@ def test_the_python_of_the_readme_runs(place):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("example", EXAMPLES.split("$ ")[1:], ids=lambda e: e.split("\n")[0])
+def printed(command: str) -> str:
+    """What an example prints."""
+    argv = [sys.executable, "-m", "sonarllm_cli", *shlex.split(command)[1:]]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.split("\n")[0])
 def test_an_example_of_the_readme_prints_what_stands_there(example):
     command, said = example.split("\n", 1)
-    argv = [sys.executable, "-m", "sonarllm_cli", *command.split()[1:]]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout + done.stderr == said
+    assert printed(command) == said
+
+
+if __name__ == "__main__":
+    page = README
+    for example in EXAMPLES:
+        command = example.split("\n", 1)[0]
+        page = page.replace(f"$ {example}", f"$ {command}\n{printed(command)}", 1)
+    (ROOT / "README.md").write_text(page, "utf-8")

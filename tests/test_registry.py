@@ -305,6 +305,7 @@ def test_a_space_with_a_tenant_stays():
 def test_catalogue_is_whole():
     kinds = {"sonar": {"encoder", "decoder", "tokenizer"}, "sonar-llm": {"repo", "sonar"}}
     kinds["sonar-speech"] = {"url", "lang", "sonar"}
+    kinds["blaser"] = {"repo", "file", "sonar"}
     for name, entry in registry.catalogue().items():
         assert kinds[entry["kind"]] | {"about", "licence", "parameters"} <= entry.keys()
         assert registry.target(name) and entry.get("sonar", "sonar-200") in registry.catalogue()
@@ -342,7 +343,8 @@ def test_the_examples_in_the_help_run(home, monkeypatch):
         words = shlex.split(example)
         assert words[:2] == ["sonarllm", "models"]
         if words[2] == "rm":
-            run("rm", "my-sonar-llm")
+            for name in ("my-sonar-llm", "my-blaser", "my-mutox", "my-laser2"):
+                run("rm", name)
         run(*words[2:])
     assert registry.names() == ["built-in", "mini", "my-ears"]
 

@@ -106,9 +106,9 @@ def _embed_lines(
     compute: Compute,
 ) -> None:
     from ..files import JSON_ENDINGS, read_lines
-    from ..flow.embed import TOLD, Line, embed_stream
+    from ..flow.embed import TOLD, Line
+    from ..flow.encoders import load_encoder
     from ..flow.language import AUTO, language_of
-    from ..flow.model import load_space
     from ..io.vectors_out import EmbeddingWriter
     from ..languages import resolve
     from ..runtime import log
@@ -118,8 +118,8 @@ def _embed_lines(
         resolve(lang)  # a typo is told before anything is loaded
     names = expand(files, (".txt", ".text", *JSON_ENDINGS))
     texts = begun((name, text) for name in names for text in read_lines(name, text_field=text_field, blank=True))
-    space = load_space(compute.model, compute.runtime)
-    langs = space.tokenizer.langs
+    encoder = load_encoder(compute.model, compute.runtime)
+    langs = encoder.langs
     first = list(islice(texts, TOLD))
     lang = language_of("\n".join(t.text for _, t in first if not t.lang), lang, langs)
     several = len(names) > 1
@@ -131,8 +131,8 @@ def _embed_lines(
     )
     dtype, blank, seen = "float16" if half else "float32", 0, ""
     options: dict[str, Any] = {"dtype": dtype, "columns": {"file": str}}
-    with EmbeddingWriter(output or "-", dim=space.dim, fingerprint=space.fingerprint, **options) as writer:
-        blocks = embed_stream(lines, space, batch_size=compute.batch_size, on_long=on_long)
+    with EmbeddingWriter(output or "-", dim=encoder.dim, fingerprint=encoder.fingerprint, **options) as writer:
+        blocks = encoder.stream(lines, batch_size=compute.batch_size, on_long=on_long)
         for block in progress(blocks, "embedding", compute.bar, lambda b: len(b.lines), None):
             for cut in block.cuts:
                 log.warning("sonarllm: %s", cut)

@@ -58,8 +58,8 @@ class Words(click.ParamType):
 def evaluate() -> None:
     """Score a model on data, and set many scores side by side.
 
-    Every kind of model takes every task that is of its sort: embeddings (autoencode, translate, xsim) and texts (the
-    rest). `report` and `scaling` read what the others, and train, have written.
+    Every kind of model takes every task that is of its sort: embeddings (autoencode, translate, xsim, search) and texts
+    (the rest). `report` and `scaling` read what the others, and train, have written.
     """
 
 
@@ -187,11 +187,38 @@ _task(
     "--data examples/pairs.jsonl --limit 2",
     (beam_option, words_option, out_option, bleu_option),
 )
+
+
+def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    return task_options(command, ())
+
+
+@evaluate.command(short_help="Find each text's translation by its embedding")
+@click.option("--plus", metavar="FILE", help="More English candidates, one a line: xsim++'s altered sentences.")
+@_pair_options
+def xsim(options: dict[str, Any], plus: str | None) -> dict[str, Any]:
+    """How often a text's translation is not its nearest neighbour, of pairs. With --plus also among altered sentences
+    (xsim++: LASER's eng_Latn_augmented.devtest for FLORES).
+
+    \b
+    Example:
+      sonarllm evaluate xsim --data examples/pairs.jsonl
+    """
+    from ..files import read_lines
+    from ..measure import tasks
+
+    candidates = [row.text for row in read_lines(plus)] if plus else []
+    result = tasks.evaluate("xsim", run=functools.partial(tasks.xsim, plus=candidates), **options)
+    result["settings"] |= {"plus": plus} if plus else {}
+    return result
+
+
 _task(
-    "xsim",
-    "Find each text's translation by its embedding",
-    "How often a text's translation is not its nearest neighbour, of pairs.",
-    "--data examples/pairs.jsonl",
+    "search",
+    "Find the note that answers a query",
+    'How often the note that answers a query is the nearest, and among the five nearest, of notes ({"id", "lang", '
+    '"text"}) and queries ({"lang", "text", "note"}: the note\'s id), each in its own language.',
+    "--data examples/search.jsonl",
     (),
 )
 _task(
@@ -263,6 +290,45 @@ def _extract(options: dict[str, Any]) -> dict[str, Any]:
 evaluate.command("extract", short_help="Choose a text's own sentences: ways side by side")(
     task_options(_extract, (), _show_table)
 )
+
+
+@evaluate.command(short_help="Align documents whose pairs are known")
+@click.option("--noise", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Share of pairs changed.")
+@_pair_options
+def align(options: dict[str, Any], noise: float) -> dict[str, Any]:
+    """Precision, recall and F1 of the pairs that `align` finds in documents made of pairs, in their order, of which a
+    share is joined, split, left out or exchanged on one side; strict: a pair counts if all of it is right.
+
+    \b
+    Example:
+      sonarllm evaluate align --data examples/pairs.jsonl
+    """
+    from ..measure.tasks import aligned
+    from ..measure.tasks import evaluate as score
+
+    result = score("align", run=aligned(noise), **options)
+    result["settings"]["noise"] = noise
+    return result
+
+
+@evaluate.command(short_help="Mine pairs hidden among strangers")
+@click.option("--strangers", type=click.IntRange(0), default=10, show_default=True, help="Times as many as pairs.")
+@click.option("--threshold", type=float, help="Figures at this margin, too.")
+@_pair_options
+def bitext(options: dict[str, Any], strangers: int, threshold: float | None) -> dict[str, Any]:
+    """Precision, recall and F1 of `mine` (ratio margin, max) on pairs among texts without counterpart, at the threshold
+    that makes F1 best: of the pairs of the data one in 1 + STRANGERS is kept, the others give one side.
+
+    \b
+    Example:
+      sonarllm evaluate bitext --data examples/pairs.jsonl --strangers 2
+    """
+    from ..measure.tasks import evaluate as score
+    from ..measure.tasks import mined
+
+    result = score("bitext", run=mined(strangers, threshold), **options)
+    result["settings"]["strangers"] = strangers
+    return result
 
 
 @evaluate.command(short_help="Have a language model grade continuations")

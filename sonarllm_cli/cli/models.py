@@ -267,6 +267,77 @@ def import_speech(name: str, **options: Any) -> None:
     print(convert.import_speech(name, **options))
 
 
+def _head_options(command: Any) -> Any:
+    for option in (
+        debug_option,
+        licence_option,
+        dtype_option,
+        click.option("--sonar", default="", help="The space whose vectors it reads; else any of its width."),
+        click.option("--checkpoint", required=True, help="The published file."),
+        name_argument,
+    ):
+        command = option(command)
+    return command
+
+
+@import_.command("blaser")
+@_head_options
+def import_blaser(name: str, **options: Any) -> None:
+    """Import BLASER 2.0, ref or qe, as NAME, for sonarllm score.
+
+    \b
+    Example:
+      sonarllm models import blaser my-blaser --sonar my-sonar \\
+        --checkpoint tests/parity-heads/blaser_qe.pt
+    """
+    from ..weights import convert_heads
+
+    print(convert_heads.import_blaser(name, **options))
+
+
+@import_.command("mutox")
+@_head_options
+def import_mutox(name: str, **options: Any) -> None:
+    """Import MuTox as NAME, for sonarllm score.
+
+    \b
+    Example:
+      sonarllm models import mutox my-mutox --sonar my-sonar \\
+        --checkpoint tests/parity-heads/mutox.pt
+    """
+    from ..weights import convert_heads
+
+    print(convert_heads.import_mutox(name, **options))
+
+
+@import_.command("laser2")
+@name_argument
+@click.option("--checkpoint", required=True, help="laser2.pt.")
+@click.option("--tokenizer", required=True, help="laser2.spm.")
+@click.option(
+    "--as",
+    "reads_as",
+    type=click.Choice(["laser", "sonar-space"]),
+    default="laser",
+    show_default=True,
+    help="Lower-case texts, as LASER does, or not.",
+)
+@dtype_option
+@licence_option
+@debug_option
+def import_laser2(name: str, **options: Any) -> None:
+    """Import LASER2 as NAME, for sonarllm embed.
+
+    \b
+    Example:
+      sonarllm models import laser2 my-laser2 \\
+        --checkpoint tests/parity-heads/laser2.pt --tokenizer tests/parity/sentencepiece.model
+    """
+    from ..weights import convert_heads
+
+    print(convert_heads.import_laser2(name, **options))
+
+
 def _langs(text: str | None) -> list[str] | None:
     from pathlib import Path
 

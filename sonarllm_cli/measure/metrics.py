@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from ..use.neighbours import BLOCK, mutual
 from .wordnet import NoSynonyms, wordnet
 
 
@@ -165,9 +166,29 @@ def repetition(texts: Sequence[str], n: int = 4) -> float:
     return 100 * repeated / max(1, total)
 
 
+def f1(right: int, found: int, wanted: int) -> dict[str, float]:
+    """Precision, recall and F1 in per cent, of `found` things `right` of `wanted` ones."""
+    precision, recall = 100 * right / max(1, found), 100 * right / max(1, wanted)
+    return {"precision": precision, "recall": recall, "F1": 2 * precision * recall / max(1e-9, precision + recall)}
+
+
+def best_f1(scores: Sequence[float], right: Sequence[bool], wanted: int) -> dict[str, float]:
+    """`f1` of things of at least the score that makes F1 best, and that threshold; `scores` are from the best down."""
+    best: dict[str, float] = {"threshold": 0.0, **f1(0, 0, wanted)}
+    hits = 0
+    for count, (score, hit) in enumerate(zip(scores, right), 1):
+        hits += hit
+        if count < len(scores) and scores[count] == score:
+            continue  # a threshold takes all of a score
+        here = f1(hits, count, wanted)
+        if here["F1"] > best["F1"]:
+            best = {"threshold": score, **here}
+    return best
+
+
 def xsim(
     source_ND: Tensor,
-    target_ND: Tensor,
+    target_MD: Tensor,
     k: int = 4,
     *,
     sources: Sequence[str] = (),
@@ -176,19 +197,28 @@ def xsim(
     """Similarity-search error, 0 to 100: how often no translation of a text is the nearest by ratio margin, the cosine
     over the mean cosine of both texts' k nearest (Artetxe & Schwenk 2019, as in the SONAR and LASER papers).
 
-    source_ND, target_ND (row i translates row i) → per cent of the distinct source texts. `sources` and `targets` are
-    the rows' texts: one that stands there twice is looked for and found once, and all its translations are right.
+    source_ND, target_MD (row i translates row i; more rows are further candidates) → per cent of the distinct source
+    texts. `sources` and `targets` are the rows' texts: one that stands there twice is looked for and found once, and
+    all its translations are right.
     """
-    rows = range(len(source_ND))
-    first, of = _distinct(sources or rows)
-    target_first, target_of = _distinct(targets or rows)
-    right_NM = torch.zeros(len(first), len(target_first), dtype=torch.bool, device=source_ND.device)
-    right_NM[of, target_of] = True
-    cosine_NM = F.normalize(source_ND[first].float(), dim=1) @ F.normalize(target_ND[target_first].float(), dim=1).T
-    near_N1 = cosine_NM.topk(min(k, cosine_NM.shape[1]), dim=1).values.mean(1, keepdim=True)
-    near_1M = cosine_NM.topk(min(k, cosine_NM.shape[0]), dim=0).values.mean(0, keepdim=True)
-    best_N1 = (cosine_NM / ((near_N1 + near_1M) / 2)).argmax(1, keepdim=True)
-    return 100 * (1 - right_NM.gather(1, best_N1).float().mean().item())
+    first, of = _distinct(sources or range(len(source_ND)))
+    target_first, target_of = _distinct(targets or range(len(target_MD)))
+    right = set(zip(of, target_of))  # of further candidates none is
+    source_ND, target_MD = (F.normalize(x.float(), dim=1) for x in (source_ND[first], target_MD[target_first]))
+    near = mutual(lambda: source_ND.split(BLOCK), lambda: target_MD.split(BLOCK), k)
+    near_N1, near_1M = near.score_NK.mean(1, keepdim=True), near.score_MK.mean(1)[None]
+    found: list[int] = []
+    for start in range(0, len(source_ND), BLOCK):  # no N × N matrix is made
+        rows = slice(start, start + BLOCK)
+        best_B = torch.full_like(near_N1[rows, 0], -torch.inf)
+        row_B = torch.zeros_like(best_B, dtype=torch.long)
+        for column in range(0, len(target_MD), BLOCK):
+            cosine_BM = source_ND[rows] @ target_MD[column : column + BLOCK].T
+            new_B, at_B = (2 * cosine_BM / (near_N1[rows] + near_1M[:, column : column + BLOCK])).max(1)
+            row_B = torch.where(new_B > best_B, at_B + column, row_B)
+            best_B = torch.maximum(best_B, new_B)
+        found += row_B.tolist()
+    return 100 * sum(pair not in right for pair in enumerate(found)) / len(found)
 
 
 def _distinct(texts: Sequence[Any]) -> tuple[list[int], list[int]]:

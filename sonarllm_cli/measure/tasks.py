@@ -1,7 +1,7 @@
 """What `evaluate` measures: a model and data rows → figures and samples.
 
 Data is what training reads (see learn/corpus.py): documents for `summarize`, pairs for `translate` and `xsim`, either
-for `autoencode`. With `seen` texts, figures are on those that are not among them.
+for `autoencode`; for `search`, notes and queries. With `seen` texts, figures are on those that are not among them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from ..errors import RunError, UserError
 from ..files import read_errors
 from ..flow.compose import AUTO, Writing, Written, continue_sentences, sampling_of, sentences_of, shortened
 from ..flow.decode import Search, decode_batch
-from ..flow.embed import embed_sentences
+from ..flow.embed import Line, embed, embed_sentences, embed_stream
 from ..flow.embed_speech import embed_recordings, load_speech
 from ..flow.model import Space, Writer, load_space, load_writer
 from ..flow.predict import predict_all
+from ..languages import resolve
 from ..learn import corpus
 from ..learn.clips import read_clips
 from ..learn.losses import sentence_nll, token_nll
@@ -37,8 +38,13 @@ from ..nets.sonar_llm import ENDING
 from ..nets.token_lm import TokenLM
 from ..runtime import Runtime
 from ..tokens import EOS, fitting
+from ..use import align
+from ..use.mine import mine
+from ..use.neighbours import nearest, unit
+from ..use.sides import Embedded
 from ..weights import model_dir, registry
 from . import metrics
+from .alignment import noisy
 from .judge import GRADES, Judge
 
 Sample = dict[str, Any]
@@ -215,9 +221,11 @@ def translate(model: str, data: list[str], run: Wish) -> Result:
     return figures, samples
 
 
-def xsim(model: str, data: list[str], run: Wish) -> Result:
-    """How often a text's translation is not its nearest neighbour, both ways, by language."""
+def xsim(model: str, data: list[str], run: Wish, plus: Sequence[str] = ()) -> Result:
+    """How often a text's translation is not its nearest neighbour, both ways, by language; into English also among the
+    altered sentences `plus` (xsim++, Chen et al. 2023)."""
     space = load_space(model, run.runtime)
+    plus_ND = embed_sentences(plus, "eng_Latn", space) if plus else None
     figures: dict[str, float] = {}
     for lang, pairs in sorted(_pairs(data, run.seen).items()):
         pairs = [p for p in dict.fromkeys(_draw(pairs, run.limit, run.seed))]
@@ -228,6 +236,10 @@ def xsim(model: str, data: list[str], run: Wish) -> Result:
             f"eng → {lang} error": metrics.xsim(a_ND, b_ND, sources=english, targets=other),
             f"{lang} texts": len(pairs),
         }
+        if plus_ND is not None:
+            figures[f"{lang} → eng error ++"] = metrics.xsim(
+                b_ND, torch.cat([a_ND, plus_ND]), sources=other, targets=[*english, *plus]
+            )
     return figures, []
 
 
@@ -263,6 +275,107 @@ def speech(model: str, data: list[str], run: Wish) -> Result:
         }
         samples += [{"lang": lang, "text": a, "found": b} for a, b in list(zip(texts, found))[:5]]
     return figures, samples
+
+
+def search(model: str, data: list[str], run: Wish) -> Result:
+    """How often the note that answers a query is the nearest by cosine, and among the five nearest, in per cent: of all
+    queries, by their language, and apart by whether the note is in the same. Notes are {"id", "lang", "text"}, queries
+    {"lang", "text", "note"}, which is the note's id."""
+    space = load_space(model, run.runtime)
+    rows = [row for _, row in corpus.rows(Data(), data)]
+    for row in rows:
+        if not all(isinstance(row.get(key), str) for key in ("lang", "text", "note" if "note" in row else "id")):
+            raise UserError(f"not a note or a query: {row}", 'give {"id", "lang", "text"} and {"lang", "text", "note"}')
+    seen = set(run.seen)
+    notes = {row["id"]: row for row in rows if "note" not in row}
+    queries = _draw([row for row in rows if "note" in row and row["text"] not in seen], run.limit, run.seed)
+    if not notes or not queries:
+        raise UserError(f"{len(notes)} notes and {len(queries)} queries in the data", "give --data for both")
+    if lost := [row["note"] for row in queries if row["note"] not in notes]:
+        raise UserError(f"a query's note {lost[0]!r} is not there", "give --data with all notes")
+    names = list(notes)
+    note_ND, query_QD = (unit(_embedded(part, space)) for part in (list(notes.values()), queries))
+    row_QK = nearest(query_QD, [note_ND], 5)[1].tolist()
+    place: dict[str, list[int]] = {}  # of the answer among the five; 5: it is not there
+    samples: list[Sample] = []
+    for query, row in zip(queries, row_QK):
+        found = [names[i] for i in row]
+        at = found.index(query["note"]) if query["note"] in found else 5
+        kin = "the same language" if query["lang"] == notes[query["note"]]["lang"] else "another language"
+        for group in ("all", query["lang"], kin):
+            place.setdefault(group, []).append(at)
+        if at:
+            samples.append({"text": query["text"], "found": notes[found[0]]["text"]})
+            samples[-1]["wanted"] = notes[query["note"]]["text"]
+    figures: dict[str, float] = {}
+    for group, places in sorted(place.items(), key=lambda item: item[0] != "all"):
+        figures |= {
+            f"{group} top-1": 100 * sum(i < 1 for i in places) / len(places),
+            f"{group} top-5": 100 * sum(i < 5 for i in places) / len(places),
+            f"{group} queries": len(places),
+        }
+    return figures, samples
+
+
+def _embedded(rows: Sequence[dict[str, Any]], space: Space) -> Tensor:
+    """The texts of rows in their own languages: → embeddings_ND."""
+    lines = [Line(row["text"], resolve(row["lang"], space.tokenizer.langs)) for row in rows]
+    return torch.cat([torch.from_numpy(block.embeddings_ND) for block in embed_stream(lines, space)])
+
+
+def aligned(noise: float) -> Task:
+    """A task that aligns two documents made of pairs, of which one in 1 / `noise` is changed (see alignment.py):
+    precision, recall and F1 of pairs, strict, in per cent, by language."""
+
+    def run(model: str, data: list[str], wish: Wish) -> Result:
+        space = load_space(model, wish.runtime)
+        figures: dict[str, float] = {}
+        for lang, pairs in sorted(_pairs(data, wish.seen).items()):
+            pairs = list(dict.fromkeys(pairs))[: wish.limit or None]
+            a, b, true = noisy(pairs, noise, wish.seed)
+            documents = [
+                align.document(side, lambda texts, own=own: embed(texts, lang=own, model=space))  # type: ignore[misc]
+                for side, own in ((a, "eng_Latn"), (b, lang))
+            ]
+            scores = align.f1(align.align(*documents), true)
+            figures |= {f"{lang} {name}": score for name, score in zip(("precision", "recall", "F1"), scores)}
+            figures[f"{lang} sentences"] = len(b)
+        return figures, []
+
+    return run
+
+
+def mined(strangers: int, threshold: float | None) -> Task:
+    """A task that mines pairs hidden among `strangers` times as many texts that have no counterpart, by language (as
+    BUCC, Zweigenbaum et al. 2017): precision, recall and F1 at the threshold that makes F1 best, and at `threshold`."""
+
+    def run(model: str, data: list[str], wish: Wish) -> Result:
+        space = load_space(model, wish.runtime)
+        figures: dict[str, float] = {}
+        for lang, pairs in sorted(_pairs(data, wish.seen).items()):
+            pairs = _draw(list(dict.fromkeys(pairs)), wish.limit, wish.seed)
+            known = len(pairs) // (1 + strangers)
+            if not known:
+                raise UserError(f"{len(pairs)} pairs in {lang} are too few", "give more, or fewer --strangers")
+            texts = {"eng_Latn": [a for a, _ in pairs[:known]], lang: [b for _, b in pairs[:known]]}
+            for i, (a, b) in enumerate(pairs[known:]):
+                texts["eng_Latn" if i % 2 else lang].append(a if i % 2 else b)
+            sides = [
+                Embedded(own, space.fingerprint, side, embed(side, lang=own, model=space))
+                for own, side in texts.items()
+            ]
+            found = mine(*sides)
+            right = [pair.a == pair.b < known for pair in found]
+            best = metrics.best_f1([pair.score for pair in found], right, known)
+            figures |= {f"{lang} {name}": value for name, value in best.items()}
+            if threshold is not None:
+                count = sum(pair.score >= threshold for pair in found)
+                given = metrics.f1(sum(right[:count]), count, known)
+                figures |= {f"{lang} {name} at {threshold:g}": value for name, value in given.items()}
+            figures[f"{lang} pairs"] = known
+        return figures, []
+
+    return run
 
 
 def summaries(model: str, data: list[str], run: Wish) -> Result:
@@ -466,6 +579,7 @@ TASKS: dict[str, Task] = {
     "translate": translate,
     "xsim": xsim,
     "speech": speech,
+    "search": search,
     "summarize": summaries,
     "nextsentence": nextsentence,
     "generate": generated,

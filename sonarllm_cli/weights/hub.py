@@ -23,7 +23,7 @@ from typing import Any
 from ..errors import RunError, UserError, nearest
 from ..files import atomic_folder
 from ..runtime import log
-from . import convert, model_dir, registry
+from . import convert, convert_heads, model_dir, registry
 from .fetch import fetch as fetch_file
 
 WEIGHTS = ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
@@ -46,7 +46,8 @@ def pull(
 ) -> Path:
     """A model of the catalogue by its name, or any repository as `hf:org/repo@revision`; → its folder in the registry.
 
-    A concept model or a speech encoder brings its space with it. `say` is told the licence before weights are fetched.
+    A concept model, a speech encoder or a head brings its space with it. `say` is told the licence before weights are
+    fetched.
     UserError for an unknown name or a repository that can't be had, RunError if the hub can't be reached.
     """
     if name.startswith("hf:"):
@@ -60,13 +61,15 @@ def pull(
     if folder.exists():
         say(f"{folder.name} is here already: {folder}")
         return folder
-    if "sonar" in entry:
+    if "sonar" in entry:  # the space that it lives in
         if (registry.models_home() / entry["sonar"]).exists():
             say(f"its space {entry['sonar']} is here already")
         else:
             pull(entry["sonar"], dtype=dtype, say=say)
     if entry["kind"] == model_dir.SPEECH:
         return _pull_speech(folder.name, entry, dtype, say)
+    if entry["kind"] == "blaser":
+        return _pull_blaser(folder.name, entry, dtype, say)
     if entry["kind"] == "sonar-llm":
         return _pull_concept(folder.name, entry["repo"], None, entry["sonar"], dtype, entry, say)
     return _pull_sonar(folder.name, entry, dtype, say)
@@ -124,6 +127,20 @@ def _pull_concept(
     _check_hashes(entry, (repo, folder), say=say)
     return convert.import_sonar_llm(
         name, checkpoint=folder, sonar=sonar, dtype=dtype, licence=licence, source=_named(repo, folder)
+    )
+
+
+def _pull_blaser(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
+    _say_licence(name, entry["licence"], entry["repo"], say)
+    file = _fetch_weights(entry["repo"], entry["file"])
+    _check_hashes(entry, (entry["repo"], file), say=say)
+    return convert_heads.import_blaser(
+        name,
+        checkpoint=file,
+        sonar=entry["sonar"],
+        dtype=dtype,
+        licence=entry["licence"],
+        source=_named(entry["repo"], file),
     )
 
 

@@ -318,3 +318,41 @@ SPEECH_BEGINNINGS = (
         re.compile(r"feature_projection\..*"),
     ),
 )
+
+# ---------------------------------------------------------------------------------------------- heads, LASER2
+
+BLASERS = (
+    Layout(
+        "BLASER 2.0",
+        _rules("", "mlp.1.P  layers.0.P\nmlp.4.P  layers.1.P\nmlp.7.P  layers.2.P"),
+        re.compile(r"mlp\.1\..*"),
+    ),
+)
+MUTOXES = (
+    Layout(
+        "MuTox",
+        _rules(
+            "",
+            """
+model_all.0.1.P     layers.0.P
+model_all.1.1.P     layers.1.P
+model_all.2.1.P     layers.2.P
+model_h*            -
+""",
+        ),
+        re.compile(r"model_all\..*"),
+    ),
+)
+_LSTM = [
+    f"lstm.{part}_l{layer}{way}"
+    for layer in range(16)
+    for way in ("", "_reverse")
+    for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+]
+LASER2S = (
+    Layout(
+        "LASER2",
+        _rules("", "embed_tokens.weight  embed_tokens.weight", *(f"{name}  {name}" for name in _LSTM)),
+        re.compile(r"lstm\..*"),
+    ),
+)

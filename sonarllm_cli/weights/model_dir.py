@@ -99,19 +99,24 @@ def net_config(cls: type, folder: Path, config: dict[str, Any]) -> Any:
     """The network's config, which `config.json` holds under "model". UserError for a field that the network has not, or
     a value of another type, out of bounds, or that does not go with the others."""
     path, hints = folder / "config.json", typing.get_type_hints(cls)
-    for name, value in config.get("model", {}).items():
+    fields = dict(config.get("model", {}))
+    for name, value in fields.items():
         want = hints.get(name)
         if want is None:
             raise UserError(f"{path} does not describe a {config['kind']} model: it has no {name!r}", AGAIN)
-        if type(value) is not want and not (want is float and type(value) is int):
-            raise UserError(f"{path}: model.{name} is {str(value)[:40]!r}, not {want.__name__}", AGAIN)
+        values = [value]
+        if typing.get_origin(want) is tuple and type(value) is list:  # of any length, of one type
+            values, want, fields[name] = value, typing.get_args(want)[0], tuple(value)
         most = _MOST.get(name, _MOST_OTHERS) if want is int else 1e12
-        if want in (int, float) and not 0 <= value <= most:
-            raise UserError(f"{path}: model.{name} is {str(value)[:40]}, not 0 to {most:,}", AGAIN)
+        for one in values:
+            if type(one) is not want and not (want is float and type(one) is int):
+                raise UserError(f"{path}: model.{name} is {str(one)[:40]!r}, not {want.__name__}", AGAIN)
+            if want in (int, float) and not 0 <= one <= most:
+                raise UserError(f"{path}: model.{name} is {str(one)[:40]}, not 0 to {most:,}", AGAIN)
     if "model" not in config:
         raise UserError(f"{path} does not describe a {config['kind']} model", AGAIN)
     try:
-        return cls(**config["model"])
+        return cls(**fields)
     except UserError as error:
         raise UserError(f"{path}: {error.message}", AGAIN) from None
 
@@ -121,7 +126,7 @@ def load_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
     name = "tokenizer.model"
     if not os.path.isfile(folder / name):
         raise UserError(f"{folder} has no {name}", AGAIN)
-    _check_hash(folder, config, name)
+    check_hash(folder, config, name)
     return Tokenizer(folder / name, config.get("langs", []))
 
 
@@ -147,10 +152,11 @@ def space_of(folder: Path, config: dict[str, Any]) -> str:
 def check_files(folder: Path, config: dict[str, Any]) -> None:
     """Compare the folder's files with the hashes in its `config.json`; UserError names one that differs or has none."""
     for name in dict.fromkeys([*config.get("files", {}), *(n for n in HASHED if os.path.isfile(folder / n))]):
-        _check_hash(folder, config, name)
+        check_hash(folder, config, name)
 
 
-def _check_hash(folder: Path, config: dict[str, Any], name: str) -> None:
+def check_hash(folder: Path, config: dict[str, Any], name: str) -> None:
+    """Compare one file with its hash in `config.json`; UserError if it differs, has none or is not there."""
     want = hash_of(folder, config, name)
     if not os.path.isfile(folder / name):
         raise UserError(f"{folder} has no {name}", AGAIN)

@@ -27,6 +27,7 @@ from .model_dir import STORED as STORED_NAMES
 CHECK_BYTES = 100 << 20  # weights up to this size are hashed at every load; larger ones by `models verify`
 STORED: dict[str, torch.dtype] = {name: getattr(torch, name) for name in STORED_NAMES}
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int8: "I8"}  # safetensors' words
+SPACES = ("sonar", "laser2")  # the kinds that make a space, which has a name
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -155,15 +156,15 @@ def save(
     """Write a model folder, whole or not at all. `facts` go into `config.json` as they are. → that config.
 
     `tensor(name)` gives the values of a model that has none yet (built on the meta device), one at a time.
-    A SONAR model's `fingerprint` is the name of its space (`_Identity`), whatever `weights` it is stored as; one that
-    is stored anew keeps its own if `facts` have it.
+    The `fingerprint` of a model that makes a space is its name (`_Identity`), whatever `weights` it is stored as; one
+    that is stored anew keeps its own if `facts` have it.
     """
     with atomic_folder(folder, marker="config.json") as scratch:
         own = dict(model.named_parameters())  # each once, however many modules share it
         shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
         identity = _Identity(tensor or own.__getitem__)
         write_weights(
-            scratch / "model.safetensors", shapes, weights, identity.tensor if kind == "sonar" else identity.of
+            scratch / "model.safetensors", shapes, weights, identity.tensor if kind in SPACES else identity.of
         )
         names = ["model.safetensors"]
         if tokenizer is not None:
@@ -176,7 +177,7 @@ def save(
             "model": dataclasses.asdict(model.config),  # type: ignore[call-overload]
             "weights": weights,
             "files": files,
-            **({"fingerprint": identity.name(model.config, files, facts.get("langs", []))} if kind == "sonar" else {}),
+            **({"fingerprint": identity.name(model.config, files, facts.get("langs", []))} if kind in SPACES else {}),
             **facts,
         }
         (scratch / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", "utf-8")

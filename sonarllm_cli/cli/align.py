@@ -1,0 +1,87 @@
+"""sonarllm align: two documents → their sentences in pairs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import Compute, compute_options, json_option, lang_option, line, output_option
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..flow.model import Space
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@lang_option
+@click.option("--to-lang", default="eng_Latn", show_default=True, help="Language of B.")
+@click.option("--lines", is_flag=True, help="A sentence a line: don't segment.")
+@click.option(
+    "--max", "most", type=click.IntRange(2, 16), default=4, show_default=True, help="Sentences of a pair, in all."
+)
+@click.option("--vectors-a", nargs=2, metavar="TEXTS RAW", help="Of A's joined sentences, one a line: raw float32.")
+@click.option("--vectors-b", nargs=2, metavar="TEXTS RAW", help="The same of B. With both, no model is needed.")
+@click.option("--write-vectors", metavar="DIR", help="Write them: a.txt, a.emb, b.txt, b.emb.")
+@click.option("--vecalign", is_flag=True, help="Write numbers from 0 and costs, [0, 1]:[0]:0.25, as vecalign does.")
+@json_option
+@output_option
+@compute_options
+def align(
+    a: str,
+    b: str,
+    lang: str,
+    to_lang: str,
+    lines: bool,
+    most: int,
+    vectors_a: tuple[str, str] | None,
+    vectors_b: tuple[str, str] | None,
+    write_vectors: str | None,
+    vecalign: bool,
+    as_json: bool,
+    output: str | None,
+    compute: Compute,
+) -> None:
+    """Align the sentences of two documents that say the same, in order, many to many: cost, A's sentences, B's, with
+    tabs between. A side is empty where a sentence has no counterpart.
+
+    \b
+    Example:
+      sonarllm align examples/story.de.txt examples/story.en.txt --lang de --to-lang en
+    """
+    from ..files import open_output
+    from ..flow.model import load_space
+    from ..languages import resolve
+    from ..use import align as aligning
+
+    resolve(lang), resolve(to_lang)
+    space = functools.cache(lambda: load_space(compute.model, compute.runtime))
+    sides = []
+    for path, own, given, name in ((a, lang, vectors_a, "a"), (b, to_lang, vectors_b, "b")):
+        sentences = aligning.sentences_of(path, own, lines)
+        embed = aligning.read_vectors(*given) if given else _embedding(space, own, compute.batch_size)
+        if write_vectors:
+            embed = aligning.writing_vectors(embed, write_vectors, name)
+        sides.append((sentences, aligning.document(sentences, embed, most=most, name=path)))
+    (texts_a, document_a), (texts_b, document_b) = sides
+    with open_output(output) as out:
+        for pair in aligning.align(document_a, document_b, most=most):
+            text_a, text_b = (" ".join(t[i] for i in r) for t, r in ((texts_a, pair.a), (texts_b, pair.b)))
+            if vecalign:
+                print(aligning.line_of(pair), file=out)
+            elif as_json:
+                record = {"a": list(pair.a), "b": list(pair.b), "cost": round(pair.cost, 4)}
+                print(line({**record, "text_a": text_a, "text_b": text_b}), file=out)
+            else:
+                print(f"{pair.cost:.4f}\t{text_a}\t{text_b}", file=out)
+
+
+def _embedding(space: Callable[[], Space], lang: str, batch_size: int | None) -> Callable[[list[str]], np.ndarray]:
+    from ..flow.embed import embed
+
+    return lambda texts: embed(texts, lang=lang, model=space(), batch_size=batch_size)

@@ -1,0 +1,83 @@
+"""sonarllm mine: two sets of texts → pairs that say the same; one → the set without twins."""
+
+from __future__ import annotations
+
+import functools
+
+import click
+
+from ..errors import UserError
+from .common import Compute, compute_options, json_option, lang_option, line, output_option
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="[B]", required=False)
+@lang_option
+@click.option("--to-lang", default="eng_Latn", show_default=True, help="Language of B.")
+@click.option("-k", default=4, show_default=True, help="Neighbours that the margin is over.")
+@click.option("--margin", type=click.Choice(["ratio", "distance", "absolute"]), default="ratio", show_default=True)
+@click.option(
+    "--retrieval",
+    type=click.Choice(["max", "intersection", "forward", "backward"]),
+    default="max",
+    show_default=True,
+    help="A's best of B, B's best of A, both, or either while both are free.",
+)
+@click.option("--threshold", type=float, help="Least margin; of --dedup the cosine of twins.  [of --dedup: 0.95]")
+@click.option("--dedup", is_flag=True, help="A without texts that say what one before them says.")
+@json_option
+@output_option
+@compute_options
+def mine(
+    a: str,
+    b: str | None,
+    lang: str,
+    to_lang: str,
+    k: int,
+    margin: str,
+    retrieval: str,
+    threshold: float | None,
+    dedup: bool,
+    as_json: bool,
+    output: str | None,
+    compute: Compute,
+) -> None:
+    """Find pairs that say the same in two sets of texts, one a line, or in two files that embed wrote: margin, A's
+    text, B's, with tabs between, best first. Of equal texts of a set the first is taken.
+
+    Files of embeddings are read in blocks, so that sets may be larger than memory.
+
+    \b
+    Example:
+      sonarllm mine examples/article.txt examples/otters.txt --margin absolute
+      sonarllm mine examples/otters.txt --dedup
+    """
+    from ..files import open_output
+    from ..flow.model import load_space
+    from ..languages import resolve
+    from ..use import mine as mining
+    from ..use.sides import read_side
+
+    if dedup == (b is not None):
+        raise UserError("two sets are mined, one is rid of twins", "name A and B, or A and --dedup")
+    resolve(lang), resolve(to_lang)
+    space = functools.cache(lambda: load_space(compute.model, compute.runtime))
+    one = read_side(a, lang=lang, space=space, batch_size=compute.batch_size)
+    if b is None:
+        rows = mining.without_twins(one, 0.95 if threshold is None else threshold)
+        texts = one.texts(rows)
+        with open_output(output) as out:
+            for row in rows:
+                print(line({"row": row, "text": texts[row]}) if as_json else texts[row], file=out)
+        return
+    other = read_side(b, lang=to_lang, space=space, batch_size=compute.batch_size)
+    found = mining.mine(one, other, k=k, margin=margin, retrieval=retrieval, threshold=threshold)
+    with open_output(output) as out:
+        for pair in found:
+            score = round(pair.score, 6)
+            if as_json:
+                record = {"score": score, "a": pair.a, "b": pair.b, "text_a": pair.text_a, "text_b": pair.text_b}
+                print(line(record), file=out)
+            else:
+                print(f"{score:.6f}\t{pair.text_a}\t{pair.text_b}", file=out)

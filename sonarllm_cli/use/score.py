@@ -1,0 +1,104 @@
+"""Rows of texts or vectors → a number each: cosine, or what a head says (BLASER 2.0, MuTox).
+
+    head = load_head("blaser-ref", runtime)
+    score([source, translation, reference], head)
+
+Legend: B rows at once, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from ..nets.heads import HEADS, Blaser, Mutox
+from ..runtime import Runtime
+from ..weights import model_dir, registry, tensors
+from .neighbours import unit
+from .sides import Side, same_space
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head ready to run, and the space whose vectors it reads: its name and fingerprint, "" where none is known."""
+
+    name: str
+    net: Blaser | Mutox
+    space: str
+    fingerprint: str
+    runtime: Runtime
+
+
+def load_head(name: str, runtime: Runtime) -> Head | None:
+    """A head by the name or folder of its model; None for a model that is none."""
+    folder = registry.find(name)
+    config = model_dir.read_config(folder)
+    if config["kind"] not in HEADS:
+        return None
+    shape, network = HEADS[config["kind"]]
+    with torch.device("meta"):
+        net = network(model_dir.net_config(shape, folder, config))
+    tensors.load_weights(net, folder, runtime.device, runtime.dtype)
+    home = config.get("sonar", {})
+    space = model_dir.space_of(folder, config) if home else ""
+    return Head(folder.name, net, space, home.get("fingerprint", ""), runtime)
+
+
+@torch.inference_mode()
+def score(sides: Sequence[Side], head: Head | None = None) -> Iterator[float]:
+    """A number for each row: of two sides their cosine, or what `head` says of as many as it takes.
+
+    UserError for sides of two lengths or spaces, vectors of another space than the head's, and, of cosines, one without
+    a direction.
+    """
+    takes = head.net.takes if head else ("one set", "another")
+    if len(sides) != len(takes):
+        name = head.name if head else "a cosine"
+        raise UserError(f"{name} takes {', '.join(takes)}: {len(sides)} given", "name A; A B; or A B --ref FILE")
+    for side in sides:
+        same_space(sides[0], side)
+        if head and (
+            side.dim != head.net.config.embedding
+            or (side.fingerprint or head.fingerprint) != (head.fingerprint or side.fingerprint)
+        ):
+            raise UserError(
+                f"{side.name} holds vectors of {side.dim} numbers of the space {side.fingerprint or '(unnamed)'}, "
+                f"{head.name} reads {head.net.config.embedding} of {head.fingerprint or '(unnamed)'}",
+                f"embed with its space{f': -m {head.space}' if head.space else ''}",
+            )
+    return _scores(sides, head)
+
+
+def _scores(sides: Sequence[Side], head: Head | None) -> Iterator[float]:
+    first = 0
+    for parts in _together(sides):
+        if head:
+            vectors = [torch.from_numpy(part).to(head.runtime.device, head.runtime.dtype) for part in parts]
+            with torch.inference_mode():
+                yield from head.net(*vectors).float().tolist()
+        else:
+            a_BD, b_BD = (unit(part, side.name, first) for part, side in zip(parts, sides))
+            yield from (a_BD * b_BD).sum(1).tolist()
+        first += len(parts[0])
+
+
+def _together(sides: Sequence[Side]) -> Iterator[list[np.ndarray]]:
+    """The same rows of all sides, some at a time: vectors_BD of each. UserError once one ends before another."""
+    blocks = [side.blocks() for side in sides]
+    held: list[np.ndarray] = [np.zeros((0, side.dim), np.float32) for side in sides]
+    rows = 0
+    while True:
+        held = [part if len(part) else next(block, part) for part, block in zip(held, blocks)]
+        count = min(map(len, held))
+        if not count:
+            break
+        yield [part[:count] for part in held]
+        held = [part[count:] for part in held]
+        rows += count
+    if longer := [side.name for side, part in zip(sides, held) if len(part)]:
+        shorter = next(side.name for side, part in zip(sides, held) if not len(part))
+        raise UserError(f"{shorter} has {rows} rows, {longer[0]} has more", "give the same rows, in the same order")

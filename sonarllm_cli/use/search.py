@@ -1,0 +1,204 @@
+"""Queries → the nearest sentences of texts, folders and files of embeddings, in any language of the space.
+
+    found = search(["toothache"], ["notes/"], space, lang="en", k=5)
+    for hit in found.hits[0]: print(hit.score, hit.file, hit.text)
+
+Exact, block by block. The vectors of a text file are kept in the user's cache under a hash of what they are of, so that
+only new and changed files are embedded.
+
+Legend: Q queries, N sentences, K nearest, D embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import JSON_ENDINGS, atomic_file, open_bytes, read_errors, text_ending
+from ..flow.embed import Line, embed, embed_stream, fits
+from ..flow.model import Space
+from ..flow.segment import Sentence, segment_stream
+from ..io.vectors import read_embeddings
+from ..languages import resolve
+from ..runtime import log
+from ..texts import TEXT_ENDINGS, expand, read_texts
+from ..weights import registry
+from .neighbours import nearest
+from .sides import BINARY, Embedded, Side, holds_vectors, open_vectors, read_side, same_space, unit_blocks
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A sentence found: its cosine, file and row in it (from 0), its place in the text in characters (None where the
+    file is no running text), and the sentences around it."""
+
+    score: float
+    file: str
+    row: int
+    text: str
+    start: int | None = None
+    end: int | None = None
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """For each query its hits, nearest first; and what could not be read."""
+
+    hits: list[list[Hit]]
+    failed: list[UserError]
+
+
+@dataclass
+class _Shelf:
+    """The sides searched, one after another, with the row at which each begins, and the places of running texts."""
+
+    sides: list[Side] = field(default_factory=list)
+    first: list[int] = field(default_factory=list)
+    places: dict[str, list[Sentence]] = field(default_factory=dict)
+    failed: list[UserError] = field(default_factory=list)
+    count: int = 0
+
+
+def search(
+    queries: Sequence[str],
+    paths: Sequence[str],
+    space: Space,
+    *,
+    lang: str = "eng_Latn",
+    query_lang: str = "",
+    k: int = 5,
+    threshold: float = -1.0,
+    context: int = 0,
+    batch_size: int | None = None,
+    cache: bool = True,
+) -> Found:
+    """The `k` sentences nearest to each query by cosine, of at least `threshold`, with `context` sentences around.
+
+    `paths` are texts, which are segmented in `lang`, JSON Lines with a "text" a row, files of embeddings, and folders
+    of all these. UserError for a blank query, vectors of another space or without a direction, and a file named that
+    can't be read; one within a folder is left out and told in `failed`.
+    """
+    if k < 1:
+        raise UserError(f"the {k} nearest are none", "use -k 1 or more")
+    if blank := [i for i, query in enumerate(queries) if not query.strip()]:
+        raise UserError(f"query {blank[0] + 1} is empty", "give it some words")
+    if not queries:
+        raise UserError("there is no query", "give one")
+    asked = Embedded("the queries", space.fingerprint, queries, embed(queries, lang=query_lang or lang, model=space))
+    query_QD = torch.cat(list(unit_blocks(asked)))
+    shelf = _Shelf()
+    sides = _sides(paths, space, resolve(lang, space.tokenizer.langs), batch_size, cache, shelf)
+    score_QK, row_QK = nearest(query_QD, _shelved(sides, asked, shelf), k)
+    if not shelf.count:
+        raise shelf.failed[0] if shelf.failed else UserError("there is no sentence to search", "name texts with words")
+    pairs = [
+        [(score, row) for score, row in zip(scores, rows) if score >= threshold]
+        for scores, rows in zip(score_QK.tolist(), row_QK.tolist())
+    ]
+    return Found(_hits(pairs, shelf, context), shelf.failed)
+
+
+def _shelved(sides: Iterator[Side], asked: Side, shelf: _Shelf) -> Iterator[Tensor]:
+    """The vectors of all sides at length 1, each noted on the shelf before its own: blocks of unit_ND."""
+    for side in sides:
+        same_space(side, asked)
+        shelf.sides.append(side)
+        shelf.first.append(shelf.count)
+        for block_ND in unit_blocks(side):
+            shelf.count += len(block_ND)
+            yield block_ND
+
+
+def _sides(
+    paths: Sequence[str], space: Space, lang: str, batch_size: int | None, cache: bool, shelf: _Shelf
+) -> Iterator[Side]:
+    for path in paths:
+        names = expand([path], (*TEXT_ENDINGS, *BINARY, *JSON_ENDINGS))
+        for name in names:
+            try:
+                if side := _side(name, name != path, space, lang, batch_size, cache, shelf):
+                    yield side
+            except UserError as error:
+                if name == path:
+                    raise
+                shelf.failed.append(error)
+
+
+def _side(
+    name: str, in_folder: bool, space: Space, lang: str, batch_size: int | None, cache: bool, shelf: _Shelf
+) -> Side | None:
+    """One file; None for a blank one within a folder."""
+    if holds_vectors(name):
+        return open_vectors(name)
+    if text_ending(name) in JSON_ENDINGS:
+        return read_side(name, lang=lang, space=lambda: space, batch_size=batch_size)
+    if in_folder:
+        with read_errors(name), open_bytes(name) as stream:
+            if not stream.read().strip():
+                return None
+    [(_, text)] = read_texts([name])
+    sentences = list(segment_stream([text], lang=lang, fits=fits(space)))
+    shelf.places[name] = sentences
+    lines = [s.flat for s in sentences]
+    return Embedded(name, space.fingerprint, lines, _vectors(name, lines, lang, space, batch_size, cache))
+
+
+def _vectors(
+    name: str, lines: Sequence[str], lang: str, space: Space, batch_size: int | None, cache: bool
+) -> np.ndarray:
+    """The embeddings of a text's sentences, from the cache if it has them: → vectors_ND."""
+    what = hashlib.sha256("\n".join([space.fingerprint, str(space.runtime.dtype), lang, *lines]).encode()).hexdigest()
+    place = registry.models_home().parent / "search" / f"{what[:40]}.npy"
+    keep = cache and name != "-" and bool(space.fingerprint)
+    if keep and place.is_file():
+        try:
+            vectors_ND = np.concatenate([batch.embeddings_ND for batch in read_embeddings(place)])
+            if vectors_ND.shape == (len(lines), space.dim):
+                return vectors_ND
+        except UserError:
+            log.info("%s is damaged: %s is embedded again", place, name)
+    stream = embed_stream([Line(text, lang) for text in lines], space, batch_size=batch_size)
+    vectors_ND = np.concatenate([block.embeddings_ND for block in stream])
+    if keep:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(place) as temporary, open(temporary, "wb") as file:
+            np.save(file, vectors_ND, allow_pickle=False)
+    return vectors_ND
+
+
+def _hits(pairs: list[list[tuple[float, int]]], shelf: _Shelf, context: int) -> list[list[Hit]]:
+    """(score, row of all) → hits; the texts of a file are looked up once."""
+    wanted: dict[int, set[int]] = {}  # by side: the rows found and those around them
+    ends = [*shelf.first[1:], shelf.count]
+    for _, row in (pair for pairs_K in pairs for pair in pairs_K):
+        at = bisect_right(shelf.first, row) - 1
+        own, size = row - shelf.first[at], ends[at] - shelf.first[at]
+        wanted.setdefault(at, set()).update(range(max(0, own - context), min(size, own + context + 1)))
+    texts = {at: shelf.sides[at].texts(rows) for at, rows in wanted.items()}
+
+    def hit(score: float, row: int) -> Hit:
+        at = bisect_right(shelf.first, row) - 1
+        side, own = shelf.sides[at], row - shelf.first[at]
+        place = shelf.places[side.name][own] if side.name in shelf.places else None
+        around = texts[at]
+        return Hit(
+            score,
+            side.name,
+            own,
+            around[own],
+            place.start if place else None,
+            place.end if place else None,
+            tuple(around[i] for i in range(own - context, own) if i in around and i >= 0),
+            tuple(around[i] for i in range(own + 1, own + context + 1) if i in around),
+        )
+
+    return [[hit(score, row) for score, row in pairs_K] for pairs_K in pairs]

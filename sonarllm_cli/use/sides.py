@@ -1,0 +1,173 @@
+"""What searching, aligning, mining and scoring read: texts that are embedded on the spot, or files of embeddings.
+
+    side = read_side("corpus.parquet", lang="de", space=lambda: load_space("mini"))
+    for vectors_ND in side.blocks(): ...
+
+A file of embeddings is read anew, block by block, whenever it is asked for; memory does not grow with it.
+
+Legend: N rows, D embedding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import JSON_ENDINGS, display_name, open_bytes, read_errors, read_lines, text_ending
+from ..flow.embed import Line, embed_stream
+from ..flow.model import Space
+from ..io.vectors import read_embeddings
+from ..languages import resolve
+from .neighbours import BLOCK, unit
+
+BINARY = (".npy", ".safetensors", ".parquet")
+GetSpace = Callable[[], Space]  # loads it at the first call
+
+
+class Side(Protocol):
+    """Embeddings in order, and what is known of them. `fingerprint` is "" where the file keeps none."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All vectors, from the first, `BLOCK` or fewer at a time: vectors_ND."""
+
+    def texts(self, rows: Iterable[int]) -> dict[int, str]:
+        """The texts of these rows; UserError where the file keeps none."""
+
+    def all_texts(self) -> Iterator[Sequence[str | None]]:
+        """The texts of all rows, from the first, some at a time; None where the file keeps none."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Texts that were embedded here."""
+
+    name: str
+    fingerprint: str
+    lines: Sequence[str]
+    vectors_ND: np.ndarray = field(repr=False)
+
+    @property
+    def dim(self) -> int:
+        return self.vectors_ND.shape[1]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        for i in range(0, len(self.vectors_ND), BLOCK):
+            yield self.vectors_ND[i : i + BLOCK]
+
+    def texts(self, rows: Iterable[int]) -> dict[int, str]:
+        return {row: self.lines[row] for row in rows}
+
+    def all_texts(self) -> Iterator[Sequence[str | None]]:
+        yield self.lines
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """A file that `embed` wrote, or another program."""
+
+    name: str
+    fingerprint: str
+    dim: int
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        for batch in read_embeddings(self.name, batch=BLOCK):
+            yield batch.embeddings_ND
+
+    def texts(self, rows: Iterable[int]) -> dict[int, str]:
+        wanted, found = set(rows), dict[int, str]()
+        first = 0
+        for part in self.all_texts():
+            for row in wanted.intersection(range(first, first + len(part))):
+                text = part[row - first]
+                if text is None:
+                    cure = "embed to .parquet or .jsonl, which keep them"
+                    raise UserError(f"{self.name} holds no texts beside its vectors", cure)
+                found[row] = text
+            first += len(part)
+            if len(found) == len(wanted):
+                break
+        return found
+
+    def all_texts(self) -> Iterator[Sequence[str | None]]:
+        if text_ending(self.name) == ".parquet":
+            import pyarrow.parquet as pq
+
+            file = pq.ParquetFile(self.name, memory_map=True, pre_buffer=False)
+            if {"text", "embedding"} <= set(file.schema_arrow.names):  # then no vector is read
+                for part in file.iter_batches(batch_size=BLOCK, columns=["text"]):
+                    yield part.column("text").to_pylist()
+                return
+        yield from (batch.texts for batch in read_embeddings(self.name, batch=BLOCK))
+
+
+def holds_vectors(path: str) -> bool:
+    """Whether a file holds embeddings, by its ending; JSON Lines by the first line."""
+    if path == "-" or text_ending(path) not in (*BINARY, *JSON_ENDINGS):
+        return False
+    if text_ending(path) in BINARY:
+        return True
+    with read_errors(path), open_bytes(path) as stream:
+        head = next((line for line in stream if line.strip()), b"")
+    try:
+        first = json.loads(head)
+    except ValueError:
+        return False  # which whoever reads its texts says
+    return isinstance(first, list) or (isinstance(first, dict) and "embedding" in first)
+
+
+def open_vectors(path: str) -> VectorFile:
+    """A file of embeddings; its first rows are read. UserError if they can't be."""
+    first = next(iter(read_embeddings(path, batch=1)))
+    return VectorFile(path, first.fingerprint, first.embeddings_ND.shape[1])
+
+
+def embed_lines(name: str, lines: Sequence[Line], space: Space, batch_size: int | None = None) -> Embedded:
+    """Texts, each in its language, as a side called `name`. UserError if there are none."""
+    blocks = [block.embeddings_ND for block in embed_stream(lines, space, batch_size=batch_size)]
+    if not blocks:
+        raise UserError(f"{display_name(name)} is empty", "give it some text")
+    return Embedded(display_name(name), space.fingerprint, [line.text for line in lines], np.concatenate(blocks))
+
+
+def read_side(path: str, *, lang: str, space: GetSpace, batch_size: int | None = None) -> Side:
+    """A file of embeddings, or texts, one a line (JSON Lines: their "text", in their "lang" if they have one).
+    UserError for an input that is neither."""
+    if holds_vectors(path):
+        return open_vectors(path)
+    rows = list(read_lines(path))
+    loaded = space()
+    langs = loaded.tokenizer.langs
+    own = resolve(lang, langs)
+    lines = [Line(row.text, resolve(row.lang, langs) if row.lang else own, f"line {row.number}") for row in rows]
+    return embed_lines(path, lines, loaded, batch_size)
+
+
+def same_space(a: Side, b: Side) -> None:
+    """UserError for sides whose vectors can't be compared."""
+    if a.dim != b.dim or (a.fingerprint and b.fingerprint and a.fingerprint != b.fingerprint):
+        raise UserError(
+            f"{a.name} and {b.name} are of two spaces ({a.dim} numbers, {a.fingerprint or 'unnamed'}; {b.dim}, "
+            f"{b.fingerprint or 'unnamed'})",
+            "embed both with one model",
+        )
+
+
+def unit_blocks(side: Side) -> Iterator[Tensor]:
+    """The side's vectors at length 1: blocks of unit_ND."""
+    first = 0
+    for vectors_ND in side.blocks():
+        yield unit(vectors_ND, side.name, first)
+        first += len(vectors_ND)

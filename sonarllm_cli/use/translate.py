@@ -1,0 +1,167 @@
+"""Documents in one language → in another, sentence by sentence through a space, their layout kept.
+
+    for line in translate(text, translator(space, "ita_Latn", "eng_Latn")): print(line)
+
+What is no prose passes as it stands: blank lines, list marks, headings' marks, code and tables' rules of Markdown; of
+subtitles (.srt, .vtt) numbers, times and settings. The prose of a block of lines is segmented, embedded and decoded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from ..errors import UserError
+from ..flow.decode import Search, decode_batch
+from ..flow.embed import Line, embed_stream, fits
+from ..flow.model import Space
+from ..flow.segment import segment
+
+SENTENCES = 256  # translated at once
+Translate = Callable[[Sequence[str]], list[str]]  # sentences on one line each → theirs
+_CLOCK = r"(?:\d{1,3}:)?\d{2}:\d{2}[.,]\d{3}"
+_TIMES = re.compile(rf"\s*{_CLOCK}\s+-->\s+{_CLOCK}(?:\s.*)?")
+_PREFIX = re.compile(r"[^\S\n]*(?:(?:>|#{1,6}|[-*+•–]|\d{1,3}[.)]|[A-Za-z]\))[^\S\n]+)*(?:\[[ xX]\]\s+)?")
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_RULE = re.compile(r"[\s|:=*_~+-]*")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a document: what passes as it stands, `before` its prose and `after` it. `prose` may be empty."""
+
+    before: str
+    prose: str = ""
+    after: str = ""
+
+
+def translator(
+    space: Space, lang: str, to: str, search: Search | None = None, batch_size: int | None = None
+) -> Translate:
+    """What translates sentences from one language of a space to another."""
+    search = search or Search()
+
+    def run(sentences: Sequence[str]) -> list[str]:
+        lines = [Line(sentence, lang) for sentence in sentences]
+        blocks = embed_stream(lines, space, batch_size=batch_size)
+        vectors_ND = torch.cat([torch.from_numpy(block.embeddings_ND) for block in blocks])
+        return [found[0].text for found in decode_batch(vectors_ND, to, space, search, batch_size)]
+
+    space.tokenizer.lang_id(to)  # UserError for a language that the space has not
+    return run
+
+
+def pieces(text: str, kind: str = "") -> Iterator[Piece]:
+    """A document in parts; joined they are the document. `kind` is ".srt" or ".vtt" of subtitles, ".md" of Markdown;
+    anything else is plain text, whose lines are prose but for list marks. UserError for broken times."""
+    return _cues(text, kind) if kind in (".srt", ".vtt") else _blocks(text, kind == ".md")
+
+
+def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
+    """Plain text and Markdown: a block is the lines from a mark, or a blank line, to the next."""
+    held: list[str] = []
+    mark, fenced = "", False
+
+    def block() -> Iterator[Piece]:
+        if held:
+            whole = "".join(held)
+            prose = whole.rstrip()
+            yield Piece(mark, prose, whole[len(prose) :])
+            held.clear()
+
+    for line in text.splitlines(keepends=True):
+        fence = markdown and bool(_FENCE.match(line))
+        found = _PREFIX.match(line)
+        prefix = found.group() if found else ""
+        if fence or fenced or _RULE.fullmatch(line) or (markdown and line.startswith(("    ", "\t")) and not held):
+            yield from block()
+            yield Piece(line)
+            fenced ^= fence
+            continue
+        if prefix.strip() or not held:
+            yield from block()
+            mark, line = prefix, line[len(prefix) :]
+        held.append(line)
+        if markdown and mark.lstrip().startswith("#"):  # a heading is one line
+            yield from block()
+    yield from block()
+
+
+def _cues(text: str, kind: str) -> Iterator[Piece]:
+    """Subtitles: a cue's lines after its times are prose, up to a blank line."""
+    held: list[str] = []
+    passed: list[str] = []
+    spoken, cues = False, 0
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if "-->" in line:
+            if not _TIMES.fullmatch(line.rstrip("\r\n")):
+                cure = "write them as 00:01:02,500 --> 00:01:04,000"
+                raise UserError(f"line {number}: broken times {line.strip()!r}", cure)
+            spoken, cues = True, cues + 1
+            passed.append(line)
+        elif not line.strip():
+            if held:
+                yield _cue(passed, held)
+            spoken = False
+            passed.append(line)
+        elif spoken:
+            held.append(line)
+        else:
+            passed.append(line)
+    if held:
+        yield _cue(passed, held)
+    elif passed:
+        yield Piece("".join(passed))
+    if not cues:
+        raise UserError(f"there is no time in these subtitles ({kind})", "is it a subtitle file? rename it to .txt")
+
+
+def _cue(passed: list[str], held: list[str]) -> Piece:
+    whole = "".join(held)
+    piece = Piece("".join(passed), whole.rstrip(), whole[len(whole.rstrip()) :])
+    passed.clear()
+    held.clear()
+    return piece
+
+
+def translate(
+    text: str,
+    run: Translate,
+    *,
+    lang: str,
+    kind: str = "",
+    space: Space | None = None,
+    bilingual: bool = False,
+    most: int = SENTENCES,
+) -> Iterator[str]:
+    """The document's parts, translated, in order: joined they are it. With `bilingual` each block, or cue, is followed
+    by its translation on a line of its own. Sentences over the limit of `space` are cut first."""
+    parts = pieces(text, kind)
+    fit = fits(space) if space else None
+    newline = "\r\n" if "\r\n" in text else "\n"
+    while group := list(islice(parts, most)):
+        sentences = [[s.flat for s in segment(p.prose, lang=lang, fits=fit)] for p in group]
+        flat = [sentence for own in sentences for sentence in own]
+        found = iter(run(flat) if flat else [])
+        for piece, own in zip(group, sentences):
+            said = " ".join(islice(found, len(own)))
+            if piece.prose and kind in (".srt", ".vtt"):
+                said = _wrapped(said, piece.prose.count("\n") + 1, newline)
+            if bilingual and piece.prose:
+                said = f"{piece.prose}{newline}{said}"
+            yield piece.before + said + piece.after
+
+
+def _wrapped(text: str, lines: int, newline: str) -> str:
+    """A text on so many lines of like length, or fewer."""
+    words = text.split(" ")
+    out = [""]
+    for word in words:
+        if len(out) < lines and len(out[-1]) + len(word) / 2 > len(text) / lines:
+            out.append("")
+        out[-1] = f"{out[-1]} {word}".strip()
+    return newline.join(out)
