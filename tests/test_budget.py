@@ -16,7 +16,7 @@ from sonarllm_cli.nets.sonar_llm import SonarLLM, SonarLLMConfig
 @pytest.fixture(autouse=True)
 def plain_attention(monkeypatch):
     """Which the counter sees."""
-    for module in (layers, llama, sonar_net):
+    for module in (layers, llama):
         monkeypatch.setattr(module, "attend", layers.plain_attend)
 
 

@@ -215,10 +215,12 @@ def teach(texts: list[str]) -> list[np.ndarray]:
 
 
 def principal(vectors_TD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The leading `count` principal numbers of vectors in 8 bits, and by what each is multiplied: → code_TK, scale_K"""
+    """The leading `count` principal numbers of vectors, less their mean, in 8 bits, and by what each is multiplied: →
+    code_TK, scale_K"""
     if not len(vectors_TD):
         return np.zeros((0, count), np.int8), np.ones(count, np.float32)
     unit_TD = vectors_TD / np.linalg.norm(vectors_TD, axis=1, keepdims=True).clip(1e-9)
+    unit_TD -= unit_TD.mean(0)  # what all texts share tells none from another
     energy_D, axes_DD = np.linalg.eigh(unit_TD.T @ unit_TD / len(unit_TD))
     print(f"{count} numbers hold {energy_D[-count:].sum() / energy_D.sum():.1%} of the teacher's", file=sys.stderr)
     code_TK = unit_TD @ axes_DD[:, ::-1][:, :count]
