@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from .common import Compute, compute_options, file_argument, lang_option, output_option, search_options
@@ -27,10 +29,7 @@ def translate(
     to_lang: str,
     bilingual: bool,
     kind: str | None,
-    beam: int,
-    temperature: float | None,
-    top_p: float | None,
-    max_tokens: int,
+    search: dict[str, Any],
     output: str | None,
     compute: Compute,
 ) -> None:
@@ -56,8 +55,7 @@ def translate(
     list(pieces(text, ending))  # broken times are told before anything is loaded
     space = load_space(compute.model, compute.runtime)
     own, to = (resolve(name, space.tokenizer.langs) for name in (lang, to_lang))
-    search = Search(beam=beam, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    run = translator(space, own, to, search, compute.batch_size)
+    run = translator(space, own, to, Search(**search), compute.batch_size)
     with open_output(output) as out:
         for part in translated(text, run, lang=own, kind=ending, space=space, bilingual=bilingual):
             print(part, end="", file=out, flush=True)
