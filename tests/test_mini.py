@@ -68,13 +68,6 @@ def test_a_translation_is_the_nearest(space, lang):
     assert xsim(torch.from_numpy(a), torch.from_numpy(b)) == 0
 
 
-def test_the_nearest_note_is_of_the_same_matter_in_other_words(space):
-    notes = ["The dentist has a free slot on Tuesday.", "The washing machine leaks.", "Our train leaves at six."]
-    queries = ["My tooth hurts.", "There is water on the bathroom floor.", "When do we depart?"]
-    cosine = embed(queries, model=space) @ embed(notes, model=space).T
-    assert cosine.argmax(1).tolist() == [0, 1, 2]
-
-
 def test_what_is_foreign_to_it_is_reconstructed_worse(space):
     own = ["She opened the door and looked at the rain.", "The city lies on the river and has two railway stations."]
     foreign = ["for (int i = 0; i < n; i++) { sum += a[i][j]; }", "Quisque fermentum velit, atque haec scripta manent."]
