@@ -341,17 +341,19 @@ def test_a_file_over_the_limit_is_a_failed_run(run, tmp_path, ending):
     RuntimeError("can't start new thread"), ImportError("libx.so: failed to map segment from shared object"),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
 ])  # fmt: skip
-def test_no_memory_is_one_line_whoever_says_so(run, monkeypatch, error):
+def test_no_memory_is_one_line_whoever_says_so(run, monkeypatch, tmp_path, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("sonarllm_cli.files.read_text", fail)
+    (tmp_path / "text").write_text("One.")
+    monkeypatch.setattr("sonarllm_cli.flow.segment.segment_stream", fail)
     code, _, err = run("segment", "text")
     assert (code, err) == (1, "sonarllm: out of memory; use a smaller --batch-size, or --dtype bfloat16\n")
 
 
-def test_an_error_of_ours_keeps_its_traceback(run, monkeypatch):
-    monkeypatch.setattr("sonarllm_cli.files.read_text", lambda path: 1 / 0)
+def test_an_error_of_ours_keeps_its_traceback(run, monkeypatch, tmp_path):
+    (tmp_path / "text").write_text("One.")
+    monkeypatch.setattr("sonarllm_cli.flow.segment.segment_stream", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["segment", "text"])
 

@@ -53,7 +53,7 @@ def segment(
     Example:
       sonarllm segment examples/article.txt
       sonarllm segment examples/talk.flac
-      sonarllm segment --json notes | sonarllm embed -o notes.parquet
+      sonarllm segment --json examples/notes | sonarllm embed -o notes.parquet
     """
     from functools import cache
 
