@@ -37,7 +37,7 @@ STOPS = ("predicted", "reembedded")
 FEEDBACKS = ("reembed", "latent")
 BLOCK = 1024  # sentences of a text embedded at once
 AUTO = 3  # sentences a summary of its own length may have
-SUPPORT = 0.3  # share of an extract's support that what is written has, or the extract is better; docs/extract.md
+SUPPORT = 0.7  # share of an extract's support that what is written has, or the extract is better; docs/extract.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,8 +324,9 @@ def summarize(
         if not written and not spoken:
             _told(writer, "wrote nothing")
             extract = True
-        elif choose and (out_lang or writer.lang) == lang:  # else no word could be the same
-            extract = _unsupported(written, chosen, texts, writer)
+        elif choose:
+            same = (out_lang or writer.lang) == lang
+            extract = _unsupported(written, chosen, texts, writer, "" if same else lang)
     found: list[Cited]
     if extract:
         said: list[tuple[str, float | None]] = [(texts[i], None) for i in chosen]
@@ -376,9 +377,14 @@ def _unfamiliar(article: list[str], article_SD: Tensor, lang: str, writer: Write
     return bits > writer.familiar
 
 
-def _unsupported(written: list[Written], chosen: list[int], article: list[str], writer: Writer) -> bool:
-    """Whether what was written shares too few of the article's words, against what would be extracted."""
-    share = support([w.text for w in written], article) / (support([article[i] for i in chosen], article) or 1.0)
+def _unsupported(written: list[Written], chosen: list[int], article: list[str], writer: Writer, lang: str) -> bool:
+    """Whether what was written shares too few of the article's words, against what would be extracted. What was written
+    in another language than the article's is said in `lang`, that, first."""
+    said = [w.text for w in written]
+    if lang:
+        vectors_SD = torch.stack([w.embedding_D for w in written])
+        said = [best.text for best, *_ in decode_batch(vectors_SD, lang, writer.space, Search())]
+    share = support(said, article) / (support([article[i] for i in chosen], article) or 1.0)
     if share < SUPPORT:
         _told(writer, "wrote of other things")
     return share < SUPPORT
