@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import UserError
 from ..flow.segment import segment
@@ -187,12 +188,25 @@ def targets(pairs: Pairs, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     partner = np.arange(len(chosen))
     partner[paired] = len(items) + np.arange(len(paired))
     partner[len(items) :] = paired
-    length = np.array([len(pairs.ids(i)) + 3 for i in chosen])
-    out = np.full((len(chosen), length.max()), EOS, np.int64)
-    for row, i in enumerate(chosen):
+    return *padded(pairs, chosen), partner
+
+
+def padded(pairs: Pairs, sentences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sentences → their ids `</s> __lang__ w₁ … w_n </s>`, padded (B, T), and the lengths (B,)."""
+    length = np.array([len(pairs.ids(i)) + 3 for i in sentences])
+    out = np.full((len(sentences), length.max()), EOS, np.int64)
+    for row, i in enumerate(sentences):
         out[row, 1] = pairs.lang[i]
         out[row, 2 : length[row] - 1] = pairs.ids(i)
-    return out, length, partner
+    return out, length
+
+
+def alike(sentences: np.ndarray, count: int, generator: torch.Generator) -> np.ndarray:
+    """`count` of the sentences, which are in order of length, from among a few times as many neighbours, so that little
+    is padding."""
+    room = min(len(sentences), 8 * count)
+    start = int(torch.randint(len(sentences) - room + 1, (), generator=generator))
+    return sentences[start + torch.randperm(room, generator=generator)[:count].numpy()]
 
 
 def sample_text(texts: Sequence[str], count: int, seed: int) -> list[str]:

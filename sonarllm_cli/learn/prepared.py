@@ -54,6 +54,12 @@ class Prepared:
         """The corpus' own tokenizer."""
         return Tokenizer(self.tokenizer.tobytes(), self.langs)
 
+    @cached_property
+    def listening(self) -> np.ndarray:
+        """The sentences that the teacher knows, the short ones first."""
+        known = np.flatnonzero((self.taught >= 0) & (self.words > 0))
+        return known[np.argsort(self.words[known], kind="stable")]
+
     def documents(self, *, held: bool, limit: int = 0) -> list[tuple[str, list[str]]]:
         """(what sums it up, or nothing, sentences) of every document, as text, or of `limit` of them, evenly spaced:
         those to train on, or those held out."""

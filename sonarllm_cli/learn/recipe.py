@@ -123,6 +123,7 @@ class Loss:
     mse: Weight = 0.1  # squared distance of a pair's embeddings: L_MSE
     contrast: Weight = 0.0  # telling a text's translation from the batch's others (ours)
     teacher: Weight = 0.0  # 1 − cosine with what a teacher's space says of a sentence, if data.prepared has one (ours)
+    listened: Whole = 0  # further sentences of the teacher's a micro-batch, which the encoder alone reads
     mt_share: Share = 0.4  # of sentences that have a translation
     dae_share: Share = 0.05
     mix_share: Share = 0.0  # decode from a random point between both embeddings (interpolation)

@@ -224,9 +224,9 @@ class SonarTask:
                 facts[name] = apart.item()
                 value = value + batch.share * weight * apart
         if weights.teacher and self.train.prepared is not None:
-            taught, at_B = self._taught(batch)
-            if len(at_B):
-                far = teaching(z_BD[at_B], taught)
+            vectors, taught = self._taught(batch, z_BD, generator)
+            if len(taught):
+                far = teaching(vectors, taught)
                 facts["teacher"] = far.item()
                 value = value + batch.share * weights.teacher * far
         if self.guesses:
@@ -234,14 +234,20 @@ class SonarTask:
             value = value + guess
         return value, facts
 
-    def _taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the teacher says of a batch's texts, teacher_NK, and which texts those are."""
+    def _taught(self, batch: Batch, z_BD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Embeddings of the sentences that the teacher knows, of the batch's and of `loss.listened` more, and the
+        teacher's. → vectors_ND, teacher_NK"""
         source = self.train.prepared
         assert source is not None
         row_B = source.taught[self.train.texts(batch.items)]
         at_B = np.flatnonzero(row_B >= 0)
-        vectors = torch.from_numpy(source.teacher_vectors(row_B[at_B]))
-        return vectors.to(self.device), torch.from_numpy(at_B).to(self.device)
+        vectors, row_N = z_BD[torch.from_numpy(at_B).to(self.device)], row_B[at_B]
+        if count := min(self.settings.loss.listened, len(source.listening)):
+            more = corpus.alike(source.listening, count, generator)
+            ids_BT, length = (torch.from_numpy(x).to(self.device) for x in corpus.padded(self.train, more))
+            vectors = torch.cat([vectors, self.model.encoder(ids_BT[:, 1:], length - 1)])
+            row_N = np.concatenate([row_N, source.taught[more]])
+        return vectors, torch.from_numpy(source.teacher_vectors(row_N)).to(self.device)
 
     def _guessed(self, guesses: Guesses, weight: float, generator: torch.Generator) -> tuple[Tensor, float]:
         """The loss of some sentences as a concept model predicts them, `weight` times, and their nats a token."""
