@@ -91,13 +91,13 @@ def home(parity_home, monkeypatch):
 
 @pytest.fixture
 def space(home):
-    from sonarllm_cli.flow.model import load_space
+    from sonarllm_cli.weights.loaded import load_space
 
     return load_space("tiny")
 
 
 @pytest.fixture
 def writer(home):
-    from sonarllm_cli.flow.model import load_writer
+    from sonarllm_cli.weights.loaded import load_writer
 
     return load_writer("tiny-llm")

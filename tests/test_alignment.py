@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from sonarllm_cli.measure import tasks
-from sonarllm_cli.measure.alignment import noisy
-from sonarllm_cli.measure.tasks import aligned, evaluate, mined
 from sonarllm_cli.runtime import choose
+from sonarllm_cli.score import tasks
+from sonarllm_cli.score.alignment import noisy
+from sonarllm_cli.score.tasks import aligned, evaluate, mined
 
 PAIRS = [(f"a{i} a a a", f"b{i} b b b") for i in range(200)]
 

@@ -9,16 +9,16 @@ import torch
 from test_nets import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
+from sonarllm_cli.bench import flops
+from sonarllm_cli.bench.chain import published_loop
+from sonarllm_cli.bench.context import PUBLISHED, bench_context, read_tokens
+from sonarllm_cli.bench.peers import Peer, Weights
+from sonarllm_cli.bench.timing import side_by_side
 from sonarllm_cli.cli import main
 from sonarllm_cli.cli.bench import tokens
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.compose import Writing, generate_stream
 from sonarllm_cli.flow.decode import Search
-from sonarllm_cli.measure import flops
-from sonarllm_cli.measure.bench import published_loop
-from sonarllm_cli.measure.bench_context import PUBLISHED, bench_context, read_tokens
-from sonarllm_cli.measure.peer import Peer, Weights
-from sonarllm_cli.measure.timing import side_by_side
 from sonarllm_cli.nets import layers, llama
 from sonarllm_cli.nets.layers import KVCache, plain_attend
 from sonarllm_cli.nets.llama import Llama, LlamaConfig
@@ -87,7 +87,7 @@ def test_the_token_model_reads_in_chunks_as_at_once(monkeypatch):
     torch.manual_seed(0)
     net, ids = TokenLM(TokenLMConfig(**vars(BODY), vocab_size=50)).eval(), torch.randint(50, (23,))
     whole = net.logits(net(ids[None])[0, -1])
-    monkeypatch.setattr("sonarllm_cli.measure.bench_context.CHUNK", 5)
+    monkeypatch.setattr("sonarllm_cli.bench.context.CHUNK", 5)
     torch.testing.assert_close(read_tokens(net, ids), whole, atol=1e-5, rtol=1e-5)
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from sonarllm_cli.bench import step as bench_train
+from sonarllm_cli.bench.step import BenchTrain, PublishedDecoder, compare, micro_batches, our_loss
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.measure import bench_train
-from sonarllm_cli.measure.bench_train import BenchTrain, PublishedDecoder, compare, micro_batches, our_loss
 from sonarllm_cli.nets.sonar import SonarConfig, SonarDecoder
 from sonarllm_cli.nets.sonar_llm import SonarLLM, SonarLLMConfig
 

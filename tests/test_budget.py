@@ -6,7 +6,7 @@ from test_loop import changed
 from test_train import concept, corpus, sonar, trained  # noqa: F401
 from torch.utils.flop_counter import FlopCounterMode
 
-from sonarllm_cli.learn import budget, kinds
+from sonarllm_cli.learn import budget, build
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.nets import layers, llama
 from sonarllm_cli.nets import sonar as sonar_net
@@ -44,19 +44,19 @@ def test_flops_of_a_step_are_about_those_it_takes(corpus, trained, tmp_path, kin
     trainer = Trainer(changed(settings, data={"max_sentences": 4}), tmp_path / "r")
     batch = trainer._epoch()[0][0]
     facts = trainer._learn(batch, 0)[1]
-    space = kinds.space_config(str(trained / "sonar/model")) if kind == "sonar-llm" else None
+    space = build.space_config(str(trained / "sonar/model")) if kind == "sonar-llm" else None
     said = budget.step_flops(trainer.settings, trainer.task.model, space, facts["tokens"], facts["sentences"])
     assert trainer._count_flops(batch) * facts["tokens"] == pytest.approx(said, rel=0.1)
 
 
 def test_memory_counts_every_parameter_and_shards_them(corpus, trained):  # noqa: F811
     settings = concept(corpus, trained / "sonar/model")
-    count = kinds.trainable_parameters(settings)
+    count = build.trainable_parameters(settings)
     alone = budget.estimate(settings)
     assert (alone.weights, alone.gradients, alone.optimizer) == (4 * count, 4 * count, 8 * count)
     parts = budget.estimate(changed(settings, parallel={"shard": "full"}), ranks=4)
     assert (parts.weights, parts.optimizer) == (5 * count, 2 * count)
     recomputed = budget.estimate(changed(settings, parallel={"recompute": True}))
     assert recomputed.activations < alone.activations
-    decoder = sum(p.numel() for p in sonar_net.Sonar(kinds.space_config(settings.sonar)).decoder.parameters())
+    decoder = sum(p.numel() for p in sonar_net.Sonar(build.space_config(settings.sonar)).decoder.parameters())
     assert alone.frozen_weights == 4 * decoder

@@ -135,10 +135,10 @@ def texts_in(folder):
 
 @pytest.mark.parametrize("verb", ["summarize", "generate"])
 def test_each_of_several_files_is_a_text_and_the_model_loads_once(run, tmp_path, monkeypatch, verb):
-    from sonarllm_cli.flow import model
+    from sonarllm_cli.weights import loaded as verbs
 
-    loaded, real = [], model.load_writer
-    monkeypatch.setattr(model, "load_writer", lambda *a, **k: loaded.append(a) or real(*a, **k))
+    loaded, real = [], verbs.load_writer
+    monkeypatch.setattr(verbs, "load_writer", lambda *a, **k: loaded.append(a) or real(*a, **k))
     files, names = texts_in(tmp_path)
     own = ["--max-sentences", "1"] if verb == "generate" else ["--sentences", "1"]
     code, out, _ = run(verb, *WRITER, *own, "--json", *files, stdin="The last.\nIt ends.")

@@ -11,8 +11,8 @@ from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.compose import Writing, generate, generate_stream, read_document, summarize
 from sonarllm_cli.flow.decode import Search, decode
 from sonarllm_cli.flow.embed import embed_sentences
+from sonarllm_cli.flow.familiar import blurred, reconstruction
 from sonarllm_cli.flow.predict import Reader, predict
-from sonarllm_cli.flow.reconstruct import blurred, reconstruction
 
 SHORT = Search(beam=2, max_tokens=8)
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow.model import load_space, load_writer
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.weights import convert, model_dir, registry
 from sonarllm_cli.weights.layouts import SONAR_DECODERS
+from sonarllm_cli.weights.loaded import load_space, load_writer
 
 PARITY = Path(__file__).parent / "parity"
 EXPECTED = json.loads((PARITY / "expected.json").read_text())

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.decode import Search, _draw, beam_search, decode, decode_stream, discouraged, log_softmax
 from sonarllm_cli.flow.embed import embed
-from sonarllm_cli.flow.model import load_space
-from sonarllm_cli.flow.shortlist import of_ids, shortlisted
 from sonarllm_cli.io.vectors import EmbeddingBatch
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.tokens import EOS, PAD, Tokenizer, fitting
+from sonarllm_cli.weights.loaded import load_space
+from sonarllm_cli.weights.shortlist import of_ids, shortlisted
 
 EMBEDDINGS = load_file(PARITY / "expected.safetensors")["embeddings"]
 
@@ -111,8 +111,8 @@ def test_max_tokens_counts_prompt_and_end(space):
 
 
 def test_sampling_repeats_with_a_seed_and_only_then(home):
-    from sonarllm_cli.flow.model import load_space
     from sonarllm_cli.runtime import choose
+    from sonarllm_cli.weights.loaded import load_space
 
     def texts(seed):
         space = load_space("tiny", choose(seed=seed))

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.measure import tasks
 from sonarllm_cli.runtime import choose
+from sonarllm_cli.score import tasks
 
 NOTES = Path(__file__).parent / "search"
 

@@ -6,10 +6,10 @@ import math
 import pytest
 
 from sonarllm_cli.flow.extract import best_sentences, candidate, centrality, cosine, ranked, support, word_weights
-from sonarllm_cli.measure.extracts import extraction, table
-from sonarllm_cli.measure.metrics import rouge
-from sonarllm_cli.measure.tasks import evaluate
 from sonarllm_cli.runtime import choose
+from sonarllm_cli.score.extracts import extraction, table
+from sonarllm_cli.score.metrics import rouge
+from sonarllm_cli.score.tasks import evaluate
 
 STORY = [
     "Chapter one",

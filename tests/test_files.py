@@ -25,7 +25,7 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
 
 from sonarllm_cli.errors import RunError, UserError
-from sonarllm_cli.files import atomic_file, atomic_folder, atomic_write, open_output, read_lines, read_text
+from sonarllm_cli.io.files import atomic_file, atomic_folder, atomic_write, open_output, read_lines, read_text
 from sonarllm_cli.io.vectors import EmbeddingRow, read_embeddings
 from sonarllm_cli.io.vectors_out import EmbeddingWriter
 
@@ -135,7 +135,7 @@ def test_a_file_that_cannot_be_opened_is_named_at_once(tmp_path, reader, monkeyp
         raise PermissionError(errno.EACCES, "Permission denied", name)
 
     monkeypatch.setattr("builtins.open", refuse)
-    monkeypatch.setattr("sonarllm_cli.files.open", refuse, raising=False)
+    monkeypatch.setattr("sonarllm_cli.io.files.open", refuse, raising=False)
     with fails("no permission to read b.jsonl", "chmod u+r b.jsonl"):
         reader("b.jsonl")
 

@@ -18,10 +18,10 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from sonarllm_cli.errors import RunError, UserError
-from sonarllm_cli.flow.model import load_writer
 from sonarllm_cli.languages import FLORES
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.weights import hub, model_dir, registry
+from sonarllm_cli.weights.loaded import load_writer
 
 PARITY = Path(__file__).parent / "parity"
 BLASER = "facebook/blaser-2.0-qe"

@@ -15,10 +15,10 @@ from conftest import on_ranks
 from safetensors.torch import load_file
 from test_train import concept, corpus, sonar, trained  # noqa: F401
 
+from sonarllm_cli.data.corpus import Pairs
 from sonarllm_cli.errors import RunError, UserError
-from sonarllm_cli.learn import distributed
+from sonarllm_cli.learn import ranks
 from sonarllm_cli.learn.checkpoint import Checkpoints
-from sonarllm_cli.learn.corpus import Pairs
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, to_toml
 from sonarllm_cli.runtime import Runtime
@@ -251,7 +251,7 @@ def test_a_network_that_does_not_exist_is_told_before_the_corpus_is_read(corpus,
     def read(*_):
         raise AssertionError("read")
 
-    monkeypatch.setattr("sonarllm_cli.learn.corpus.documents", read)
+    monkeypatch.setattr("sonarllm_cli.data.corpus.documents", read)
     for settings in (sonar(corpus), concept(corpus, trained / "sonar/model")):
         with pytest.raises(UserError, match=r"did you mean model\.width"):
             Trainer(changed(settings, model={"widht": 8}), tmp_path / "r")
@@ -260,9 +260,9 @@ def test_a_network_that_does_not_exist_is_told_before_the_corpus_is_read(corpus,
 def test_a_gpu_without_a_number_is_the_first(monkeypatch):
     chosen = []
     monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setattr(distributed, "choose", lambda device: Runtime(device=torch.device("cuda"), dtype=torch.float32))
+    monkeypatch.setattr(ranks, "choose", lambda device: Runtime(device=torch.device("cuda"), dtype=torch.float32))
     monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
-    assert distributed.Ranks().device == torch.device("cuda:0") and chosen == [0]
+    assert ranks.Ranks().device == torch.device("cuda:0") and chosen == [0]
 
 
 def test_an_epoch_counts_its_labels_once(corpus, tmp_path, monkeypatch):  # noqa: F811

@@ -9,7 +9,7 @@ from sonarllm_cli.learn import optim
 from sonarllm_cli.learn.losses import alignment, contrast, noised, plain_token_nll, sentence_nll, teaching, token_nll
 from sonarllm_cli.learn.muon import Muon
 from sonarllm_cli.learn.recipe import Optim
-from sonarllm_cli.learn.sonar_task import amounts, garble
+from sonarllm_cli.learn.tasks.sonar import amounts, garble
 from sonarllm_cli.nets.sonar import Sonar, SonarConfig
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.measure import metrics
-from sonarllm_cli.measure.tasks import evaluate
 from sonarllm_cli.runtime import choose
+from sonarllm_cli.score import metrics
+from sonarllm_cli.score.tasks import evaluate
 
 
 def test_xsim_counts_the_texts_whose_translation_is_not_nearest():
@@ -111,7 +111,7 @@ def test_rouge_l_is_rouge_scores_own_and_the_f_of_a_subsequence():
 def test_meteor_is_nltks_own_and_its_formula():
     from nltk.translate.meteor_score import single_meteor_score
 
-    from sonarllm_cli.measure.wordnet import wordnet
+    from sonarllm_cli.score.wordnet import wordnet
 
     each = [single_meteor_score(t.split(), f.split(), wordnet=wordnet()) for f, t in zip(FOUND, TRUE)]
     assert metrics.meteor(FOUND, TRUE) == pytest.approx(25 * sum(each))
@@ -178,7 +178,7 @@ def test_a_folder_is_data_and_what_can_not_be_read_is_told_first(home, data, mon
         (data / "texts" / f"{i}.txt").write_text(f"It is tool {i}. It works.")
     found = evaluate("nextsentence", "tiny-llm", [str(data / "texts")], runtime=choose("cpu"))
     assert found["figures"]["sentences"] == 4 and len(found["data"]["texts"]) == 16
-    monkeypatch.setattr("sonarllm_cli.measure.tasks.load_writer", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("sonarllm_cli.score.tasks.load_writer", lambda *_: pytest.fail("loaded"))
     with pytest.raises(UserError, match="no such file"):
         evaluate("nextsentence", "tiny-llm", [str(data / "none")], runtime=choose("cpu"))
 

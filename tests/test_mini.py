@@ -5,10 +5,10 @@ import torch
 
 from sonarllm_cli.flow.decode import decode
 from sonarllm_cli.flow.embed import embed, embed_sentences
-from sonarllm_cli.flow.model import load_space
-from sonarllm_cli.flow.reconstruct import reconstruction
-from sonarllm_cli.measure.metrics import xsim
+from sonarllm_cli.flow.familiar import reconstruction
+from sonarllm_cli.score.metrics import xsim
 from sonarllm_cli.weights import registry
+from sonarllm_cli.weights.loaded import load_space
 
 TEXTS = {
     "eng_Latn": ["I don't have time today.", "The children are playing in the garden.", "Where is the station?"],

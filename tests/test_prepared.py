@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sonarllm_cli.data import prepared
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.learn import prepared
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, load
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.learn.kinds import trainable_parameters
+from sonarllm_cli.learn.build import trainable_parameters
 from sonarllm_cli.learn.recipe import build, config_from, load, to_toml
 from sonarllm_cli.nets.sonar import SonarConfig
 

@@ -147,7 +147,7 @@ def copied(home):
 
 def survives(name):
     """Whatever the folder `name` is, it is listed, loading it is a UserError or works, and all can be removed."""
-    from sonarllm_cli.flow.model import load_space, load_writer
+    from sonarllm_cli.weights.loaded import load_space, load_writer
 
     for use in (registry.find_space, registry.space_tokenizer, registry.show, registry.verify, load_space, load_writer):
         with contextlib.suppress(UserError):

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import pytest
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.measure.report import report
-from sonarllm_cli.measure.scaling import Point, scaling
+from sonarllm_cli.score.report import report
+from sonarllm_cli.score.scaling import Point, scaling
 
 
 def result(name, seed, value, **more):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.measure import scaling
-from sonarllm_cli.measure.plot import Series, plot
+from sonarllm_cli.score import scaling
+from sonarllm_cli.score.plot import Series, plot
 
 SIZES = [11e6, 34.6e6, 169.9e6, 453.6e6, 698.4e6, 1078e6]
 # The paper's laws at its last epoch (arXiv 2508.05305, both versions): a, α, b. Its points were not published.

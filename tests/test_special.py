@@ -5,8 +5,8 @@ import pytest
 from sonarllm_cli.flow.compose import Writing, generate_stream, summarize
 from sonarllm_cli.flow.decode import decode
 from sonarllm_cli.flow.embed import embed_sentences
-from sonarllm_cli.flow.model import load_writer
 from sonarllm_cli.flow.special import Special
+from sonarllm_cli.weights.loaded import load_writer
 
 OTHERS = {
     "eng_Latn": ["The end of the road was near.", "A sequence of tools.", "Ending a process.", "Enter."],

@@ -11,16 +11,16 @@ import pytest
 import soundfile
 import torch
 
+from sonarllm_cli.data.clips import read_clips
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.embed_speech import load_speech
-from sonarllm_cli.flow.model import load_space
-from sonarllm_cli.learn import speech_task
-from sonarllm_cli.learn.clips import read_clips
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import Speech, build
-from sonarllm_cli.measure import metrics
-from sonarllm_cli.measure.tasks import evaluate
+from sonarllm_cli.learn.tasks import speech as speech_task
 from sonarllm_cli.runtime import choose
+from sonarllm_cli.score import metrics
+from sonarllm_cli.score.tasks import evaluate
+from sonarllm_cli.weights.loaded import load_space
 
 PARITY = Path(__file__).parent / "parity-speech"
 TEXTS = ("One tone.", "Another tone, higher.", "It rises.", "It falls.")

@@ -14,11 +14,11 @@ from conftest import on_ranks
 from test_loop import changed
 from test_train import concept, corpus, sonar, trained  # noqa: F401
 
+from sonarllm_cli.data import records, store
+from sonarllm_cli.data.store import Stored, embed_documents, read_manifest
 from sonarllm_cli.errors import RunError, UserError
-from sonarllm_cli.flow.model import load_space
-from sonarllm_cli.learn import sources, store
 from sonarllm_cli.learn.loop import Trainer
-from sonarllm_cli.learn.store import Stored, embed_documents, read_manifest
+from sonarllm_cli.weights.loaded import load_space
 
 ROWS = [
     {"id": "a", "title": "music player", "text": "It plays music. It is small."},
@@ -141,13 +141,13 @@ def test_documents_come_in_many_forms(documents, tiny, tmp_path, monkeypatch, ki
             load_dataset=lambda name, split, streaming: iter(rows) if name == "org/name" else 0
         )
         monkeypatch.setitem(sys.modules, "datasets", fake)
-    assert [record for _, record in sources.records(str(source))] == rows
+    assert [record for _, record in records.records(str(source))] == rows
 
 
 def test_a_data_set_without_its_package_names_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match="pip install datasets"):
-        next(sources.records("hf:org/name"))
+        next(records.records("hf:org/name"))
 
 
 @pytest.mark.parametrize(("on_long", "rows"), [("split", 3), ("truncate", 2)])

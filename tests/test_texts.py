@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from sonarllm_cli.cli import sonarllm
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.files import read_lines
-from sonarllm_cli.texts import expand, html_text, read_texts
+from sonarllm_cli.io.files import read_lines
+from sonarllm_cli.io.texts import expand, html_text, read_texts
 
 
 @pytest.fixture

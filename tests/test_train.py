@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sonarllm_cli.data.store import embed_documents
 from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.flow.compose import Writing, summarize
 from sonarllm_cli.flow.decode import Search
 from sonarllm_cli.flow.embed import embed
-from sonarllm_cli.flow.model import load_space, load_writer
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, to_toml
-from sonarllm_cli.learn.store import embed_documents
 from sonarllm_cli.nets.sonar_llm import ENDING
+from sonarllm_cli.weights.loaded import load_space, load_writer
 
 WORDS = ["disk", "file", "image", "music", "network", "player", "printer", "reader", "server", "tool"]
 ENGLISH = [f"{a} {b} for the {c}" for a in WORDS for b in WORDS[:4] for c in WORDS[5:8]]
@@ -225,7 +225,7 @@ def test_a_concept_model_refuses_another_space(corpus, trained, tmp_path):
 
 
 def test_a_run_embeds_its_sentences_once_and_again_for_another_encoder(corpus, trained, tmp_path, monkeypatch):
-    from sonarllm_cli.learn import documents
+    from sonarllm_cli.data import documents
 
     def embedded(space):
         calls = []

@@ -13,8 +13,8 @@ from test_train import concept, corpus, sonar, trained  # noqa: F401
 from sonarllm_cli.cli import main
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.learn import watch
+from sonarllm_cli.learn.curves import plot, read_curves
 from sonarllm_cli.learn.loop import Trainer
-from sonarllm_cli.learn.plot import plot, read_curves
 
 
 def test_metrics_hold_losses_rates_and_shares(corpus, trained, tmp_path):  # noqa: F811

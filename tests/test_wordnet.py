@@ -3,7 +3,7 @@
 import pytest
 from nltk.translate.meteor_score import single_meteor_score
 
-from sonarllm_cli.measure.wordnet import NoSynonyms, read
+from sonarllm_cli.score.wordnet import NoSynonyms, read
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each worker; there is one a 
 
 import numpy as np
 
+from sonarllm_cli.data import corpus, prepared
 from sonarllm_cli.languages import resolve
-from sonarllm_cli.learn import corpus, prepared
 from sonarllm_cli.tokens import Tokenizer
 
 LANGS = ["deu_Latn", "eng_Latn", "fra_Latn", "ita_Latn", "spa_Latn"]

@@ -13,7 +13,7 @@ from .common import Compute, compute_options, json_option, lang_option, line, ou
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..flow.model import Space
+    from ..weights.loaded import Space
 
 
 @click.command()
@@ -54,10 +54,10 @@ def align(
     Example:
       sonarllm align examples/story.de.txt examples/story.en.txt --lang de --to-lang en
     """
-    from ..files import open_output
-    from ..flow.model import load_space
+    from ..io.files import open_output
     from ..languages import resolve
     from ..use import align as aligning
+    from ..weights.loaded import load_space
 
     resolve(lang), resolve(to_lang)
     space = functools.cache(lambda: load_space(compute.model, compute.runtime))

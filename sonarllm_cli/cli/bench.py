@@ -66,18 +66,19 @@ def bench(
     most = tokens(context)
     import sys
 
-    from ..flow.model import load_writer
-    from ..measure import bench_context
+    from ..bench.context import bench_context, need_matplotlib
+    from ..bench.context import plot as draw
     from ..runtime import choose, set_up_logging
+    from ..weights.loaded import load_writer
 
     set_up_logging(quiet)
     if plot:
-        bench_context.need_matplotlib()
+        need_matplotlib()
     writer = load_writer(model, choose(device, dtype, threads))
     with reporting(not quiet and sys.stderr.isatty()) as report:
-        result = bench_context.bench_context(writer, most, tokens_per_sentence, time_limit, report)
+        result = bench_context(writer, most, tokens_per_sentence, time_limit, report)
     if plot:
-        bench_context.plot(result, plot)
+        draw(result, plot)
     if as_json:
         print(line(result))
     else:
@@ -148,7 +149,7 @@ def work(command: Callable[..., Any]) -> click.Command:
 
 
 def _wish(quiet: bool, threads: int | None, device: str, size: str | None, dtypes: str, texts: int, **own: Any) -> Any:
-    from ..measure.bench import Wish
+    from ..bench.chain import Wish
     from ..runtime import choose, multiplies_bfloat16, set_up_logging
 
     set_up_logging(quiet)
@@ -175,13 +176,13 @@ def embed(as_json: bool, quality: str | None, lang: str, **values: Any) -> None:
     Example:
       sonarllm bench embed --texts 8 --rounds 1
     """
-    from ..measure import bench as measure
+    from ..bench import chain as measure
 
     wish = _wish(**values)
     if not quality:
         _show(measure.bench_embed(wish), as_json)
         return
-    from ..files import read_lines
+    from ..io.files import read_lines
 
     result = measure.quality(wish, [row.text for row in read_lines(quality)], lang)
     _show(result, as_json)
@@ -196,7 +197,7 @@ def decode(as_json: bool, **values: Any) -> None:
     Example:
       sonarllm bench decode --texts 2 --rounds 1
     """
-    from ..measure.bench import bench_decode
+    from ..bench.chain import bench_decode
 
     _show(bench_decode(_wish(**values)), as_json)
 
@@ -211,7 +212,7 @@ def generate(as_json: bool, sentences: int, read: int, **values: Any) -> None:
     Example:
       sonarllm bench generate --sentences 2 --read 20 --rounds 1
     """
-    from ..measure.bench import bench_generate
+    from ..bench.chain import bench_generate
 
     _show(bench_generate(_wish(**values), sentences, read), as_json)
 
@@ -234,7 +235,7 @@ def speech(quiet: bool, threads: int | None, device: str, dtypes: str, texts: in
     Example:
       sonarllm bench speech --layers 1 --texts 2 --rounds 1
     """
-    from ..measure.bench_speech import SpeechWish, bench_speech
+    from ..bench.speech import SpeechWish, bench_speech
 
     wish = _wish(quiet, threads, device, None, dtypes, max(texts, 1), rounds=max(own["rounds"], 1))
     _show(bench_speech(SpeechWish(dtypes=wish.dtypes, count=texts, device=wish.device, **own)), as_json)

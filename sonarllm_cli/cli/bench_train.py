@@ -38,7 +38,7 @@ def train(
     Example:
       sonarllm bench train --documents 1 --micro-batch 1 --decoder-layers 1 --steps 1
     """
-    from ..measure.bench_train import BenchTrain, compare
+    from ..bench.step import BenchTrain, compare
 
     setup = BenchTrain(
         data=data,

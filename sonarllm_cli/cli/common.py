@@ -177,7 +177,7 @@ def texts_or_recordings(files: Sequence[str], speech: str) -> tuple[bool, Iterat
     """Whether there are several, and each file's name with its text, or the file as a recording, which is told by its
     ending or by --speech."""
     from ..io.audio import ENDINGS, Recording, is_recording
-    from ..texts import TEXT_ENDINGS, expand, read_texts
+    from ..io.texts import TEXT_ENDINGS, expand, read_texts
 
     names = expand(files, ENDINGS if speech else TEXT_ENDINGS)
     if speech or any(map(is_recording, names)):

@@ -22,7 +22,7 @@ def completion(shell: str, quiet: bool) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from . import sonarllm
+    from ..cli import sonarllm
 
     kind = get_completion_class(shell)
     if kind is None:

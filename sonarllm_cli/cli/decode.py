@@ -57,12 +57,12 @@ def decode(
     Example (translates):
       echo "Non ho tempo oggi." | sonarllm embed --lang it | sonarllm decode --lang en
     """
-    from ..files import open_output, read_text
     from ..flow.decode import Hypothesis, Search, decode_stream
-    from ..flow.model import load_space
-    from ..flow.shortlist import shortlisted
+    from ..io.files import open_output, read_text
+    from ..io.texts import expand
     from ..io.vectors import ENDINGS, EmbeddingBatch, read_embeddings
-    from ..texts import expand
+    from ..weights.loaded import load_space
+    from ..weights.shortlist import shortlisted
 
     how = Search(num_return=num_return, **search)
     words = read_text(shortlist).splitlines() if shortlist else []

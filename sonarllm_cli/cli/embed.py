@@ -105,14 +105,14 @@ def _embed_lines(
     output: str | None,
     compute: Compute,
 ) -> None:
-    from ..files import JSON_ENDINGS, read_lines
     from ..flow.embed import TOLD, Line
     from ..flow.encoders import load_encoder
     from ..flow.language import AUTO, language_of
+    from ..io.files import JSON_ENDINGS, read_lines
+    from ..io.texts import expand
     from ..io.vectors_out import EmbeddingWriter
     from ..languages import resolve
     from ..runtime import log
-    from ..texts import expand
 
     if lang != AUTO:
         resolve(lang)  # a typo is told before anything is loaded
@@ -178,11 +178,11 @@ def _embed_recordings(
 def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang: str, **options: Any) -> None:
     from pathlib import Path
 
-    from ..flow.model import load_space
+    from ..data.store import embed_documents
     from ..languages import resolve
-    from ..learn.distributed import Ranks
-    from ..learn.store import embed_documents
+    from ..learn.ranks import Ranks
     from ..runtime import choose, log, set_up_logging
+    from ..weights.loaded import load_space
 
     resolve(lang)
     set_up_logging(compute.quiet or not is_first())

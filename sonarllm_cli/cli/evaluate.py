@@ -112,8 +112,8 @@ def task_options(
         compute: Compute,
         **values: Any,
     ) -> None:
-        from ..files import open_output
-        from ..measure.tasks import seen_texts
+        from ..io.files import open_output
+        from ..score.tasks import seen_texts
 
         if not data:
             raise UserError("nothing to score on", "name a file: --data valid.jsonl")
@@ -165,7 +165,7 @@ def _task(name: str, short: str, help: str, example: str, own: tuple[Option, ...
     """A task of `measure.tasks.TASKS` as a command of the group."""
 
     def run(options: dict[str, Any]) -> dict[str, Any]:
-        from ..measure.tasks import evaluate as score
+        from ..score.tasks import evaluate as score
 
         return score(name, **options)
 
@@ -204,8 +204,8 @@ def xsim(options: dict[str, Any], plus: str | None) -> dict[str, Any]:
     Example:
       sonarllm evaluate xsim --data examples/pairs.jsonl
     """
-    from ..files import read_lines
-    from ..measure import tasks
+    from ..io.files import read_lines
+    from ..score import tasks
 
     candidates = [row.text for row in read_lines(plus)] if plus else []
     result = tasks.evaluate("xsim", run=functools.partial(tasks.xsim, plus=candidates), **options)
@@ -263,7 +263,7 @@ _task(
 
 
 def _show_table(result: dict[str, Any], out: TextIO) -> None:
-    from ..measure.extracts import table
+    from ..score.extracts import table
 
     figures = result["figures"]
     for row in table(figures):
@@ -281,8 +281,8 @@ def _extract(options: dict[str, Any]) -> dict[str, Any]:
     Example:
       sonarllm evaluate extract --data examples/documents.jsonl
     """
-    from ..measure.extracts import extraction
-    from ..measure.tasks import evaluate as score
+    from ..score.extracts import extraction
+    from ..score.tasks import evaluate as score
 
     return score("extract", run=extraction, **options)
 
@@ -303,8 +303,8 @@ def align(options: dict[str, Any], noise: float) -> dict[str, Any]:
     Example:
       sonarllm evaluate align --data examples/pairs.jsonl
     """
-    from ..measure.tasks import aligned
-    from ..measure.tasks import evaluate as score
+    from ..score.tasks import aligned
+    from ..score.tasks import evaluate as score
 
     result = score("align", run=aligned(noise), **options)
     result["settings"]["noise"] = noise
@@ -323,8 +323,8 @@ def bitext(options: dict[str, Any], strangers: int, threshold: float | None) -> 
     Example:
       sonarllm evaluate bitext --data examples/pairs.jsonl --strangers 2
     """
-    from ..measure.tasks import evaluate as score
-    from ..measure.tasks import mined
+    from ..score.tasks import evaluate as score
+    from ..score.tasks import mined
 
     result = score("bitext", run=mined(strangers, threshold), **options)
     result["settings"]["strangers"] = strangers
@@ -348,9 +348,9 @@ def judge(
     Example:
       sonarllm evaluate judge --data examples/documents.jsonl --endpoint http://localhost:8000/v1 --judge-model MODEL
     """
-    from ..measure.judge import Judge
-    from ..measure.tasks import evaluate as score
-    from ..measure.tasks import judged
+    from ..score.judge import Judge
+    from ..score.tasks import evaluate as score
+    from ..score.tasks import judged
 
     if not endpoint:
         raise UserError("no judge to ask", "name its API: --endpoint https://api.openai.com/v1 --judge-model gpt-4o")
@@ -384,8 +384,8 @@ def scaling(
     Example:
       sonarllm evaluate scaling --points examples/points.csv --plot scaling.svg
     """
-    from ..files import atomic_write, open_output
-    from ..measure import scaling as laws
+    from ..io.files import atomic_write, open_output
+    from ..score import scaling as laws
 
     if bool(runs) == bool(points):
         raise UserError("no points to fit", "name run folders, or --points FILE, one of both")
@@ -420,8 +420,8 @@ def report(folder: str, output: str | None, title: str, quiet: bool) -> None:
     Example:
       sonarllm evaluate report examples/results -o report
     """
-    from ..files import atomic_write
-    from ..measure.report import report as gather
+    from ..io.files import atomic_write
+    from ..score.report import report as gather
 
     html, markdown = gather(folder, title)
     base = output or f"{folder.rstrip('/')}/report"

@@ -61,9 +61,9 @@ def generate(
     Example:
       echo "This package contains the library." | sonarllm generate --max-sentences 3
     """
-    from ..files import open_output
     from ..flow.compose import Writing, continuation
-    from ..flow.model import load_writer
+    from ..io.files import open_output
+    from ..weights.loaded import load_writer
 
     writing = Writing(sampling=sampling, **rules).but(
         max_sentences=max_sentences, no_repeat=no_repeat, out_lang=out_lang, **search

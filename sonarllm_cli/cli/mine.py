@@ -53,11 +53,11 @@ def mine(
       sonarllm mine examples/article.txt examples/otters.txt --margin absolute
       sonarllm mine examples/otters.txt --dedup
     """
-    from ..files import open_output
-    from ..flow.model import load_space
+    from ..io.files import open_output
     from ..languages import resolve
     from ..use import mine as mining
     from ..use.sides import read_side
+    from ..weights.loaded import load_space
 
     if dedup == (b is not None):
         raise UserError("two sets are mined, one is rid of twins", "name A and B, or A and --dedup")

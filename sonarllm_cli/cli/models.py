@@ -41,7 +41,7 @@ def list_(here: bool, as_json: bool) -> None:
     Example:
       sonarllm models list
     """
-    from ..files import open_output
+    from ..io.files import open_output
     from ..weights import registry
 
     rows: list[dict[str, Any]] = [vars(entry) for entry in registry.list_models()]
@@ -74,7 +74,7 @@ def show(name: str, as_json: bool) -> None:
     Example:
       sonarllm models show mini
     """
-    from ..files import open_output
+    from ..io.files import open_output
     from ..weights import registry
 
     facts = registry.show(name)
@@ -341,7 +341,7 @@ def import_laser2(name: str, **options: Any) -> None:
 def _langs(text: str | None) -> list[str] | None:
     from pathlib import Path
 
-    from ..files import read_text
+    from ..io.files import read_text
 
     if text is None:
         return None

@@ -39,12 +39,12 @@ def score(
       sonarllm score examples/story.de.txt examples/story.de.txt --lang de --to-lang de --summary
     """
     from ..errors import RunError
-    from ..files import open_output
-    from ..flow.model import load_space
+    from ..io.files import open_output
     from ..languages import resolve
     from ..use.score import load_head
     from ..use.score import score as scores
     from ..use.sides import read_side
+    from ..weights.loaded import load_space
 
     resolve(lang), resolve(to_lang)
     head = load_head(compute.model, compute.runtime)

@@ -51,10 +51,10 @@ def search(
       sonarllm search "What do otters eat?" examples/otters.txt
       sonarllm search -e "loutre de mer" --query-lang fr --json examples/otters.txt examples/article.txt
     """
-    from ..files import open_output, read_lines
-    from ..flow.model import load_space
+    from ..io.files import open_output, read_lines
     from ..languages import resolve
     from ..use.search import search as find
+    from ..weights.loaded import load_space
 
     asked, files = list(queries), list(arguments)
     if not queries and files:

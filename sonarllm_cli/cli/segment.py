@@ -57,8 +57,8 @@ def segment(
     """
     from functools import cache
 
-    from ..files import open_output, read_text
     from ..flow.segment import segment_stream
+    from ..io.files import open_output, read_text
     from ..tokens import fitting
     from ..weights.registry import space_tokenizer
 

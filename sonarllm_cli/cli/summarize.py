@@ -74,10 +74,10 @@ def summarize(
     Example:
       sonarllm summarize --cite examples/article.txt
     """
-    from ..files import open_output
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten
-    from ..flow.model import load_writer
+    from ..io.files import open_output
+    from ..weights.loaded import load_writer
 
     if sentences != "auto" and not sentences.isdigit():
         raise UserError(f"--sentences {sentences!r} is not a number", "use --sentences 2, or auto")

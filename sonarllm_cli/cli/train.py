@@ -56,7 +56,7 @@ def train(
     recipe, folder = _places(recipes[0], output, resume)
     settings = load(recipe, [*overrides, *([f"run.minutes={minutes}"] if minutes else [])])
     if print_config:
-        from ..files import open_output
+        from ..io.files import open_output
         from ..learn.budget import estimate
 
         with open_output(None) as out:
@@ -102,7 +102,7 @@ def _places(named: str, output: str | None, resume: bool) -> tuple[str, Path | N
 def _plot(runs: tuple[str, ...], out: str) -> None:
     if not runs:
         raise UserError("no run to plot", "name run folders: sonarllm train --plot runs/a runs/b -o curves.png")
-    from ..learn.plot import plot
+    from ..learn.curves import plot
 
     plot([Path(run) for run in runs], Path(out))
     click.echo(out)

@@ -41,12 +41,12 @@ def translate(
       sonarllm translate examples/lettera.txt --lang it --to en
       sonarllm translate examples/subtitles.srt --lang fr --to en --bilingual
     """
-    from ..files import open_output, read_text, text_ending
     from ..flow.decode import Search
-    from ..flow.model import load_space
+    from ..io.files import open_output, read_text, text_ending
     from ..languages import resolve
     from ..use.translate import pieces, translator
     from ..use.translate import translate as translated
+    from ..weights.loaded import load_space
 
     resolve(lang), resolve(to_lang)
     text = read_text(file)

@@ -19,19 +19,19 @@ from ..io.audio import Recording
 from ..languages import resolve
 from ..nets.diffusion_lcm import DiffusionLCM, DiffusionLCMConfig
 from ..runtime import Runtime, log
-from .author import author_of
+from ..weights.loaded import DEFAULT, Writer, load_writer
 from .decode import Hypothesis, Search, decode_batch
 from .embed import embed_sentences, fits
 from .embed_speech import SpeechModel, load_speech
 from .extract import best_sentences, support
+from .familiar import reconstruction
 from .hear import read_recording
 from .language import language_of
-from .model import DEFAULT, Writer, load_writer
 from .predict import Report
-from .reconstruct import reconstruction
 from .segment import Sentence, segment_stream
 from .special import Special
 from .utterances import Utterance
+from .write import author_of
 
 STOPS = ("predicted", "reembedded")
 FEEDBACKS = ("reembed", "latent")

@@ -24,7 +24,7 @@ from ..io.vectors import EmbeddingBatch
 from ..nets.layers import KVCache
 from ..runtime import Runtime, shrinking
 from ..tokens import EOS, PAD
-from .model import DEFAULT, Space, load_space
+from ..weights.loaded import DEFAULT, Space, load_space
 
 
 class Hypothesis(NamedTuple):

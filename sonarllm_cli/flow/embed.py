@@ -20,8 +20,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..runtime import Runtime, by_length, shrinking
 from ..tokens import EOS, fitting
+from ..weights.loaded import DEFAULT, Space, load_space
 from .language import language_of
-from .model import DEFAULT, Space, load_space
 from .segment import segment
 
 ON_LONG = ("truncate", "split", "error")

@@ -26,7 +26,7 @@ from ..nets import fbank
 from ..nets.speech import SpeechConfig, SpeechEncoder
 from ..runtime import Runtime, by_length, choose, shrinking
 from ..weights import model_dir, registry, tensors
-from .model import Space, pack
+from ..weights.loaded import Space, pack
 from .utterances import LONGEST, Utterance, utterances
 
 CHUNK = 1200.0  # seconds of speech held at once; batches are sorted by length within a chunk

@@ -20,8 +20,8 @@ from ..errors import UserError
 from ..nets.laser2 import EOS, FIRST_PIECE, PAD, UNK, Laser2, Laser2Config
 from ..runtime import Runtime, by_length, shrinking
 from ..weights import model_dir, registry, tensors
+from ..weights.loaded import Space, load_space
 from .embed import BATCH_TOKENS, CHUNK, Block, Line, embed_stream
-from .model import Space, load_space
 
 
 class Encoder(Protocol):

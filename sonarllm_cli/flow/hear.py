@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..io.audio import Recording
 from ..runtime import log
+from ..weights.loaded import Space
 from .decode import Search, decode_batch
 from .embed_speech import SpeechModel, embed_recordings
 from .language import language_of
-from .model import Space
 from .utterances import Utterance
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..nets.diffusion_lcm import DiffusionLCM, DiffusionLCMConfig
-from .model import Writer
+from ..weights.loaded import Writer
 
 CHUNK = 512  # sentences read at once: attention of a chunk to what is before it needs CHUNK × S scores, not S × S
 Report = Callable[[str, int, int], None]  # what is being done, how much of it is, how much there is

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..weights.loaded import Writer
 from .decode import Search, decode_batch
 from .embed import embed_sentences
-from .model import Writer
 
 ALIKE = 0.75  # share of characters in common from which on words are the ending's, garbled
 LEAST = 3  # letters that a beginning of the ending has

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ..errors import UserError
-from ..files import (
+from .files import (
     PathName,
     display_name,
     missing_field,

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, TextIO
 import numpy as np
 
 from ..errors import RunError, UserError
-from ..files import atomic_file, check_target, open_output
+from .files import atomic_file, check_target, open_output
 from .vectors import COLUMNS, DTYPES, KEY, NPY_MAGIC, RAW, Strings, format_of
 
 GROUP_ROWS = 2048  # a Parquet row group: 8 MiB of float32 at width 1024

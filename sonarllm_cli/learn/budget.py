@@ -20,7 +20,7 @@ from ..nets.sonar import Sonar, SonarConfig
 from ..nets.speech import SpeechConfig, speech_flops
 from ..nets.token_lm import TokenLMConfig
 from ..weights.model_dir import SPEECH
-from .kinds import build_model, space_config, trained_parameters
+from .build import build_model, space_config, trained_parameters
 from .losses import chunk_size
 from .recipe import Settings
 

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RunError, UserError
-from ..files import atomic_file, locked
+from ..io.files import atomic_file, locked
 from ..runtime import log
-from .distributed import like
+from .ranks import like
 
 State = dict[str, Any]
 LOCK = ".lock"

@@ -21,12 +21,12 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from ..errors import RunError, UserError
-from ..files import atomic_write
+from ..io.files import atomic_write
 from ..runtime import DTYPES, log, multiplies_bfloat16
 from . import optim
+from .build import make_task
 from .checkpoint import Checkpoints, claimed, restore
-from .distributed import Ranks, blocks, gathered, last_of_step, shard, whole
-from .kinds import make_task
+from .ranks import Ranks, blocks, gathered, last_of_step, shard, whole
 from .recipe import Settings, changes, to_toml
 from .watch import Watch, Window, matrix_rate
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..runtime import multiplies_bfloat16
-from .distributed import Ranks
+from .ranks import Ranks
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import nn
 
-from .distributed import Ranks
 from .muon import Muon
+from .ranks import Ranks
 from .recipe import Optim
 
 

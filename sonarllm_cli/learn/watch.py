@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import UserError
-from ..files import atomic_write
+from ..io.files import atomic_write
 from ..runtime import log
 from .recipe import Settings
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from ..errors import UserError
 from ..flow.embed import Line
 from ..flow.encoders import load_encoder
-from ..flow.model import DEFAULT
 from ..languages import resolve
 from ..runtime import Runtime, choose
+from ..weights.loaded import DEFAULT
 
 Lang = str | Callable[[str], str]
 

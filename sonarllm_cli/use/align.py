@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..files import atomic_write, read_text
 from ..flow.segment import segment
-from ..texts import read_texts
+from ..io.files import atomic_write, read_text
+from ..io.texts import read_texts
 from .neighbours import unit
 
 MOST = 4  # sentences of both sides in a pair

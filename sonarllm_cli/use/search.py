@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import JSON_ENDINGS, atomic_file, open_bytes, read_errors, text_ending
 from ..flow.embed import Line, embed, embed_stream, fits
-from ..flow.model import Space
 from ..flow.segment import Sentence, segment_stream
+from ..io.files import JSON_ENDINGS, atomic_file, open_bytes, read_errors, text_ending
+from ..io.texts import TEXT_ENDINGS, expand, read_texts
 from ..io.vectors import read_embeddings
 from ..languages import resolve
 from ..runtime import log
-from ..texts import TEXT_ENDINGS, expand, read_texts
 from ..weights import registry
+from ..weights.loaded import Space
 from .neighbours import nearest
 from .sides import BINARY, Embedded, Side, holds_vectors, open_vectors, read_side, same_space, unit_blocks
 

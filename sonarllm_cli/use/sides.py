@@ -19,11 +19,11 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import JSON_ENDINGS, display_name, open_bytes, read_errors, read_lines, text_ending
 from ..flow.embed import Line, embed_stream
-from ..flow.model import Space
+from ..io.files import JSON_ENDINGS, display_name, open_bytes, read_errors, read_lines, text_ending
 from ..io.vectors import read_embeddings
 from ..languages import resolve
+from ..weights.loaded import Space
 from .neighbours import BLOCK, unit
 
 BINARY = (".npy", ".safetensors", ".parquet")

@@ -18,8 +18,8 @@ import torch
 from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import Line, embed_stream, fits
-from ..flow.model import Space
 from ..flow.segment import segment
+from ..weights.loaded import Space
 
 SENTENCES = 256  # translated at once
 Translate = Callable[[Sequence[str]], list[str]]  # sentences on one line each → theirs

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, UserError, nearest
-from ..files import atomic_folder
+from ..io.files import atomic_folder
 from ..runtime import log
 from . import convert, convert_heads, model_dir, registry
 from .fetch import fetch as fetch_file

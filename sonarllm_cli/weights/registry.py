@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
-from ..files import locked
+from ..io.files import locked
 from ..languages import NAMES
 from ..tokens import Tokenizer
 from . import model_dir

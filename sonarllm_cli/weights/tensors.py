@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import atomic_folder
+from ..io.files import atomic_folder
 from .model_dir import AGAIN, FORMAT, check_files, digest, hash_of, read_config
 from .model_dir import STORED as STORED_NAMES
 

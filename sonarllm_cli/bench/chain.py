@@ -1,0 +1,386 @@
+"""Throughput of embedding, decoding, predicting and generating, against the machine's limits and other libraries.
+
+Work is of random token ids in lengths as sentences have them; what is compared runs in turns (see timing.py). With
+`size="published"` the network has the published shape and random weights, else it is a model's own.
+
+Legend: N texts, D embedding, P weights read or used for a token.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..flow.compose import Writing, generate_stream
+from ..flow.decode import Search, beam_search
+from ..flow.embed import embed_sentences, encode
+from ..flow.predict import Reader, predict
+from ..nets.llama import LlamaConfig
+from ..nets.sonar import Sonar
+from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
+from ..runtime import Runtime, choose
+from ..tokens import EOS
+from ..weights.loaded import Space, Writer, load_space, load_writer, pack
+from ..weights.shortlist import of_ids
+from . import flops
+from .peers import Peer, Weights, published, random_sonar
+from .timing import Timing, bandwidth, matrix_rate, side_by_side
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is run: a model's or the published size, in which dtypes, how much, beside which library."""
+
+    model: str = "mini"
+    published: bool = False
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "int8")
+    count: int = 32  # texts
+    rounds: int = 3
+    seed: int = 0
+    device: str = "cpu"
+    peer: str = ""
+    peer_python: str = ""
+    beam: int = 5
+    max_tokens: int = 24
+    layers: int = 0  # of the published size; 0: all
+    shortlist: int = 0  # words that may be written, beside the whole vocabulary; 0: no such run
+
+
+@dataclass
+class Row:
+    """One line of a table."""
+
+    name: str
+    timing: Timing
+    operations: float  # floating-point, of the whole work
+    units: float  # what a throughput counts
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class _Ids:
+    """A tokenizer where there are only ids: of the published vocabulary, English."""
+
+    langs = ("eng_Latn",)
+    vocab_size = 256206
+
+    def lang_id(self, lang: str) -> int:
+        return 256047
+
+    def prompt(self, lang: str) -> list[int]:
+        return [EOS, self.lang_id(lang)]
+
+    def text(self, ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
+
+    def content(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[int(word) for word in text.split() if int(word) != EOS] for text in texts]
+
+
+def space_of(wish: Wish, part: str, dtype: str) -> Space:
+    """The encoder or decoder to run ("net": both), in a dtype."""
+    runtime = choose(wish.device, dtype, seed=wish.seed)
+    if not wish.published:
+        return load_space(wish.model, runtime)
+    with torch.device("meta"):
+        net = Sonar(published(wish.layers))
+    for name in ("encoder", "decoder") if part == "net" else (part,):
+        module = copy.deepcopy(_random(name, wish.seed, wish.layers)).to(runtime.device, runtime.dtype)
+        pack(module, runtime)
+        setattr(net, name, module)
+    return Space("published size", "", _Ids(), net, runtime)  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=1)
+def _random(part: str, seed: int, layers: int) -> nn.Module:
+    """Random weights of the published shape, kept while one dtype after the other is made of them."""
+    return random_sonar(published(layers), part, seed).get_submodule(part)
+
+
+def sentence_ids(space: Space, count: int, seed: int) -> list[list[int]]:
+    """Source ids of random words: lengths log-normal, 23 tokens in the median, 8 to 100, as in news."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = (23 * torch.exp(0.5 * torch.randn(count, generator=generator))).round().clamp(8, 100).int().tolist()
+    top = space.tokenizer.vocab_size - len(space.tokenizer.langs) - 300 * (space.tokenizer.vocab_size > 1e5) - 4
+    lang = space.tokenizer.lang_id(space.tokenizer.langs[0])
+    return [[lang, *torch.randint(EOS + 1, top, (n,), generator=generator).tolist(), EOS] for n in lengths]
+
+
+def machine(device: torch.device) -> dict[str, float]:
+    """The limits that shares are of: operations and bytes a second."""
+    return {"float32 rate": matrix_rate(device), "bandwidth": bandwidth(device)}
+
+
+def bench_embed(wish: Wish) -> dict[str, Any]:
+    """`count` texts at once, in each dtype, and by the peer in batches of 5 (its own default) and of `count`."""
+    peer = _peer(wish, "encoder") if wish.peer else None
+    spaces = {dtype: space_of(wish, "encoder", dtype) for dtype in wish.dtypes}
+    _random.cache_clear()
+    first = next(iter(spaces.values()))
+    ids = sentence_ids(first, wish.count, wish.seed)
+    cost = sum(flops.encoder_flops(first.net.config, len(i) - flops.EDGE) for i in ids)
+    found: dict[str, Tensor] = {}
+    runs: dict[str, Callable[[], float | None]] = {}
+
+    def ours(name: str, space: Space, size: int) -> Callable[[], None]:
+        def run() -> None:
+            found[name] = encode(ids, space, size).float().cpu()
+
+        return run
+
+    def theirs(name: str, size: int) -> Callable[[], float]:
+        def run() -> float:
+            assert peer
+            seconds, found[name] = peer.embed(ids, size)
+            return seconds
+
+        return run
+
+    for dtype, space in spaces.items():
+        for size in dict.fromkeys((min(8, wish.count), wish.count)):
+            runs[f"{dtype}, {size} at once"] = ours(f"{dtype}, {size} at once", space, size)
+    if peer:
+        for size in dict.fromkeys((min(5, wish.count), wish.count)):
+            runs[f"{wish.peer}, {size} at once"] = theirs(f"{wish.peer}, {size} at once", size)
+    timings = side_by_side(runs, wish.rounds, first.runtime.device)
+    base_ND = found[next(iter(runs))]
+    rows = []
+    for name, timing in timings.items():
+        cosine = torch.cosine_similarity(found[name], base_ND, dim=1).min().item()
+        size = flops.encoder_parameters(first.net.config) * BYTES.get(name.split(",")[0], 4)
+        rows.append(Row(name, timing, cost, wish.count, {"cosine": cosine, "weights MB": size / 1e6}))
+    if peer:
+        peer.close()
+    return _result("embed", "texts", wish, first, rows, tokens=sum(map(len, ids)))
+
+
+def bench_decode(wish: Wish) -> dict[str, Any]:
+    """Beam search of one sentence, then of `count`: steps of up to `max_tokens`, in each dtype, with its `shortlist` of
+    words, and by the peer."""
+    peer = _peer(wish, "decoder") if wish.peer else None
+    spaces = {dtype: space_of(wish, "decoder", dtype) for dtype in wish.dtypes}
+    _random.cache_clear()
+    first = next(iter(spaces.values()))
+    config, prompt = first.net.config, first.tokenizer.prompt(first.tokenizer.langs[0])
+    words = range(EOS + 1, min(EOS + 1 + wish.shortlist, config.vocab_size))
+    if wish.shortlist:
+        spaces |= {f"{dtype}, {len(words)} words": of_ids(space, words) for dtype, space in spaces.items()}
+    vectors_ND = torch.randn(wish.count, config.embedding, generator=torch.Generator().manual_seed(wish.seed))
+    limit = min(wish.max_tokens, config.max_target_tokens)
+    search = Search(beam=wish.beam, max_tokens=limit)
+    rows = []
+    for many in dict.fromkeys((1, wish.count)):
+        found: dict[str, list[tuple[int, ...]]] = {}
+        steps: dict[str, int] = {}
+
+        def ours(name: str, space: Space, many: int = many, found: Any = found) -> Callable[[], None]:
+            part_SD = vectors_ND[:many].to(space.runtime.device, space.runtime.dtype)
+
+            def run() -> None:
+                with torch.inference_mode():
+                    found[name] = [h[0][0] for h in beam_search(space, part_SD, prompt, search)]
+
+            return run
+
+        def theirs(name: str, many: int = many, found: Any = found) -> Callable[[], float]:
+            def run() -> float:
+                assert peer
+                seconds, ids = peer.decode(vectors_ND[:many], prompt, wish.beam, limit)
+                found[name] = [tuple(i) for i in ids]
+                return seconds
+
+            return run
+
+        runs: dict[str, Callable[[], float | None]] = {d: ours(d, space) for d, space in spaces.items()}
+        if peer:
+            runs[wish.peer] = theirs(wish.peer)
+        timings = side_by_side(runs, wish.rounds, first.runtime.device)
+        base = found[next(iter(runs))]
+        for name, timing in timings.items():
+            steps[name] = max(map(len, found[name]))
+            same = sum(a == b for a, b in zip(found[name], base)) / many
+            prompted, after = len(prompt) - flops.EDGE, steps[name] - 1 - flops.EDGE  # one beam reads the prompt
+            shape = config if "words" not in name else replace(config, vocab_size=len(words))
+            cost = flops.decoder_flops(shape, prompted) + flops.decoder_flops(shape, after, wish.beam)
+            size = flops.decoder_parameters(shape) * BYTES.get(name.split(",")[0], 4)
+            extra = {
+                "same texts": same,
+                "ms a step": 1e3 * timing.median / steps[name],
+                "weights MB": size / 1e6,
+                "bytes read": steps[name] * size,
+            }
+            rows.append(Row(f"{name}, {many} at once", timing, many * cost, many, extra))
+    if peer:
+        peer.close()
+    return _result("decode", "texts", wish, first, rows, steps=limit - len(prompt))
+
+
+def bench_generate(wish: Wish, sentences: int = 32, read: int = 1000) -> dict[str, Any]:
+    """A text of `sentences` written, against the published loop; and the next sentence after `read`, cached or not."""
+    writer = _writer(wish, wish.dtypes[0])
+    _random.cache_clear()
+    space, lang = writer.space, writer.lang
+    context_SD = encode(sentence_ids(space, read, wish.seed), space) if not wish.published else _noise(read, space)
+    reader = Reader(writer)
+    reader.read(context_SD[:-1])
+    length = reader.caches[0].length
+
+    def cached() -> None:
+        for cache in reader.caches:
+            cache.length = length  # forget what the round before read
+        reader.read(context_SD[-1:])
+
+    runs: dict[str, Callable[[], float | None]] = {
+        f"next of {read}, cached": cached,
+        f"next of {read}, recomputed": lambda: _nothing(predict(writer, context_SD)),
+    }
+    timings = side_by_side(runs, wish.rounds, space.runtime.device)
+    rows = [Row(name, timing, 0, 1) for name, timing in timings.items()]
+    fast, slow = timings.values()
+    rows[0].extra["times as fast"] = slow.median / fast.median
+    search = Search(beam=wish.beam, max_tokens=wish.max_tokens)
+    writing = Writing(max_sentences=sentences, stop_threshold=2, search=search)  # no cosine is 2
+    texts: dict[str, list[str]] = {}
+    peers = [_peer(wish, part) for part in ("encoder", "decoder")] if wish.peer else []
+    plain = _plain(wish, writer)
+    loops: dict[str, Callable[[], float | None]] = {
+        "generate": lambda: texts.update(ours=[s.text for s in generate_stream(context_SD[:1], writer, writing)]),
+        "the published loop": lambda: texts.update(
+            theirs=published_loop(plain, context_SD[:1], sentences, search, peers)
+        ),
+    }
+    for peer in peers:
+        peer.wait()  # what it builds must not run beside ours
+    timings = side_by_side(loops, 1 if wish.published else wish.rounds, space.runtime.device, warm=not wish.published)
+    fast, slow = timings.values()
+    extra = {
+        "same texts": sum(a == b for a, b in zip(*texts.values())) / sentences,
+        "times as fast": slow.median / fast.median,
+    }
+    for name, timing in timings.items():
+        rows.append(Row(f"{name}, {sentences} sentences", timing, 0, sentences, extra if name == "generate" else {}))
+    for peer in peers:
+        peer.close()
+    return _result("generate", "sentences", wish, space, rows, lang=lang)
+
+
+@torch.inference_mode()
+def published_loop(
+    writer: Writer, context_SD: Tensor, sentences: int, search: Search, peers: Sequence[Peer] = ()
+) -> list[str]:
+    """Generation as in the published script, run on plain layers: the whole prefix is read anew for each sentence, one
+    text is decoded at a time, embedded again at a batch of one. `peers` (encoder, decoder) do the last two if given."""
+    space, texts = writer.space, []
+    prompt = space.tokenizer.prompt(writer.lang)
+    for _ in range(sentences):
+        next_1D = predict(writer, context_SD)[None]
+        if peers:
+            ids = tuple(peers[1].decode(next_1D, prompt, search.beam, search.max_tokens)[1][0])
+        else:
+            ids = beam_search(space, next_1D, prompt, search)[0][0][0]
+        texts.append(space.tokenizer.text(ids))
+        words = [prompt[1], *space.tokenizer.content([texts[-1]])[0], EOS]
+        if peers:
+            again_1D = peers[0].embed([words], 1)[1].to(context_SD)
+        else:
+            again_1D = space.net.encoder(torch.tensor([words]), torch.tensor([len(words)]))
+        context_SD = torch.cat([context_SD, again_1D])
+    return texts
+
+
+def _noise(count: int, space: Space) -> Tensor:
+    return torch.randn(count, space.dim, generator=torch.Generator().manual_seed(0)).to(space.runtime.dtype)
+
+
+def _writer(wish: Wish, dtype: str) -> Writer:
+    runtime = choose(wish.device, dtype, seed=wish.seed)
+    if not wish.published:
+        return load_writer(wish.model, runtime)
+    space = space_of(wish, "net", dtype)
+    torch.manual_seed(wish.seed)
+    net = SonarLLM(SonarLLMConfig(**vars(LlamaConfig())))
+    net.body.init_()
+    net = net.to(runtime.device, runtime.dtype).eval().requires_grad_(False)
+    pack(net, Runtime(device=runtime.device, dtype=runtime.dtype))
+    return Writer(
+        "600M", net, space, marker="", ending=str(EOS + 1), begin="", lang="eng_Latn", familiar=0.0, kind="sonar-llm"
+    )
+
+
+def _plain(wish: Wish, writer: Writer) -> Writer:
+    """The same model in plain layers, for the published loop; at the published size the packed one stands in where a
+    peer does the decoding."""
+    if wish.published:
+        if not wish.peer:
+            raise UserError("the published loop at the published size needs a library", "give --peer sonar-space")
+        return writer
+    runtime = choose(wish.device, wish.dtypes[0] if wish.dtypes[0] != "int8" else "float32", seed=wish.seed)
+    return load_writer(wish.model, runtime, trainable=True)
+
+
+def _peer(wish: Wish, part: str) -> Peer:
+    weights = Weights(model="" if wish.published else wish.model, seed=wish.seed, layers=wish.layers)
+    return Peer(wish.peer, part, weights, wish.peer_python, torch.get_num_threads())
+
+
+def _nothing(_: Any) -> None:
+    return None
+
+
+def quality(wish: Wish, texts: Sequence[str], lang: str) -> dict[str, Any]:
+    """What a dtype costs: auto-encoding BLEU, chrF to float32's texts, least cosine with float32's embeddings."""
+    from ..score import metrics
+
+    base_ND, rows = torch.empty(0), []
+    said: list[str] = []
+    for dtype in dict.fromkeys(("float32", *wish.dtypes)):
+        space = load_space(wish.model, choose(wish.device, dtype, seed=wish.seed))
+        out_ND = embed_sentences(texts, lang, space)
+        prompt, search = space.tokenizer.prompt(lang), Search(beam=wish.beam)
+        with torch.inference_mode():
+            found = [
+                space.tokenizer.text(hyps[0][0])
+                for part_SD in out_ND.split(32)
+                for hyps in beam_search(space, part_SD, prompt, search)
+            ]
+        base_ND, said = (out_ND, found) if not said else (base_ND, said)
+        cosine = torch.cosine_similarity(out_ND.float(), base_ND.float()).min().item()
+        rows.append(
+            {"dtype": dtype, "BLEU": metrics.bleu(found, texts), "chrF": metrics.chrf(found, said), "cosine": cosine}
+        )
+    return {"work": "quality", "model": wish.model, "lang": lang, "texts": len(texts), "rows": rows}
+
+
+def _result(work: str, unit: str, wish: Wish, space: Space, rows: list[Row], **facts: Any) -> dict[str, Any]:
+    limits, config = machine(space.runtime.device), space.net.config
+    out = []
+    for row in rows:
+        t = row.timing
+        found = {"name": row.name, "seconds": t.median, "spread": t.spread, f"{unit}/s": row.units / t.median}
+        if row.operations:
+            found["GFLOP/s"] = row.operations / t.median / 1e9
+            found["of float32 rate"] = row.operations / t.median / limits["float32 rate"]
+        if "bytes read" in row.extra:
+            found["of bandwidth"] = row.extra.pop("bytes read") / t.median / limits["bandwidth"]
+        out.append({**found, **row.extra})
+    return {
+        "work": work,
+        "model": space.name,
+        "layers": config.encoder_layers if work == "embed" else config.decoder_layers,
+        "texts": wish.count,
+        **facts,
+        "threads": torch.get_num_threads(),
+        "float32 GFLOP/s": limits["float32 rate"] / 1e9,
+        "bandwidth GB/s": limits["bandwidth"] / 1e9,
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "rows": out,
+    }

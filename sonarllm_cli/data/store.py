@@ -1,0 +1,400 @@
+"""Documents segmented and embedded once, on disk: what `sonarllm embed --store DIR` writes and training reads.
+
+`DIR/shard-00000.parquet` … hold a sentence a row: text, lang, document (its id), position (0, 1, …; −1 is the title),
+tokens (words, without control tokens), embedding (a fixed-size list of float16). `DIR/manifest.json` names the space
+by its fingerprint, and the shards with their rows and SHA-256. pandas, DuckDB, Arrow and `datasets` read the shards.
+
+    embed_documents(["train.jsonl.xz"], Path("store"), space)
+    Stored(Path("store"), space.fingerprint).embeddings(np.array([0, 5]))      # read when asked for
+
+Legend: N sentences, D embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from ..errors import RunError, UserError
+from ..flow.embed import encode
+from ..flow.segment import segment
+from ..io.files import atomic_file, atomic_write
+from ..learn.ranks import Ranks
+from ..runtime import log
+from ..tokens import EOS, Tokenizer, fitting
+from ..weights.loaded import Space
+from ..weights.model_dir import digest
+from . import corpus
+from .records import Record, records
+
+FORMAT = 1
+GROUP_ROWS = 256  # of a Parquet row group: what is read to have one document
+HELD_GROUPS = 512  # whose texts are kept: about 16 MiB
+SHARD_DOCUMENTS = 4096
+NAMED = 5  # of each kind of skip, by place
+MANIFEST = "manifest.json"
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+@dataclass
+class Skips:
+    """What was left out or cut, counted, and the first few by name."""
+
+    count: dict[str, int] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, what: str, place: str) -> None:
+        self.count[what] = self.count.get(what, 0) + 1
+        if len(self.places.setdefault(what, [])) < NAMED:
+            self.places[what].append(place)
+
+    def merge(self, other: Skips) -> None:
+        for what, count in other.count.items():
+            self.count[what] = self.count.get(what, 0) + count
+            self.places[what] = (self.places.get(what, []) + other.places[what])[:NAMED]
+
+
+class Sentence(NamedTuple):
+    text: str
+    document: str
+    position: int
+
+
+def embed_documents(
+    inputs: Sequence[str],
+    folder: Path,
+    space: Space,
+    *,
+    lang: str = "eng_Latn",
+    text_field: str = "text",
+    max_tokens: int = 256,
+    on_long: str = "split",
+    shard_documents: int = SHARD_DOCUMENTS,
+    ranks: Ranks | None = None,
+    shown: Callable[[int], None] = lambda documents: None,
+) -> dict[str, Any]:
+    """Every document of `inputs` into the store `folder`; → its manifest.
+
+    Shards of `shard_documents` are divided among the processes; one that is there already, of the same documents,
+    encoder and options, is kept. A sentence over `max_tokens`, or over what the model decodes, is split,
+    kept as it is for training to end the document before it (`truncate`), or an error. `shown` is told of progress.
+    """
+    ranks = ranks or Ranks("cpu")
+    max_tokens = min(max_tokens, space.net.config.max_target_tokens)
+    if ranks.first:
+        _check_folder(folder, space)
+    ranks.wait()
+    options = {"lang": lang, "field": text_field, "max_tokens": max_tokens, "on_long": on_long, "dim": space.dim}
+    shards = 0
+    stream = (row for source in inputs for row in records(source))
+    while rows := list(islice(stream, shard_documents)):
+        if shards % ranks.count == ranks.rank:
+            path = folder / f"shard-{shards:05d}.parquet"
+            key = hashlib.sha256(json.dumps([FORMAT, space.fingerprint, options, rows], default=str).encode())
+            if _footer(path).get("key") != key.hexdigest():
+                sentences, skips = _sentences(rows, space.tokenizer, options)
+                _write_shard(path, sentences, skips, space, key.hexdigest(), options)
+            shown(len(rows))
+        shards += 1
+    ranks.wait()
+    if not shards:
+        raise UserError("no documents in " + ", ".join(inputs), "give files with documents")
+    manifest = _manifest(folder, shards, space, lang, inputs) if ranks.first else {}
+    ranks.wait()
+    return manifest
+
+
+def _check_folder(folder: Path, space: Space) -> None:
+    """A new folder, or a store of the same space."""
+    if (folder / MANIFEST).is_file():
+        found = read_manifest(folder)["space"]
+        if found["fingerprint"] != space.fingerprint:
+            raise UserError(
+                f"{folder} was made with {found['name']} ({found['fingerprint']}), not {space.name}",
+                "choose another --store, or delete this one",
+            )
+    elif folder.is_dir() and any(not p.name.startswith((".", "shard-")) for p in folder.iterdir()):
+        raise UserError(f"{folder} holds other things and no {MANIFEST}", "choose another --store")
+    folder.mkdir(parents=True, exist_ok=True)
+    for scratch in folder.glob(".shard-*.tmp-*"):  # what a killed process left half-written
+        scratch.unlink()
+
+
+def _sentences(
+    rows: Sequence[tuple[str, Record]], tokenizer: Tokenizer, options: dict[str, Any]
+) -> tuple[list[Sentence], Skips]:
+    """Documents → their titles and sentences in reading order, and what was left out."""
+    lang, out, skips = options["lang"], [], Skips()
+    fits = fitting(tokenizer, options["max_tokens"] - 1)  # a target has one control token more
+    for place, record in rows:
+        name = str(record.get("id") or record.get("document") or place)
+        title = " ".join(str(record.get("title") or "").split())
+        body: list[str] = []
+        for block in corpus.blocks(record, place, options["field"]):
+            for sentence in segment(block, lang=lang):
+                if fits(sentence.flat):
+                    body.append(sentence.flat)
+                    continue
+                if options["on_long"] == "error":
+                    cure = "use --on-long split, or a larger --max-tokens"
+                    raise UserError(f"{place}: a sentence is longer than {options['max_tokens']} tokens", cure)
+                skips.add(f"sentences over {options['max_tokens']} tokens", place)
+                split = options["on_long"] == "split"
+                body += [s.flat for s in segment(sentence.text, lang=lang, fits=fits)] if split else [sentence.flat]
+        if not body:
+            skips.add("empty documents", place)
+            continue
+        if len(body) == 1 and not title:
+            skips.add("documents of one sentence (kept)", place)
+        if title:
+            out.append(Sentence(title, name, -1))
+        out += [Sentence(text, name, i) for i, text in enumerate(body)]
+    return out, skips
+
+
+def _write_shard(
+    path: Path, sentences: list[Sentence], skips: Skips, space: Space, key: str, options: dict[str, Any]
+) -> None:
+    lang, words = options["lang"], space.tokenizer.content([s.text for s in sentences])
+    room = space.net.config.max_source_tokens - 2
+    embeddings_ND = encode([[space.tokenizer.lang_id(lang), *w[:room], EOS] for w in words], space).cpu().half()
+    if not bool(embeddings_ND.isfinite().all()):
+        row = int((~embeddings_ND.isfinite()).any(1).nonzero()[0])
+        raise RunError(f"the embedding of {sentences[row].text[:60]!r} has no place in float16", "leave it out")
+    documents = sum(s.position == 0 for s in sentences)
+    facts = {"key": key, "documents": documents, "skipped": skips.count, "places": skips.places}
+    columns = {
+        "text": pa.array([s.text for s in sentences], pa.string()),
+        "lang": pa.array([lang] * len(sentences), pa.string()),
+        "document": pa.array([s.document for s in sentences], pa.string()),
+        "position": pa.array([s.position for s in sentences], pa.int32()),
+        "tokens": pa.array([len(w) for w in words], pa.int32()),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings_ND.numpy().reshape(-1)), space.dim),
+    }
+    table = pa.table(columns).replace_schema_metadata(
+        {"fingerprint": space.fingerprint, "store": json.dumps(facts, ensure_ascii=False)}
+    )
+    plain = [name for name in columns if name not in ("lang", "document")]
+    with atomic_file(path) as scratch:
+        pq.write_table(
+            table,
+            scratch,
+            row_group_size=GROUP_ROWS,
+            compression={name: "zstd" if name in ("text", "document") else "none" for name in columns},
+            use_dictionary=[name for name in columns if name not in plain],
+            write_statistics=["document", "position"],
+            data_page_size=1 << 30,  # one page a row group, whose last bytes are the numbers: see Stored
+        )
+
+
+def _footer(path: Path) -> dict[str, Any]:
+    """What a shard says of itself; {} for one that is missing or damaged."""
+    try:
+        return json.loads(pq.read_schema(path).metadata[b"store"])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return {}
+
+
+def _manifest(folder: Path, count: int, space: Space, lang: str, inputs: Sequence[str]) -> dict[str, Any]:
+    """Write the manifest of the first `count` shards, and delete what an earlier, longer store left beyond them."""
+    entries, skips = [], Skips()
+    for path in sorted(folder.glob("shard-*.parquet")):
+        if int(path.stem.split("-")[1]) >= count:
+            path.unlink()
+            continue
+        facts, rows = _footer(path), pq.read_metadata(path).num_rows
+        entry = {"file": path.name, "rows": rows, "documents": facts["documents"], "bytes": path.stat().st_size}
+        entries.append({**entry, "sha256": digest(path)})
+        skips.merge(Skips(facts["skipped"], facts["places"]))
+    for what, number in skips.count.items():
+        log.info("%d %s: %s%s", number, what, ", ".join(skips.places[what]), " …" if number > NAMED else "")
+    manifest = {
+        "format": FORMAT,
+        "space": {"name": space.name, "fingerprint": space.fingerprint, "dim": space.dim},
+        "lang": lang,
+        "inputs": list(inputs),
+        "documents": sum(entry["documents"] for entry in entries),
+        "sentences": sum(entry["rows"] for entry in entries),
+        "skipped": skips.count,
+        "shards": entries,
+    }
+    atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    return manifest
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """UserError for a folder that is no store, or one that is not finished."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        what = "is not finished" if any(folder.glob("shard-*")) else "is no store"
+        raise UserError(f"{folder} {what}: it has no {MANIFEST}", f"run sonarllm embed --store {folder} FILE… again")
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{path} has format {manifest['format']}", "upgrade sonarllm-cli")
+        return {**manifest, "shards": list(manifest["shards"]), "space": dict(manifest["space"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}", f"run sonarllm embed --store {folder} FILE… again") from error
+
+
+class Stored:
+    """The sentences of a store, read from disk when they are asked for: rows as in `documents.Sentences`, whose methods
+    mean the same. In memory are an index, eight bytes a sentence, and the texts read last.
+
+    Embeddings are not decoded as Parquet: shards are written so that a row group's are the last bytes of its column
+    chunk, in order, and only the rows asked for are read. Decoding the group takes a hundred times as long.
+    """
+
+    def __init__(self, folder: Path, space: Space) -> None:
+        self.folder, self.tokenizer, self.dim = folder, space.tokenizer, space.dim
+        manifest = read_manifest(folder)
+        made = manifest["space"]
+        if made["fingerprint"] != space.fingerprint:
+            raise UserError(
+                f"{folder} was made with {made['name']} ({made['fingerprint']}), the run is in {space.name} "
+                f"({space.fingerprint})",
+                f"use that space, or embed again: sonarllm embed --store DIR -m {space.name}",
+            )
+        self.cure = f"delete it and run sonarllm embed --store {folder} FILE… again"
+        self.paths = [folder / entry["file"] for entry in manifest["shards"]]
+        self.footers = [self._footer(path, entry["bytes"]) for path, entry in zip(self.paths, manifest["shards"])]
+        self.offsets = [self._offsets(path, footer) for path, footer in zip(self.paths, self.footers)]
+        self.first = np.cumsum([0, *(footer.num_rows for footer in self.footers)])  # row of each shard
+        self.position = self._column("position")
+        self.labels = self._column("tokens") + 1
+        self._texts: OrderedDict[tuple[int, int], dict[str, Any]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def _footer(self, path: Path, size: int) -> pq.FileMetaData:
+        if not path.is_file():
+            raise UserError(f"{path} is missing", self.cure)
+        if path.stat().st_size != size:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes, not {size:,}: it was cut short", self.cure)
+        with self._damage(path):
+            return pq.read_metadata(path)
+
+    def _offsets(self, path: Path, footer: pq.FileMetaData) -> np.ndarray:
+        """Where in the file each row group's embeddings begin."""
+        found = []
+        for g in range(footer.num_row_groups):
+            group = footer.row_group(g)
+            chunk = group.column(footer.num_columns - 1)
+            size = 2 * self.dim * group.num_rows
+            if chunk.compression != "UNCOMPRESSED" or not 0 < chunk.total_compressed_size - size < size // 8 + 4096:
+                raise UserError(f"{path} is not as this program writes shards", self.cure)
+            found.append(chunk.data_page_offset + chunk.total_compressed_size - size)
+        return np.array(found, np.int64)
+
+    @contextmanager
+    def _damage(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{path} is damaged: {error}", self.cure) from error
+
+    def _column(self, name: str) -> np.ndarray:
+        out = np.empty(len(self), np.int32)
+        for path, footer, at in zip(self.paths, self.footers, self.first):
+            with self._damage(path), pq.ParquetFile(path, metadata=footer) as file:
+                out[at : at + footer.num_rows] = file.read([name], use_threads=False)[name].to_numpy()
+        return out
+
+    def documents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each document the row of its title (−1 where it has none), its first row and its rows: → three (B,)."""
+        first = np.flatnonzero(self.position == 0)
+        title = np.where((first > 0) & (self.position[first - 1] == -1), first - 1, -1)
+        start = np.where(title >= 0, title, first)
+        return title, first, np.diff(np.append(start, len(self))) - (title >= 0)
+
+    # ---------------------------------------------------------------------------------------------- by rows
+
+    def embeddings(self, rows: np.ndarray) -> Tensor:
+        """rows_… → embeddings_…D, float32. Rows that follow each other are read at once."""
+        distinct, back = np.unique(rows, return_inverse=True)
+        out_ND = np.empty((len(distinct), self.dim), np.float16)
+        shard = np.searchsorted(self.first, distinct, "right") - 1
+        own = distinct - self.first[shard]
+        ends = np.flatnonzero((np.diff(distinct) != 1) | (np.diff(shard) != 0) | (own[1:] % GROUP_ROWS == 0)) + 1
+        runs = np.stack([np.append(0, ends), np.append(ends, len(distinct))], 1)
+        for s in np.unique(shard):
+            with self._damage(self.paths[s]), open(self.paths[s], "rb", buffering=0) as file:
+                for a, b in runs[shard[runs[:, 0]] == s]:
+                    file.seek(int(self.offsets[s][own[a] // GROUP_ROWS] + own[a] % GROUP_ROWS * 2 * self.dim))
+                    file.readinto(out_ND[a:b].view(np.uint8).data)
+        return torch.from_numpy(out_ND)[torch.from_numpy(back.reshape(-1))].float().view(*rows.shape, self.dim)
+
+    def text(self, rows: np.ndarray) -> list[str]:
+        """The sentences themselves."""
+        return self._strings(rows, "text")
+
+    def target_ids(self, rows: np.ndarray) -> list[list[int]]:
+        """`</s> __lang__ w₁ … w_n </s>` of each row, in its own language."""
+        words = self.tokenizer.content(self.text(rows))
+        return [[*self.tokenizer.prompt(lang), *w, EOS] for lang, w in zip(self._strings(rows, "lang"), words)]
+
+    def bytes(self, rows: np.ndarray) -> int:
+        """UTF-8 bytes of the rows, together."""
+        return sum(len(text.encode()) for text in self.text(rows))
+
+    def names(self, rows: np.ndarray) -> list[str]:
+        """The ids of the documents that the rows belong to."""
+        return self._strings(rows, "document")
+
+    def std(self, sample: int = 16384) -> Tensor:
+        """Deviation of each dimension over at most `sample` rows, spread evenly: → std_D."""
+        return self.embeddings(np.unique(np.linspace(0, len(self) - 1, sample).astype(np.int64))).std(0)
+
+    def _strings(self, rows: np.ndarray, column: str) -> list[str]:
+        out = [""] * len(rows)
+        shard = np.searchsorted(self.first, rows, "right") - 1
+        own = rows - self.first[shard]
+        for s in np.unique(shard):
+            here = np.flatnonzero(shard == s)
+            group = own[here] // GROUP_ROWS
+            wanted = np.unique(group)
+            for at in range(0, len(wanted), HELD_GROUPS // 2):
+                some = [int(g) for g in wanted[at : at + HELD_GROUPS // 2]]
+                self._load(int(s), some)
+                for g in some:
+                    at_g = here[group == g]
+                    found = self._texts[int(s), g][column].take(pa.array(own[at_g] % GROUP_ROWS))
+                    for i, value in zip(at_g, found.to_pylist()):
+                        out[i] = value
+        return out
+
+    def _load(self, shard: int, groups: list[int]) -> None:
+        """Hold the texts of these row groups, and let go of those used longest ago."""
+        missing = [g for g in groups if (shard, g) not in self._texts]
+        path, footer = self.paths[shard], self.footers[shard]
+        if missing:
+            with self._damage(path), pq.ParquetFile(path, metadata=footer) as file:
+                table = file.read_row_groups(missing, ["text", "lang", "document"], use_threads=False)
+            start = 0
+            for g in missing:
+                part = table.slice(start, footer.row_group(g).num_rows).combine_chunks()
+                start += len(part)
+                self._texts[shard, g] = {name: part[name].chunk(0) for name in part.column_names}
+        for g in groups:
+            self._texts.move_to_end((shard, g))
+        while len(self._texts) > HELD_GROUPS:
+            self._texts.popitem(last=False)

@@ -1,0 +1,176 @@
+"""Texts of files, folders and standard input, whole, each with its name.
+
+In: paths as a user gives them: plain UTF-8 text or HTML, compressed or not, folders of them, "-".
+Out: (name, text); of HTML its text, a block a paragraph.
+
+    python -c "from sonarllm_cli.io.texts import read_texts; print([(n, len(t)) for n, t in read_texts(['README.md'])])"
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+from ..errors import UserError
+from .files import decode_text, display_name, open_bytes, read_errors, text_ending
+
+_HTML = (".html", ".htm", ".xhtml")
+TEXT_ENDINGS = (".txt", ".text", ".md", ".rst", *_HTML)  # what is taken of a folder, compressed or not
+
+
+def read_texts(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(name, text) of each file of `expand(paths)`, read as it is asked for; standard input is named "-".
+
+    Blank files within folders are passed over. Raises UserError at once for paths that are not there, and on the way
+    for what cannot be read as text: other encodings, PDF and other documents, and a file named that is blank.
+    """
+    names = expand(paths)
+    return _texts(names, named={"-", *paths})
+
+
+def expand(paths: Sequence[str], endings: Collection[str] = TEXT_ENDINGS) -> list[str]:
+    """The files that `paths` mean: of a folder those under it that end so, sorted, hidden ones left out.
+
+    No path at all means standard input, "-". Raises UserError if a path is not there, a folder has no such file, or
+    "-" is given twice.
+    """
+    if list(paths).count("-") > 1:
+        raise UserError("standard input can be read only once", "give - once")
+    return [name for path in paths or ["-"] for name in _expand(path, endings)]
+
+
+def _expand(path: str, endings: Collection[str]) -> list[str]:
+    if path == "-":
+        return [path]
+    if not os.path.isdir(path):
+        if "\0" in path or not os.path.exists(path):
+            raise UserError(f"no such file: {path!r}" if "\0" in path else f"no such file: {path}", "check the path")
+        return [path]
+    root = Path(path)
+    with read_errors(path):
+        found = sorted(
+            file
+            for file in root.rglob("*")
+            if text_ending(file) in endings
+            and not any(part.startswith(".") for part in file.relative_to(root).parts)
+            and file.is_file()
+        )
+    if not found:
+        raise UserError(f"{path} holds no file ending in {', '.join(endings)}", "name the files, or another folder")
+    return [str(file) for file in found]
+
+
+def _texts(names: Sequence[str], named: Collection[str]) -> Iterator[tuple[str, str]]:
+    found = False
+    for name in names:
+        text = _text(name)
+        if text.strip():
+            found = True
+            yield name, text
+        elif name in named:
+            raise UserError(f"{display_name(name)} is empty", "give it some text")
+    if not found:
+        raise UserError("every file is empty", "give some text")
+
+
+def _text(path: str) -> str:
+    with read_errors(path), open_bytes(path) as stream:
+        data = stream.read()
+    for magic, kind, tool in _DOCUMENTS:
+        if data.startswith(magic):
+            file = "FILE" if path == "-" else shlex.quote(path)
+            raise UserError(f"{display_name(path)} is {kind}, not text", tool.format(file=file))
+    text = decode_text(data, path)
+    return html_text(text) if text_ending(path) in _HTML or _IS_HTML.match(text) else text
+
+
+_DOCUMENTS = (  # first bytes, what they are, what makes text of it
+    (b"%PDF-", "a PDF", "make text of it first: pdftotext {file} - (of poppler-utils)"),
+    (b"PK\x03\x04", "a zip archive (.docx, .odt, .epub …)", "make text of it first: pandoc -t plain {file}"),
+    (b"{\\rtf", "RTF", "make text of it first: pandoc -f rtf -t plain {file}"),
+)
+
+# ---- HTML ----
+
+_IS_HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html)\b", re.I | re.S)
+# Phrasing, which does not break the text; every other tag does.
+_INLINE = re.compile(
+    "a|abbr|acronym|b|bdi|bdo|big|cite|code|data|del|dfn|em|font|i|img|ins|kbd|label|mark|meter|nobr|output|q|rp|rt|"
+    "ruby|s|samp|small|span|strike|strong|sub|sup|time|tt|u|var|wbr"
+)
+_UNSEEN = ("iframe", "math", "noscript", "object", "script", "style", "svg", "template", "title")
+_CELLS = ("td", "th")
+
+
+def html_text(source: str) -> str:
+    """What a reader sees of an HTML page: a block a paragraph, a table's row a paragraph with tabs between cells.
+
+    >>> html_text("<title>No</title><h1>A &amp; B</h1><p>One\\n <b>two</b>.<br>Three.<ul><li>Four")
+    'A & B\\n\\nOne two.\\nThree.\\n\\nFour\\n'
+    """
+    page = _Page()
+    page.feed(source)
+    page.close()
+    return page.text()
+
+
+class _Page(HTMLParser):
+    """Gathers the pieces of a page's text: white space is single, but within `pre`."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.pieces: list[str] = []
+        self.unseen = ""  # the tag that hides what it holds
+        self.depth = 0  # of that tag within itself
+        self.pre = 0
+        self.last = ""  # character
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if self.unseen:
+            self.depth += tag == self.unseen
+        elif tag in _UNSEEN:
+            self.unseen, self.depth = tag, 1
+        elif tag == "br":
+            self._add("\n")
+        elif tag in _CELLS:
+            if self.last not in ("", "\n"):
+                self.pieces[-1] = self.pieces[-1].rstrip(" ")
+                self._add("\t")
+        elif not _INLINE.fullmatch(tag):
+            self.pre += tag == "pre"
+            self._add("\n\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.unseen:
+            self.depth -= tag == self.unseen
+            self.unseen = self.unseen if self.depth else ""
+        elif not _INLINE.fullmatch(tag) and tag not in _CELLS:
+            self.pre -= tag == "pre" and self.pre > 0
+            self._add("\n\n")
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        if tag not in _UNSEEN:
+            self.handle_starttag(tag, attrs)
+
+    def handle_data(self, data: str) -> None:
+        if self.unseen:
+            return
+        if not self.pre:
+            data = _SPACE.sub(" ", data)
+            data = data.lstrip(" ") if self.last in ("", " ", "\t", "\n") else data
+        self._add(data)
+
+    def _add(self, piece: str) -> None:
+        self.pieces.append(piece)
+        self.last = piece[-1:] or self.last
+
+    def text(self) -> str:
+        lines = "\n".join(line.rstrip() for line in "".join(self.pieces).split("\n"))
+        return re.sub("\n{3,}", "\n\n", lines).strip("\n") + "\n"
+
+
+_SPACE = re.compile(r"[ \t\n\r\f]+")

@@ -1,0 +1,113 @@
+"""Kinds of model a recipe can train: each is a task (data, model, loss) for the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..nets.kinds import NETS
+from ..nets.sonar import Sonar, SonarConfig
+from ..nets.speech import SpeechConfig, SpeechEncoder
+from ..tokens import TAGS
+from ..weights import model_dir, registry
+from .recipe import Settings, config_from
+
+
+class Task(Protocol):
+    """What a kind of model brings to the loop.
+
+    It may also have `frozen`, a network that the loss goes through and that does not learn, and `describe(batch)`,
+    which names a micro-batch's texts in messages. Facts of a loss are token-weighted figures, and the counts `tokens`
+    (needed) and `sentences`. A task is made on its process' `device`.
+    """
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    def epoch(self, number: int) -> Sequence[Any]: ...
+    def steps(self, epoch: Any) -> Iterable[list[Any]]: ...
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]: ...
+    def validate(self) -> dict[str, float]: ...
+    def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None: ...
+
+
+def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
+    """The task of the recipe's kind; its data is read here, after [model] was found to describe a network."""
+    build_model(settings)
+    if settings.kind == "sonar":
+        from .tasks.sonar import SonarTask
+
+        return SonarTask(settings, folder, device)
+    if settings.kind == "token-llm":
+        from .tasks.token_llm import TokenLLMTask
+
+        return TokenLLMTask(settings, folder, device)
+    if settings.kind in ("mse-lcm", "diffusion-lcm"):
+        from .tasks.lcm import DiffusionTask, LCMTask
+
+        return (LCMTask if settings.kind == "mse-lcm" else DiffusionTask)(settings, folder, device)
+    if settings.kind == model_dir.SPEECH:
+        from .tasks.speech import SpeechTask
+
+        return SpeechTask(settings, folder, device)
+    from .tasks.sonar_llm import SonarLLMTask
+
+    return SonarLLMTask(settings, folder, device)
+
+
+def build_model(settings: Settings) -> nn.Module:
+    """The network that the recipe trains, without memory. The shape of a space that is not on this machine is taken to
+    be the published one's."""
+    init = settings.run.init
+    with torch.device("meta"):
+        if settings.kind == "sonar":
+            vocabulary = settings.vocabulary
+            ids = 1 + vocabulary.pieces + len(vocabulary.langs) + len(TAGS)
+            base = asdict(space_config(init)) if init else {"vocab_size": ids}
+            return Sonar(config_from(SonarConfig, {**base, **settings.model}))
+        if settings.kind == model_dir.SPEECH:
+            fields = {"embedding": space_config(settings.sonar).embedding, **settings.model}
+            return SpeechEncoder(config_from(SpeechConfig, fields))
+        config_class, net_class = NETS[settings.kind]
+        key = "vocab_size" if settings.kind == "token-llm" else "embedding"
+        given = {key: getattr(space_config(settings.sonar), key)}
+        begun = asdict(shape_of(init, settings.kind)) if init else {}
+        return net_class(config_from(config_class, {**begun, **given, **settings.model}))
+
+
+def shape_of(name: str, kind: str) -> Any:
+    """The config of a model that a run of this kind starts from. UserError for a model of another kind."""
+    folder = registry.find(name)
+    config = model_dir.read_config(folder)
+    if config["kind"] != kind:
+        raise UserError(f"run.init {name} is a {config['kind']} model", f"name a {kind} model")
+    return model_dir.net_config(NETS[kind][0], folder, config)
+
+
+def trained_parameters(settings: Settings, model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a model that the recipe trains, by name; a normaliser is fitted, not trained."""
+    only = tuple(settings.run.train_only) or ("",)
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and name.startswith(only)}
+
+
+def trainable_parameters(settings: Settings) -> int:
+    """How many those are."""
+    return sum(p.numel() for p in trained_parameters(settings, build_model(settings)).values())
+
+
+def space_config(name: str) -> SonarConfig:
+    """The shape of a space's networks; the published one's where it is not on this machine."""
+    try:
+        folder = registry.find(name)
+        config = model_dir.read_config(folder)
+        if config["kind"] != "sonar":
+            return space_config(model_dir.space_of(folder, config))
+        return model_dir.net_config(SonarConfig, folder, config)
+    except (UserError, KeyError, TypeError, ValueError):
+        return SonarConfig()

@@ -1,0 +1,69 @@
+"""Curves of runs: their metrics.jsonl → one picture, a panel a figure.
+
+plot([Path("runs/a"), Path("runs/b")], Path("curves.png"))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..io.files import atomic_file
+
+PANELS = ("nll", "loss", "bpb", "grad_norm", "lr", "tokens_s")  # of training, those that a run has
+Curves = dict[str, tuple[list[int], list[float]]]  # figure → steps, values
+
+
+def read_curves(run: Path) -> Curves:
+    """Figures of a run folder (or of a metrics.jsonl itself) by step. UserError where there are none."""
+    path = run / "metrics.jsonl" if run.is_dir() else run
+    if not path.is_file():
+        raise UserError(f"{run} holds no metrics.jsonl", "name the folder of a run")
+    curves: Curves = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            step = int(row["step"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}, line {number} is no line of metrics", "name the folder of a run") from None
+        for name, value in row.items():
+            if name in PANELS or name.startswith("valid_"):
+                steps, values = curves.setdefault(name, ([], []))
+                steps.append(step)
+                values.append(float(value))
+    if not curves:
+        raise UserError(f"{path} has no figures yet", "wait for the first run.log_every steps")
+    return curves
+
+
+def plot(runs: Sequence[Path], out: Path) -> None:
+    """Draw the runs' curves into `out` (.png, .svg or .pdf)."""
+    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UserError(f"{out} is no picture", "end it in .png, .svg or .pdf")
+    curves = {run: read_curves(run) for run in runs}
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("curves are drawn by matplotlib, which is not installed", "pip install matplotlib") from None
+    names = [n for n in PANELS if any(n in c for c in curves.values())]
+    names += sorted({n for c in curves.values() for n in c} - set(names))
+    across = min(3, len(names))
+    down = -(-len(names) // across)
+    figure = Figure(figsize=(5 * across, 3.2 * down), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, name in enumerate(names):
+        panel: Any = figure.add_subplot(down, across, i + 1)
+        for run, found in curves.items():
+            if name in found:
+                panel.plot(*found[name], label=run.name, marker="." if len(found[name][0]) < 30 else "")
+        panel.set_title(name)
+        panel.set_xlabel("step")
+        panel.grid(alpha=0.3)
+        if len(runs) > 1:
+            panel.legend(fontsize="small")
+    with atomic_file(out) as scratch:
+        figure.savefig(scratch, format=out.suffix[1:].lower(), dpi=120)

@@ -1,0 +1,118 @@
+"""Training the LCMs: the next sentence's embedding by squared error, straight or from noise. No decoder is asked.
+
+Documents, targets, order and stop rules are a SONAR-LLM's (see sonar_llm_task.py). The loss of a sentence is the sum
+over dimensions of the squared difference of normalised embeddings, and a step's the mean over its sentences.
+
+Legend: B documents, S sentences read, N target sentences, C columns attended to, D embedding.
+Source: LCM team 2024 (arXiv 2412.08821), 2.3, and its recipes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.documents import Batch, Document, Lazy
+from ...nets.diffusion_lcm import noised
+from ..recipe import Settings
+from .sonar_llm import CPU, SonarLLMTask
+
+FITTED = 100_000  # sentences, evenly spaced over the documents, that the normaliser is fitted to
+
+
+class LCMTask(SonarLLMTask):
+    """An `mse-lcm` run; its normaliser is fitted to the training documents' sentences."""
+
+    def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
+        super().__init__(settings, folder, device)
+        rows = self.data.train.flat
+        self.model.normaliser.fit_(self.table.embeddings(rows[:: max(1, len(rows) // FITTED)]))
+        self.normaliser = copy.deepcopy(self.model.normaliser).to(device)  # whole, where the model's is sharded
+
+    def steps(self, epoch: Sequence[Document]) -> Sequence[list[Batch]]:
+        """As for SONAR-LLM, but `step_tokens` counts target sentences: each weighs the same, however long it is."""
+        steps = self.data.steps(epoch)
+
+        def by_sentence(i: int) -> list[Batch]:
+            step = steps[i]
+            total = sum(len(d.rows) - d.scored for batch in step for d in batch.documents)
+            return [Batch(batch.documents, total) for batch in step]
+
+        return Lazy(len(steps), by_sentence)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        """One micro-batch's share of the step's mean squared error, and what to log of it."""
+        error_N, row_N = self._errors(batch.documents, generator)
+        labels = int(self.table.labels[row_N].sum())
+        facts = {"tokens": labels, "sentences": len(row_N), "mse": error_N.mean().item()}
+        return error_N.sum() / batch.step_tokens, facts
+
+    def _errors(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
+        """Squared error of each target sentence, and its row."""
+        predicted_ND, row_N = self._predict(documents, generator)
+        target_ND = self.table.embeddings(row_N).to(self.device)
+        return (self.normaliser(predicted_ND) - self.normaliser(target_ND)).square().sum(1), row_N
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The loss on validation texts and on titles after the marker and, for what it predicts at once, what the
+        decoder makes of it (nats a token, bits a byte). Noise is the same at every call."""
+        out: dict[str, float] = {}
+        generator = self._validation_noise()
+        for name, summary in (("text", False), ("title", True)):
+            documents = self.data.held_out(summary, 16 * self.settings.run.valid_batches)
+            found = [self._errors(documents[at : at + 16], generator) for at in range(0, len(documents), 16)]
+            keep = [error_N.cpu()[torch.from_numpy(row_N != 0)] if summary else error_N for error_N, row_N in found]
+            if keep:
+                out[f"valid_{name}_mse"] = torch.cat(keep).mean().item()
+        return out | self._decoded()
+
+    def _validation_noise(self) -> torch.Generator | None:
+        return None
+
+    def _decoded(self) -> dict[str, float]:
+        return super().validate()
+
+
+class DiffusionTask(LCMTask):
+    """A `diffusion-lcm` run: x̂₀ from a step and a noise drawn for each sentence, some without what came before."""
+
+    def _errors(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
+        return self._grouped(documents, lambda group: self._errors_of_group(group, generator))
+
+    def _errors_of_group(
+        self, documents: list[Document], generator: torch.Generator | None
+    ) -> tuple[Tensor, np.ndarray]:
+        """Targets are denoised at as many places of each document as the one with the most has."""
+        context_BSD, at_B, at_S, row_N = self._context(documents, generator if self.model.training else None)
+        count_B = torch.bincount(at_B, minlength=len(documents))
+        place_N = torch.cat([torch.arange(int(n)) for n in count_B])  # targets come document by document
+        B, N, S = len(documents), int(count_B.max()), context_BSD.shape[1]
+        target_BND = torch.zeros(B, N, context_BSD.shape[2])
+        target_BND[at_B, place_N] = self.table.embeddings(row_N)
+        last_BN = torch.zeros(B, N, dtype=torch.long)
+        last_BN[at_B, place_N] = at_S + 1  # the last column seen: sentence at_S, after the zero vector
+        config = self.model.config
+        step_BN = torch.randint(config.steps, (B, N), generator=generator)
+        noise_BND = torch.randn(target_BND.shape, generator=generator)
+        drop_BN = torch.rand((B, N), generator=generator) < config.drop
+        mask_BNC = torch.arange(S + 1) <= last_BN.masked_fill(drop_BN, 0)[..., None]
+        target_BND, step_BN, noise_BND, mask_BNC = (
+            t.to(self.device) for t in (target_BND, step_BN, noise_BND, mask_BNC)
+        )
+        target_BND = self.normaliser(target_BND)
+        x_BND = noised(target_BND, noise_BND, self.model.alpha(step_BN).float())
+        found_BND = self.model(context_BSD, x_BND, step_BN, mask_BNC)
+        return (found_BND - target_BND).square().sum(-1)[at_B, place_N], row_N
+
+    def _validation_noise(self) -> torch.Generator | None:
+        return torch.Generator().manual_seed(0)
+
+    def _decoded(self) -> dict[str, float]:
+        return {}

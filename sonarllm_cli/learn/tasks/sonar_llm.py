@@ -1,0 +1,218 @@
+"""Training SONAR-LLM: the next sentence's tokens by cross-entropy through the frozen SONAR decoder.
+
+A document is its sentences in reading order and the ending; or, as summarisation, its sentences, a marker, its title
+and the ending, of which only title and ending are scored. Every sentence is embedded once, before the first step.
+The frozen decoder is in eval mode and its weights get no gradient; only activations do.
+
+Legend: B documents, S sentences, N target sentences, T tokens, D embedding, M model width, L labelled tokens.
+Source: Dragunov et al. 2025 (arXiv 2508.05305), 3; Llama body as in nets/llama.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...data.documents import Batch, Document, DocumentData
+from ...errors import UserError
+from ...flow.familiar import reconstruction
+from ...nets.kinds import NETS
+from ...nets.sonar import SonarDecoder
+from ...nets.sonar_llm import ENDING, MARKER, SonarLLM
+from ...runtime import by_length, choose, multiplies_bfloat16
+from ...weights import registry, tensors
+from ...weights.loaded import load_space
+from ..build import shape_of
+from ..card import card
+from ..losses import sentences_nll
+from ..recipe import Settings, config_from
+
+CPU = torch.device("cpu")
+FAMILIAR = 0.9  # share of validation documents that count as like the training text; the rest is better extracted
+FAMILIAR_DOCUMENTS = 1024  # of them looked at
+POSITIONS = 512  # padded sentences that the body reads at once
+
+
+class SonarLLMTask:
+    """Data, model and loss of one `sonar-llm` run, for the loop. Other kinds on the same documents are made of it."""
+
+    embeds = True  # whether the kind reads embeddings
+
+    def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
+        self.settings, self.device = settings, device
+        if not settings.sonar:
+            raise UserError("the recipe names no space", 'add sonar = "mini-sonar", or a model folder')
+        self.space = load_space(settings.sonar, choose(str(device), "float32"), trainable=True)
+        self.data = DocumentData(settings, folder, self.space, embed=self.embeds)
+        self.table = self.data.table
+        self.std_D = self.table.std() if settings.loss.input_noise and self.embeds else torch.zeros(self.space.dim)
+        self.frozen: SonarDecoder | None = self.space.net.decoder if self.embeds else None
+        del self.space.net.encoder  # its work is done
+        if self.frozen is not None and settings.run.dtype == "bfloat16" and multiplies_bfloat16(device):
+            self.frozen.to(torch.bfloat16)
+        config_class, net_class = NETS[settings.kind]
+        begun = asdict(shape_of(settings.run.init, settings.kind)) if settings.run.init else {}
+        self.config = config_from(config_class, {**begun, **self._given(), **settings.model})
+        for name, value in self._given().items():
+            if getattr(self.config, name) != value:
+                raise UserError(
+                    f"model.{name} is {getattr(self.config, name)}, {self.space.name} has {value}",
+                    f"leave model.{name} out",
+                )
+        self.model = self._begun(net_class)
+
+    def _begun(self, net_class: type) -> Any:
+        """The network before its first step: that of `run.init`, a model of this kind and of the shape that [model]
+        gives, if any; or a new one, which predicts the mean embedding whatever it reads."""
+        if not (init := self.settings.run.init):
+            model = net_class(self.config).init_()
+            if isinstance(model, SonarLLM):
+                model.project_out.bias.data.copy_(self.data.mean())
+            return model
+        shape = shape_of(init, self.settings.kind)
+        if shape != self.config:
+            raise UserError(f"run.init {init} has another shape than the recipe", "leave [model] out")
+        with torch.device("meta"):
+            model = net_class(shape)
+        tensors.load_weights(model, registry.find(init), CPU, torch.float32)
+        return model.requires_grad_(True)
+
+    def _given(self) -> dict[str, int]:
+        """What the space decides of the network."""
+        return {"embedding": self.space.dim}
+
+    # ------------------------------------------------------------------------------------------ batches
+
+    def epoch(self, number: int) -> Sequence[Document]:
+        """Every document once, in random order, as a text or as a summarisation."""
+        return self.data.epoch(number)
+
+    def steps(self, epoch: Sequence[Document]) -> Sequence[list[Batch]]:
+        """Micro-batches of each optimisation step of `optim.documents` documents."""
+        return self.data.steps(epoch)
+
+    def describe(self, batch: Batch) -> str:
+        """The documents of a micro-batch, for messages."""
+        return self.data.describe(batch)
+
+    # ------------------------------------------------------------------------------------------ the loss
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        """One micro-batch's share of the step's mean token cross-entropy, and what to log of it."""
+        predicted_ND, row_N = self._predict(batch.documents, generator)
+        total, nll_N = self._decode(predicted_ND, row_N, 1 / batch.step_tokens)
+        nll, labels = nll_N.sum().item(), int(self.table.labels[row_N].sum())
+        return total, {
+            "tokens": labels,
+            "sentences": len(row_N),
+            "nll": nll / labels,
+            "bpb": nll / math.log(2) / self.table.bytes(row_N),
+        }
+
+    def _predict(
+        self, documents: list[Document], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, np.ndarray]:
+        """Documents → the predicted embeddings of all their target sentences and those sentences' rows."""
+        return self._grouped(documents, lambda group: self._predict_group(group, generator))
+
+    def _grouped(
+        self, documents: list[Document], work: Callable[[list[Document]], tuple[Tensor, np.ndarray]]
+    ) -> tuple[Tensor, np.ndarray]:
+        """`work` on documents of like length together, so that little is padding; its outcomes as one."""
+        room = None if self.settings.parallel.shard == "full" else POSITIONS  # as many calls in every process
+        groups = by_length([len(d.rows) for d in documents], len(documents), room)
+        parts, rows = zip(*(work([documents[i] for i in group]) for group in groups))
+        return torch.cat(parts), np.concatenate(rows)
+
+    def _predict_group(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
+        context_BSD, at_B, at_S, row_N = self._context(documents, generator)
+        predicted_BSD = self.model(context_BSD)
+        return predicted_BSD[at_B, at_S], row_N
+
+    def _context(
+        self, documents: Sequence[Document], generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
+        """`DocumentData.context`, with `loss.input_noise` on what is read."""
+        context_BSD, at_B, at_S, row_N = self.data.context(documents)
+        noise = self.settings.loss.input_noise
+        if noise and generator is not None:
+            amount = noise * torch.rand(context_BSD.shape[:2], generator=generator)[..., None]
+            context_BSD = context_BSD + amount * self.std_D * torch.randn(context_BSD.shape, generator=generator)
+        return context_BSD.to(self.device), at_B, at_S, row_N
+
+    def _decode(
+        self, predicted_ND: Tensor, row_N: np.ndarray, scale: float, *, reference: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted embeddings → scale × Σ nll of the sentences in `row_N` and each one's nll: of words and `</s>` or,
+        for `reference`, of what the published scripts score."""
+        assert self.frozen is not None
+        scale_N = torch.full((len(row_N),), scale, device=self.device)
+        return sentences_nll(self.frozen, self.table.target_ids(row_N), predicted_ND, scale_N, reference=reference)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """On the validation documents: nats a token, as the published scripts reckon them too, and bits per byte; of
+        texts, and of titles after the marker."""
+        out: dict[str, float] = {}
+        for name, summary in (("text", False), ("title", True)):
+            documents = self.data.held_out(summary, 16 * self.settings.run.valid_batches)
+            nll = reference = 0.0
+            tokens = sentences = size = 0
+            for at in range(0, len(documents), 16):
+                predicted_ND, row_N = self._predict(documents[at : at + 16])
+                if summary:
+                    keep = row_N != 0
+                    predicted_ND, row_N = predicted_ND[torch.from_numpy(keep).to(self.device)], row_N[keep]
+                _, nll_N = self._decode(predicted_ND, row_N, 0.0)
+                nll += nll_N.sum().item()
+                reference += self._decode(predicted_ND, row_N, 0.0, reference=True)[1].sum().item()
+                sentences += len(row_N)
+                tokens += int(self.table.labels[row_N].sum())
+                size += self.table.bytes(row_N)
+            if tokens:
+                out |= {
+                    f"valid_{name}_nll": nll / tokens,
+                    f"valid_{name}_reference": reference / (tokens + 2 * sentences),
+                    f"valid_{name}_bpb": nll / math.log(2) / size,
+                }
+        return out
+
+    @functools.cached_property
+    def familiar(self) -> float:
+        """Bits a byte under which the space reconstructs `FAMILIAR` of the validation documents; 0 without any, or for
+        a kind that reads no embeddings."""
+        if self.frozen is None:
+            return 0.0
+        bits, dtype = [], next(self.frozen.parameters()).dtype
+        for i in range(min(len(self.data.valid), FAMILIAR_DOCUMENTS)):
+            rows = self.data.valid.body(i)
+            rows = rows[rows > 1]
+            embedding_SD = self.table.embeddings(rows).to(self.device, dtype)
+            bits.append(reconstruction(self.table.text(rows), embedding_SD, self.settings.data.lang, self.space))
+        return float(np.quantile(bits, FAMILIAR)) if bits else 0.0
+
+    def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+        """The finished model folder, which names its space."""
+        data = self.settings.data
+        tensors.save(
+            folder,
+            kind=self.settings.kind,
+            model=model,
+            card=card(self.settings, self.settings.kind, facts),
+            licence=self.settings.licence,
+            weights=self.settings.run.weights,
+            sonar={"name": self.space.name, "fingerprint": self.space.fingerprint},
+            ending=ENDING,
+            marker=MARKER if data.summaries else "",
+            lang=data.lang,
+            familiar_bpb=round(self.familiar, 3),
+            training=facts,
+        )

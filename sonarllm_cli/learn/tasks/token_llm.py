@@ -1,0 +1,108 @@
+"""Training the token LLM: the next token of the same documents, laid out as in nets/token_lm.py.
+
+What is scored is what a SONAR-LLM is scored on: the words and one `</s>` of every sentence but the first, the marker
+read and not scored. So nats a token and bits a byte compare.
+
+Legend: B documents, T tokens, L labelled tokens, N target sentences, M model width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.documents import Batch, Document
+from ...runtime import by_length
+from ...tokens import EOS
+from ..losses import token_nll
+from ..recipe import Settings
+from .sonar_llm import CPU, SonarLLMTask
+
+TOKENS = 4096  # padded tokens that the body reads at once
+MARKED = 1  # the marker's row of the sentence table
+
+
+class TokenLLMTask(SonarLLMTask):
+    """Data, model and loss of one `token-llm` run, for the loop."""
+
+    embeds = False
+
+    def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
+        super().__init__(settings, folder, device)
+        del self.space.net.decoder
+
+    def _given(self) -> dict[str, int]:
+        return {"vocab_size": self.space.tokenizer.vocab_size}
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        """One micro-batch's share of the step's mean token cross-entropy, and what to log of it."""
+        total, nll_N, row_N = self._score(batch.documents, 1 / batch.step_tokens)
+        nll, labels = nll_N.sum().item(), int(self.table.labels[row_N].sum())
+        facts = {"tokens": labels, "sentences": len(row_N), "nll": nll / labels}
+        return total, facts | {"bpb": nll / math.log(2) / self.table.bytes(row_N)}
+
+    def _score(self, documents: Sequence[Document], scale: float) -> tuple[Tensor, Tensor, np.ndarray]:
+        """Documents → scale × Σ nll, and each target sentence's nll and row."""
+        laid = [self._lay_out(d) for d in documents]
+        total = torch.zeros((), device=self.device)
+        parts, rows = [], []
+        room = None if self.settings.parallel.shard == "full" else TOKENS  # as many calls in every process
+        for group in by_length([len(ids) for ids, _ in laid], len(laid), room):
+            value, nll_N, row_N = self._score_group([laid[i] for i in group], [documents[i] for i in group], scale)
+            total = total + value
+            parts.append(nll_N)
+            rows.append(row_N)
+        return total, torch.cat(parts), np.concatenate(rows)
+
+    def _lay_out(self, document: Document) -> tuple[list[int], list[int]]:
+        """A document's ids, and for each which of its sentences it is scored for, −1 for none."""
+        ids = list(self.space.tokenizer.prompt(self.settings.data.lang))
+        scored = [-1] * len(ids)
+        for place, target in enumerate(self.table.target_ids(document.rows)):
+            words = target[2:]  # less `</s> __lang__`
+            counts = place >= document.scored and document.rows[place] != MARKED
+            ids += words
+            scored += [place if counts else -1] * len(words)
+        return ids, scored
+
+    def _score_group(
+        self, laid: Sequence[tuple[list[int], list[int]]], documents: Sequence[Document], scale: float
+    ) -> tuple[Tensor, Tensor, np.ndarray]:
+        device = self.device
+        T = max(len(ids) for ids, _ in laid)
+        ids_BT, scored_BT = torch.full((len(laid), T), EOS), torch.full((len(laid), T), -1)
+        for b, (ids, scored) in enumerate(laid):
+            ids_BT[b, : len(ids)], scored_BT[b, : len(ids)] = torch.tensor(ids), torch.tensor(scored)
+        label_BT = scored_BT[:, 1:] >= 0
+        target_L = ids_BT[:, 1:][label_BT].to(device)
+        hidden_BTM = self.model(ids_BT[:, :-1].to(device))
+        scale_L = torch.full((len(target_L),), scale, device=device)
+        value, nll_L = token_nll(hidden_BTM[label_BT.to(device)], self.model.output, target_L, scale_L)
+        at_B = torch.arange(len(laid))[:, None].expand_as(label_BT)[label_BT]
+        pair_L = at_B * T + scored_BT[:, 1:][label_BT]  # document and sentence, in order
+        sentence_N, of_L = pair_L.unique(return_inverse=True)
+        nll_N = torch.zeros(len(sentence_N)).index_add_(0, of_L, nll_L.cpu())
+        row_N = np.array([documents[int(p) // T].rows[int(p) % T] for p in sentence_N])
+        return value, nll_N, row_N
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """As for SONAR-LLM: nats a token and bits a byte of texts, and of titles after the marker."""
+        out: dict[str, float] = {}
+        for name, summary in (("text", False), ("title", True)):
+            documents = self.data.held_out(summary, 16 * self.settings.run.valid_batches)
+            if not documents:
+                continue
+            _, nll_N, row_N = self._score(documents, 0.0)
+            if summary:
+                nll_N, row_N = nll_N[torch.from_numpy(row_N != 0)], row_N[row_N != 0]
+            nll = nll_N.sum().item()
+            out[f"valid_{name}_nll"] = nll / int(self.table.labels[row_N].sum())
+            out[f"valid_{name}_bpb"] = nll / math.log(2) / self.table.bytes(row_N)
+        return out

@@ -1,0 +1,128 @@
+"""Models ready to run: a space (tokenizer, encoder, decoder) and a model in it that writes.
+
+space = load_space("mini-sonar", runtime)
+writer = load_writer("mini", runtime)      # with its space
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..nets.diffusion_lcm import DiffusionLCM
+from ..nets.kinds import NETS
+from ..nets.layers import onednn_serves
+from ..nets.mse_lcm import MseLCM
+from ..nets.packed import pack_
+from ..nets.sonar import Sonar, SonarConfig
+from ..nets.sonar_llm import ENDING, SonarLLM
+from ..nets.token_lm import TokenLM
+from ..runtime import Runtime, choose
+from ..tokens import Tokenizer
+from . import model_dir, registry, tensors
+
+if TYPE_CHECKING:
+    from .shortlist import Shortlist
+
+DEFAULT = "mini"  # the embedded concept model; its space is embedded too
+
+
+@dataclass(frozen=True)
+class Space:
+    """A SONAR space: what turns sentences into embeddings and back. `fingerprint` is its name. With a `shortlist` no
+    other words are written."""
+
+    name: str
+    fingerprint: str
+    tokenizer: Tokenizer
+    net: Sonar
+    runtime: Runtime
+    shortlist: Shortlist | None = None
+
+    @property
+    def dim(self) -> int:
+        return self.net.config.embedding
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model that writes texts, of any of these kinds, and its space. `marker` is the sentence that stands between a
+    text and its summary, `lang` the language it was trained to write."""
+
+    name: str
+    net: SonarLLM | MseLCM | DiffusionLCM | TokenLM
+    space: Space
+    marker: str
+    ending: str
+    begin: str  # a sentence put before every text, or ""
+    lang: str
+    familiar: float  # bits a byte up to which its space reconstructs text of its field; 0 where nobody measured
+    kind: str
+
+
+def pack(net: nn.Module, runtime: Runtime) -> None:
+    """The linear layers of a loaded network in the layout that is fastest to run, where there is one."""
+    if onednn_serves(runtime.device, runtime.dtype):
+        pack_(net, int8=runtime.int8)
+    elif runtime.int8:
+        raise UserError("int8 needs PyTorch with oneDNN", "use --dtype float32 or bfloat16")
+
+
+def load_space(name: str = DEFAULT, runtime: Runtime | None = None, *, trainable: bool = False) -> Space:
+    """A space by the name or folder of a SONAR model, or of a concept model that lives in one. On a CPU it is packed
+    for inference, unless gradients are to go through it (`trainable`)."""
+    runtime = runtime or choose()
+    folder, config = registry.find_space(name)
+    shape = model_dir.net_config(SonarConfig, folder, config)
+    with torch.device("meta"):
+        net = Sonar(shape)
+    tensors.load_weights(net, folder, runtime.device, runtime.dtype)
+    if not trainable:
+        pack(net, runtime)
+    tokenizer = model_dir.load_tokenizer(folder, config)
+    if tokenizer.vocab_size > shape.vocab_size:
+        raise UserError(
+            f"{folder}'s tokenizer has {tokenizer.vocab_size} ids, the model {shape.vocab_size}", model_dir.AGAIN
+        )
+    return Space(folder.name, config.get("fingerprint", ""), tokenizer, net, runtime)
+
+
+def load_writer(
+    name: str = DEFAULT, runtime: Runtime | None = None, space: str = "", *, trainable: bool = False
+) -> Writer:
+    """A model that writes, with its space. UserError if the space found is not the one it was trained in."""
+    runtime = runtime or choose()
+    folder = registry.find(name)
+    config = model_dir.read_config(folder)
+    if config["kind"] not in model_dir.WRITERS:
+        cure = f"name a model of another kind ({', '.join(model_dir.WRITERS)}): sonarllm models list"
+        raise UserError(f"{name} is a {config['kind']} model: it can't write texts", cure)
+    home = load_space(space or model_dir.space_of(folder, config), runtime, trainable=trainable)
+    want = config.get("sonar", {}).get("fingerprint", "")
+    if want != home.fingerprint:
+        raise UserError(
+            f"{folder.name} was trained in the space {config.get('sonar', {}).get('name')} ({want}), not {home.name} "
+            f"({home.fingerprint})",
+            "use the space it names, or train a concept model in this one",
+        )
+    with torch.device("meta"):
+        config_class, net_class = NETS[config["kind"]]
+        net = net_class(model_dir.net_config(config_class, folder, config))
+    tensors.load_weights(net, folder, runtime.device, runtime.dtype)
+    if not trainable:
+        pack(net, replace(runtime, int8=False))  # the concept model is small beside its space
+    return Writer(
+        folder.name,
+        net,
+        home,
+        marker=config.get("marker", ""),
+        ending=config.get("ending", ENDING),
+        begin=config.get("begin", ""),
+        lang=config.get("lang", "eng_Latn"),
+        familiar=float(config.get("familiar_bpb", 0.0)),
+        kind=config["kind"],
+    )
