@@ -84,7 +84,7 @@ class SpeechBlock:
 
 def is_speech(name: str) -> bool:
     """Whether a model is a speech encoder."""
-    return model_dir.read_config(registry.find(name))["kind"] == model_dir.SPEECH
+    return model_dir.read_config(registry.find(name))["kind"] == "sonar-speech"
 
 
 def load_speech(name: str, runtime: Runtime | None = None) -> SpeechModel:
@@ -92,7 +92,7 @@ def load_speech(name: str, runtime: Runtime | None = None) -> SpeechModel:
     runtime = runtime or choose()
     folder = registry.find(name)
     config = model_dir.read_config(folder)
-    if config["kind"] != model_dir.SPEECH:
+    if config["kind"] != "sonar-speech":
         cure = "name a speech encoder: sonarllm models list"
         raise UserError(f"{name} is a {config['kind']} model: it can't hear", cure)
     with torch.device("meta"):

@@ -33,8 +33,8 @@ from ..flow.predict import predict_all
 from ..io.files import read_errors
 from ..languages import resolve
 from ..learn.losses import sentence_nll, token_nll
+from ..nets.kinds import TOKENS, kind_of
 from ..nets.sonar_llm import ENDING
-from ..nets.token_lm import TokenLM
 from ..runtime import Runtime
 from ..tokens import EOS, fitting
 from ..use import align
@@ -171,7 +171,7 @@ def facts_of(model: str) -> dict[str, Any]:
     config = model_dir.read_config(folder)
     training = config.get("training", {})
     settings = training.get("settings", {})
-    fixed = 2 * config["model"]["embedding"] if config["kind"].endswith("-lcm") else 0  # the normaliser
+    fixed = 2 * config["model"]["embedding"] if kind_of(config["kind"]).normaliser else 0
     return {
         "name": settings.get("name") or folder.name,
         "kind": config["kind"],
@@ -417,7 +417,7 @@ def nextsentence(model: str, data: list[str], run: Wish) -> Result:
     draw of it). A token LLM scores its own words and `</s>`, and has no reference reading.
     """
     writer = load_writer(model, run.runtime)
-    tokens = isinstance(writer.net, TokenLM)
+    tokens = writer.row.reads == TOKENS
     nll = {"clean": 0.0} if tokens else {"clean": 0.0, "reference": 0.0}
     count = dict.fromkeys(nll, 0)
     size = sentences = 0
@@ -451,7 +451,6 @@ def _decoder_nll(writer: Writer, texts: list[str], run: Wish, reference: bool) -
 def _own_nll(writer: Writer, texts: list[str]) -> Tensor:
     """The same, by a token LLM itself."""
     net, tokenizer = writer.net, writer.space.tokenizer
-    assert isinstance(net, TokenLM)
     words = [[*w, EOS] for w in tokenizer.content(texts)]
     ids = torch.tensor([*tokenizer.prompt(writer.lang), *(i for w in words for i in w)], device=net.output.device)
     hidden_TM = net(ids[None, :-1])[0]
