@@ -24,6 +24,11 @@ def words(node: ast.AST) -> set[str]:
     }
 
 
+def named(found: set[str]) -> bool:
+    """Whether a kind is named: "sonar" alone is also a key of configs."""
+    return bool(found & KINDS.keys() - {"sonar"}) or {"sonar", "kind"} <= found
+
+
 def asked(tree: ast.AST) -> Iterator[ast.AST]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
@@ -32,9 +37,8 @@ def asked(tree: ast.AST) -> Iterator[ast.AST]:
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("startswith", "endswith"):
             if "kind" in words(node.func):
                 yield node
-        elif isinstance(node, (ast.Compare, ast.MatchValue)):
-            if (words(node) & KINDS.keys() - {"sonar"}) or ("kind" in words(node) and "sonar" in words(node)):
-                yield node
+        elif isinstance(node, ast.Compare) and named(words(node)):
+            yield node
 
 
 @pytest.mark.parametrize(
