@@ -33,7 +33,7 @@ from ...weights.loaded import load_space
 from ..budget import Cost, body_flops, cross_flops, decoder_flops, layer_activations, logits_bytes
 from ..build import read_documents, shape_of, space_config
 from ..card import card
-from ..losses import contrast, sentences_nll
+from ..losses import sentences_nll
 from ..recipe import Settings, config_from
 
 CPU = torch.device("cpu")
@@ -138,18 +138,12 @@ class SonarLLMTask(Cost):
         predicted_ND, row_N = self._predict(batch.documents, generator)
         total, nll_N = self._decode(predicted_ND, row_N, 1 / batch.step_tokens)
         nll, labels = nll_N.sum().item(), int(self.table.labels[row_N].sum())
-        facts = {
+        return total, {
             "tokens": labels,
             "sentences": len(row_N),
             "nll": nll / labels,
             "bpb": nll / math.log(2) / self.table.bytes(row_N),
         }
-        if weight := self.settings.loss.contrast:
-            true_ND = self.table.embeddings(row_N).to(self.device)
-            apart = contrast(predicted_ND, true_ND, torch.arange(len(row_N)), torch.from_numpy(row_N))
-            facts["contrast"] = apart.item()
-            total = total + weight * labels / batch.step_tokens * apart
-        return total, facts
 
     def _predict(
         self, documents: list[Document], generator: torch.Generator | None = None
