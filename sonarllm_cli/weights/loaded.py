@@ -72,16 +72,20 @@ def pack(net: nn.Module, runtime: Runtime) -> None:
         raise UserError("int8 needs PyTorch with oneDNN", "use --dtype float32 or bfloat16")
 
 
-def load_space(name: str = DEFAULT, runtime: Runtime | None = None, *, trainable: bool = False) -> Space:
+def load_space(
+    name: str = DEFAULT, runtime: Runtime | None = None, *, trainable: bool = False, weights: bool = True
+) -> Space:
     """A space by the name or folder of a SONAR model, or of a concept model that lives in one. On a CPU it is packed
-    for inference, unless gradients are to go through it (`trainable`)."""
+    for inference, unless gradients are to go through it (`trainable`). Without `weights` it computes nothing, and
+    says what it is: for who directs others that do."""
     runtime = runtime or choose()
     folder, config = registry.find_space(name)
     shape = model_dir.net_config(SonarConfig, folder, config)
     with torch.device("meta"):
         net = Sonar(shape)
-    tensors.load_weights(net, folder, runtime.device, runtime.dtype)
-    if not trainable:
+    if weights:
+        tensors.load_weights(net, folder, runtime.device, runtime.dtype)
+    if weights and not trainable:
         pack(net, runtime)
     tokenizer = model_dir.load_tokenizer(folder, config)
     if tokenizer.vocab_size > shape.vocab_size:
