@@ -32,7 +32,7 @@ class Dying(DocumentEmbedder):
             mark.touch()
             (folder / f".shard-{number:05d}.parquet.tmp-half").write_bytes(b"half a shard")
             os.kill(os.getpid(), signal.SIGKILL)
-        super().make_shard(folder, number, rows)
+        return super().make_shard(folder, number, rows)
 
 
 @pytest.fixture(scope="module")

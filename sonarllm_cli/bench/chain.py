@@ -23,10 +23,11 @@ from ..flow.compose import Writing, generate_stream
 from ..flow.decode import Search, beam_search
 from ..flow.embed import embed_sentences, encode
 from ..flow.predict import Reader, predict
+from ..nets.layers import onednn_serves
 from ..nets.llama import LlamaConfig
 from ..nets.sonar import Sonar
 from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
-from ..runtime import Runtime, choose
+from ..runtime import Runtime, choose, multiplies_bfloat16, name_of
 from ..tokens import EOS
 from ..weights.loaded import Space, Writer, load_space, load_writer, pack
 from ..weights.shortlist import of_ids
@@ -34,7 +35,7 @@ from . import flops
 from .peers import Peer, Weights, published, random_sonar
 from .timing import Timing, bandwidth, matrix_rate, side_by_side
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +116,11 @@ def sentence_ids(space: Space, count: int, seed: int) -> list[list[int]]:
     return [[lang, *torch.randint(EOS + 1, top, (n,), generator=generator).tolist(), EOS] for n in lengths]
 
 
-def machine(device: torch.device) -> dict[str, float]:
-    """The limits that shares are of: operations and bytes a second."""
-    return {"float32 rate": matrix_rate(device), "bandwidth": bandwidth(device)}
+def rate(dtype: str, device: torch.device) -> float:
+    """Operations a second of PyTorch's own product in this dtype; 0 where it has none, or only a slow one."""
+    runtime = choose(str(device), dtype)
+    slow = runtime.dtype == torch.bfloat16 and not multiplies_bfloat16(device)
+    return 0.0 if runtime.int8 or slow else matrix_rate(device, runtime.dtype)
 
 
 def bench_embed(wish: Wish) -> dict[str, Any]:
@@ -133,6 +136,7 @@ def bench_embed(wish: Wish) -> dict[str, Any]:
 
     def ours(name: str, space: Space, size: int) -> Callable[[], None]:
         def run() -> None:
+            space.runtime.use()
             found[name] = encode(ids, space, size).float().cpu()
 
         return run
@@ -186,6 +190,7 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
             part_SD = vectors_ND[:many].to(space.runtime.device, space.runtime.dtype)
 
             def run() -> None:
+                space.runtime.use()
                 with torch.inference_mode():
                     found[name] = [h[0][0] for h in beam_search(space, part_SD, prompt, search)]
 
@@ -292,13 +297,15 @@ def published_loop(
         if peers:
             again_1D = peers[0].embed([words], 1)[1].to(context_SD)
         else:
-            again_1D = space.net.encoder(torch.tensor([words]), torch.tensor([len(words)]))
+            ids_1T, length_1 = torch.tensor([words]), torch.tensor([len(words)])
+            again_1D = space.net.encoder(ids_1T.to(context_SD.device), length_1.to(context_SD.device))
         context_SD = torch.cat([context_SD, again_1D])
     return texts
 
 
 def _noise(count: int, space: Space) -> Tensor:
-    return torch.randn(count, space.dim, generator=torch.Generator().manual_seed(0)).to(space.runtime.dtype)
+    noise_SD = torch.randn(count, space.dim, generator=torch.Generator().manual_seed(0))
+    return noise_SD.to(space.runtime.device, space.runtime.dtype)
 
 
 def _writer(wish: Wish, dtype: str) -> Writer:
@@ -318,9 +325,9 @@ def _writer(wish: Wish, dtype: str) -> Writer:
 
 def _plain(wish: Wish, writer: Writer) -> Writer:
     """The same model in plain layers, for the published loop; at the published size the packed one stands in where a
-    peer does the decoding."""
+    peer does the decoding, and on a GPU nothing is packed."""
     if wish.published:
-        if not wish.peer:
+        if not wish.peer and onednn_serves(writer.space.runtime.device, writer.space.runtime.dtype):
             raise UserError("the published loop at the published size needs a library", "give --peer sonar-space")
         return writer
     runtime = choose(wish.device, wish.dtypes[0] if wish.dtypes[0] != "int8" else "float32", seed=wish.seed)
@@ -361,16 +368,20 @@ def quality(wish: Wish, texts: Sequence[str], lang: str) -> dict[str, Any]:
 
 
 def _result(work: str, unit: str, wish: Wish, space: Space, rows: list[Row], **facts: Any) -> dict[str, Any]:
-    limits, config = machine(space.runtime.device), space.net.config
+    config, device = space.net.config, space.runtime.device
+    rates = {dtype: rate(dtype, device) for dtype in dict.fromkeys(("float32", *wish.dtypes))}
+    most = bandwidth(device)
     out = []
     for row in rows:
-        t = row.timing
+        t, own = row.timing, rates.get(row.name.split(",")[0])
         found = {"name": row.name, "seconds": t.median, "spread": t.spread, f"{unit}/s": row.units / t.median}
         if row.operations:
             found["GFLOP/s"] = row.operations / t.median / 1e9
-            found["of float32 rate"] = row.operations / t.median / limits["float32 rate"]
+            found["of float32 rate"] = row.operations / t.median / rates["float32"]
+            if own:
+                found["of own rate"] = row.operations / t.median / own
         if "bytes read" in row.extra:
-            found["of bandwidth"] = row.extra.pop("bytes read") / t.median / limits["bandwidth"]
+            found["of bandwidth"] = row.extra.pop("bytes read") / t.median / most
         out.append({**found, **row.extra})
     return {
         "work": work,
@@ -379,8 +390,9 @@ def _result(work: str, unit: str, wish: Wish, space: Space, rows: list[Row], **f
         "texts": wish.count,
         **facts,
         "threads": torch.get_num_threads(),
-        "float32 GFLOP/s": limits["float32 rate"] / 1e9,
-        "bandwidth GB/s": limits["bandwidth"] / 1e9,
+        "device": name_of(device),
+        **{f"{dtype} GFLOP/s": found / 1e9 for dtype, found in rates.items() if found},
+        "bandwidth GB/s": most / 1e9,
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "rows": out,
     }

@@ -30,7 +30,7 @@ def tokens(text: str) -> int:
 @click.option("--context", metavar="N", help="Tokens to go up to: 64K, 1M …")
 @click.option("--tokens-per-sentence", default=60, show_default=True, help="Of the document that is measured.")
 @click.option("--time-limit", default=45.0, show_default=True, help="Seconds for the token LLM; beyond, extrapolated.")
-@click.option("--dtype", default="auto", help="float32, bfloat16, float16, int8 (CPU) or auto.", show_default=True)
+@click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16, tf32 (GPU), int8 (CPU) or auto.")
 @click.option("--plot", metavar="FILE", help="Draw seconds over tokens (.png, .svg, .pdf).")
 @model_option
 @device_option
@@ -127,7 +127,7 @@ work_options: tuple[Callable[[Any], Any], ...] = (
         "--dtypes",
         default="auto",
         show_default=True,
-        help="To compare, the first is 1: float32,bfloat16,int8. auto: those that the device has.",
+        help="To compare, the first is 1: float32,tf32,bfloat16,int8. auto: those that the device has.",
     ),
     click.option("--texts", default=32, show_default=True, help="Texts at once."),
     click.option("--rounds", default=3, show_default=True, help="In turns; the median is shown."),
@@ -155,7 +155,8 @@ def _wish(quiet: bool, threads: int | None, device: str, size: str | None, dtype
     set_up_logging(quiet)
     if dtypes == "auto":
         place = choose(device).device
-        has = {"float32": True, "bfloat16": multiplies_bfloat16(place), "int8": place.type == "cpu"}
+        gpu, cpu = place.type == "cuda", place.type == "cpu"
+        has = {"float32": True, "tf32": gpu, "bfloat16": multiplies_bfloat16(place), "int8": cpu}
         names = tuple(name for name, there in has.items() if there)
     else:
         names = tuple(dtypes.split(","))

@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..languages import resolve
 from ..runtime import choose
 from ..weights.loaded import DEFAULT, Space, load_space
-from .store import Rows, embedded, make_shard, options_of, sentences_of
+from .store import Rows, embedded, entry_of, make_shard, options_of, sentences_of
 
 if TYPE_CHECKING:
     import pandas
@@ -80,9 +80,9 @@ class DocumentEmbedder:
             columns["embedding"] = list(columns["embedding"].astype(np.float32))
             yield pandas.DataFrame(columns)
 
-    def make_shard(self, folder: Path, number: int, rows: Rows) -> None:
-        """A shard of a store, as `embed_documents` makes it."""
-        make_shard(folder, number, rows, self.space, self._options())
+    def make_shard(self, folder: Path, number: int, rows: Rows) -> dict[str, Any]:
+        """A shard of a store, as `embed_documents` makes it; → what the manifest says of it."""
+        return entry_of(make_shard(folder, number, rows, self.space, self._options()))
 
     @property
     def space(self) -> Space:

@@ -86,15 +86,16 @@ class _Worker:
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
         [number], [rows], [fault] = (shard[name].tolist() for name in ("number", "rows", "fault"))
+        entry: dict[str, Any] = {}
         try:
             if not self.folder.is_dir():
                 where = f"{self.folder} is not on {platform.node()}"
                 raise UserError(where, "choose a --store that all machines share")
             if not fault:
-                self.embedder.make_shard(self.folder, number, json.loads(rows))
+                entry = self.embedder.make_shard(self.folder, number, json.loads(rows))
         except UserError as error:
             fault = _packed(error)
-        return {"documents": shard["documents"], "fault": [fault]}
+        return {"documents": shard["documents"], "entry": [json.dumps(entry)], "fault": [fault]}
 
 
 def embed_on_ray(
@@ -114,7 +115,7 @@ def embed_on_ray(
     takes. At most `workers` work at once, by default as many as there is room for: each has a GPU, or `cores` cores
     where there is none or the embedder's device is "cpu". `shown` is told of progress.
     """
-    space = load_space(embedder.model, choose("cpu", "float32"), weights=False)
+    space = load_space(embedder.model, choose("meta", "float32"), trainable=True)  # its facts; no weights are kept
     embedder = replace(embedder, lang=resolve(embedder.lang, space.tokenizer.langs), fingerprint=space.fingerprint)
     store.begin(folder, space)
     ours = not ray.is_initialized()
@@ -125,14 +126,14 @@ def embed_on_ray(
         if not gpu and not any(node["Resources"].get("CPU", 0) >= cores for node in ray.nodes()):
             raise UserError(f"no machine has {cores} cores for a worker", "give fewer --cores")
         share: dict[str, Any] = {"num_gpus": 1} if gpu else {"num_cpus": cores}
-        shards = 0
-        for documents in _run(inputs, folder, embedder, shard_documents, workers, share):
-            shards += 1
+        entries: dict[str, dict[str, Any]] = {}
+        for entry, documents in _run(inputs, folder, embedder, shard_documents, workers, share):
+            entries[entry["file"]] = entry
             shown(documents)
     finally:
         if ours:
             ray.shutdown()
-    return store.finish(folder, shards, space, embedder.lang, inputs)
+    return store.finish(folder, len(entries), space, embedder.lang, inputs, entries)
 
 
 def _start(address: str | None) -> None:
@@ -152,8 +153,8 @@ def _run(
     shard_documents: int,
     workers: int | None,
     share: dict[str, Any],
-) -> Iterator[int]:
-    """The number of documents of each shard, as it is done."""
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each shard's entry in the manifest and the number of its documents, empty ones too, as it is done."""
     context = DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # a shard may take hours
@@ -171,7 +172,7 @@ def _run(
             for row in done.iter_rows():
                 if row["fault"]:
                     raise _fault(row["fault"])
-                yield int(row["documents"])
+                yield json.loads(row["entry"]), int(row["documents"])
         except ray.exceptions.RayError as error:
             first = str(error).strip().splitlines()[0]
             raise RunError(f"Ray: {first}", "run the command again: it goes on at the shard") from error

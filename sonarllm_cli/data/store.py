@@ -15,12 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,6 @@ from ..errors import RunError, UserError
 from ..flow.embed import encode
 from ..flow.segment import segment
 from ..io.files import atomic_file, atomic_write
-from ..learn.ranks import Ranks
 from ..runtime import log
 from ..tokens import EOS, Tokenizer, fitting
 from ..weights.loaded import Space
@@ -49,6 +48,29 @@ MANIFEST = "manifest.json"
 
 
 # ---------------------------------------------------------------------------------------------- writing
+
+
+class Processes(Protocol):
+    """Those among which the shards are divided, seen from one of them: learn/ranks.py's, or none but this one."""
+
+    rank: int
+    count: int
+
+    @property
+    def first(self) -> bool: ...
+    def wait(self) -> None: ...
+
+
+@dataclass
+class Alone:
+    """The only process."""
+
+    rank: int = 0
+    count: int = 1
+    first = True
+
+    def wait(self) -> None:
+        """For nobody."""
 
 
 @dataclass
@@ -85,7 +107,7 @@ def embed_documents(
     max_tokens: int = 256,
     on_long: str = "split",
     shard_documents: int = SHARD_DOCUMENTS,
-    ranks: Ranks | None = None,
+    ranks: Processes | None = None,
     shown: Callable[[int], None] = lambda documents: None,
 ) -> dict[str, Any]:
     """Every document of `inputs` into the store `folder`; → its manifest.
@@ -94,7 +116,7 @@ def embed_documents(
     encoder and options, is kept. A sentence over `max_tokens`, or over what the model decodes, is split,
     kept as it is for training to end the document before it (`truncate`), or an error. `shown` is told of progress.
     """
-    ranks = ranks or Ranks("cpu")
+    ranks = ranks or Alone()
     if ranks.first:
         begin(folder, space)
     ranks.wait()
@@ -129,7 +151,7 @@ def split(inputs: Sequence[str], shard_documents: int) -> Iterator[tuple[int, Ro
         number += 1
 
 
-def make_shard(folder: Path, number: int, rows: Rows, space: Space, options: dict[str, Any]) -> None:
+def make_shard(folder: Path, number: int, rows: Rows, space: Space, options: dict[str, Any]) -> Path:
     """Segment, embed and write a shard; one that is there already, of the same documents, encoder and options, is
     kept. JSON gives the same documents back: who makes shards elsewhere may send them as that."""
     path = folder / f"shard-{number:05d}.parquet"
@@ -137,6 +159,7 @@ def make_shard(folder: Path, number: int, rows: Rows, space: Space, options: dic
     if _footer(path).get("key") != key:
         sentences, skips = sentences_of(rows, space.tokenizer, options)
         _write_shard(path, sentences, skips, space, key, options)
+    return path
 
 
 def begin(folder: Path, space: Space) -> None:
@@ -238,20 +261,33 @@ def _footer(path: Path) -> dict[str, Any]:
         return {}
 
 
-def finish(folder: Path, count: int, space: Space, lang: str, inputs: Sequence[str]) -> dict[str, Any]:
+def entry_of(path: Path) -> dict[str, Any]:
+    """What the manifest says of a shard; all of it is read."""
+    rows, documents = pq.read_metadata(path).num_rows, _footer(path)["documents"]
+    size = path.stat().st_size
+    return {"file": path.name, "rows": rows, "documents": documents, "bytes": size, "sha256": digest(path)}
+
+
+def finish(
+    folder: Path,
+    count: int,
+    space: Space,
+    lang: str,
+    inputs: Sequence[str],
+    entries: Mapping[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Write the manifest of the first `count` shards, and delete what an earlier, longer store left beyond them.
-    UserError where there is none."""
+    `entries` are those that are known already, by file. UserError where there is no shard."""
     if not count:
         raise UserError("no documents in " + ", ".join(inputs), "give files with documents")
     _sweep(folder)
-    entries, skips = [], Skips()
+    made, skips = [], Skips()
     for path in sorted(folder.glob("shard-*.parquet")):
         if int(path.stem.split("-")[1]) >= count:
             path.unlink()
             continue
-        facts, rows = _footer(path), pq.read_metadata(path).num_rows
-        entry = {"file": path.name, "rows": rows, "documents": facts["documents"], "bytes": path.stat().st_size}
-        entries.append({**entry, "sha256": digest(path)})
+        made.append((entries or {}).get(path.name) or entry_of(path))
+        facts = _footer(path)
         skips.merge(Skips(facts["skipped"], facts["places"]))
     for what, number in skips.count.items():
         log.info("%d %s: %s%s", number, what, ", ".join(skips.places[what]), " …" if number > NAMED else "")
@@ -260,10 +296,10 @@ def finish(folder: Path, count: int, space: Space, lang: str, inputs: Sequence[s
         "space": {"name": space.name, "fingerprint": space.fingerprint, "dim": space.dim},
         "lang": lang,
         "inputs": list(inputs),
-        "documents": sum(entry["documents"] for entry in entries),
-        "sentences": sum(entry["rows"] for entry in entries),
+        "documents": sum(entry["documents"] for entry in made),
+        "sentences": sum(entry["rows"] for entry in made),
         "skipped": skips.count,
-        "shards": entries,
+        "shards": made,
     }
     atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
