@@ -108,7 +108,8 @@ def test_what_is_wrong_is_said_as_it_is_without_ray(ray, model, documents, tmp_p
     from sonarllm_cli.data import on_ray
 
     with pytest.raises(UserError, match=r"docs\.jsonl, line 1: a sentence is longer than 4 tokens"):
-        on_ray.embed_on_ray([documents], tmp_path / "s", DocumentEmbedder(model=model, max_tokens=4, on_long="error"))
+        strict = DocumentEmbedder(model=model, max_tokens=4, on_long="error")
+        on_ray.embed_on_ray([documents], tmp_path / "s", strict, workers=1)
     with pytest.raises(UserError, match="no machine has 64 cores"):
         on_ray.embed_on_ray([documents], tmp_path / "s", DocumentEmbedder(model=model), cores=64)
     (tmp_path / "bad.jsonl").write_text('{"text": "It rains."}\n[1]\n')
@@ -150,7 +151,7 @@ def test_the_worker_reads_columns_as_a_store_reads_documents(model):
         ("document 3", 1, "It is late."),
     ]
     assert made["embedding"].dtype == np.float16 and made["embedding"].shape == (6, load_space(model).dim)
-    with pytest.raises(UserError, match="no 'body'"):
+    with pytest.raises(UserError, match="document 1: a document has no body"):
         DocumentEmbedder(model=model, text_field="body")(columns(ROWS))
     with pytest.raises(UserError, match="install the same model"):
         DocumentEmbedder(model=model, fingerprint="another")(columns(ROWS))

@@ -47,14 +47,12 @@ class DocumentEmbedder:
     fingerprint: str = ""
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-        """Columns of documents (a text; "title", "id" where there are) → columns of their sentences, in order: text,
-        lang, document, position (−1: a title), tokens, embedding (embeddings_ND, float16).
+        """Columns of documents (a text or "paragraphs"; "title", "id" where there are) → columns of their sentences, in
+        order: text, lang, document, position (−1: a title), tokens, embedding (embeddings_ND, float16).
 
-        A document without an id is called by its place in the batch; an empty one has no sentence. UserError for a
-        batch without texts, or an unknown language.
+        A document without an id is called by its place in the batch; an empty one has no sentence. UserError for one
+        without a text, or an unknown language.
         """
-        if self.text_field not in batch:
-            raise UserError(f"documents have no {self.text_field!r}", f"name the column, of {', '.join(batch)}")
         options, names = self._options(), list(batch)
         rows = [
             (f"document {i + 1}", {name: value for name, value in zip(names, values) if value is not None})
@@ -103,7 +101,8 @@ def _space(model: str, device: str, dtype: str) -> Space:
     return load_space(model, choose(device, dtype))
 
 
-def _plain(column: Sequence[Any]) -> Sequence[Any]:
-    """NumPy's values as Python's own; missing ones, which pandas spells as no number, as None."""
-    values = column.tolist() if isinstance(column, np.ndarray) else column
-    return [None if isinstance(value, float) and value != value else value for value in values]
+def _plain(value: Any) -> Any:
+    """NumPy's values, lists in lists too, as Python's own; missing ones, which pandas spells as no number, as None."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(part) for part in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    return None if isinstance(value, float) and value != value else value

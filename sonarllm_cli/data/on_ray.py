@@ -112,8 +112,9 @@ def embed_on_ray(
     """Every document of `inputs` into the store `folder`; → its manifest.
 
     A Ray that runs already in this process, or at `address`, is used; else one is started here, for as long as this
-    takes. At most `workers` work at once, by default as many as there is room for: each has a GPU, or `cores` cores
-    where there is none or the embedder's device is "cpu". `shown` is told of progress.
+    takes. Workers have a GPU each, or `cores` cores where there is none or the embedder's device is "cpu"; there are at
+    first as many as there is room for, more where the cluster grows, fewer where there is little to do, and at most
+    `workers`. `shown` is told of progress.
     """
     space = load_space(embedder.model, choose("meta", "float32"), trainable=True)  # its facts; no weights are kept
     embedder = replace(embedder, lang=resolve(embedder.lang, space.tokenizer.langs), fingerprint=space.fingerprint)
@@ -123,11 +124,16 @@ def embed_on_ray(
         _start(address)
     try:
         gpu = embedder.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
-        if not gpu and not any(node["Resources"].get("CPU", 0) >= cores for node in ray.nodes()):
+        what, each = ("GPU", 1) if gpu else ("CPU", cores)
+        room = sum(int(node["Resources"].get(what, 0) // each) for node in ray.nodes() if node["Alive"])
+        if not room:
             raise UserError(f"no machine has {cores} cores for a worker", "give fewer --cores")
+        pool = ActorPoolStrategy(
+            min_size=1, max_size=workers, initial_size=min(room, workers or room), max_tasks_in_flight_per_actor=2
+        )
         share: dict[str, Any] = {"num_gpus": 1} if gpu else {"num_cpus": cores}
         entries: dict[str, dict[str, Any]] = {}
-        for entry, documents in _run(inputs, folder, embedder, shard_documents, workers, share):
+        for entry, documents in _run(inputs, folder, embedder, shard_documents, pool, share):
             entries[entry["file"]] = entry
             shown(documents)
     finally:
@@ -141,7 +147,7 @@ def _start(address: str | None) -> None:
     try:
         dashboard = None if address else False
         ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # what its parts raise, a plain one among them
         what = f"no Ray at {address}" if address else "Ray does not start"
         raise RunError(f"{what}: {str(error).strip().splitlines()[0]}", "see ray status") from error
 
@@ -151,7 +157,7 @@ def _run(
     folder: Path,
     embedder: DocumentEmbedder,
     shard_documents: int,
-    workers: int | None,
+    pool: ActorPoolStrategy,
     share: dict[str, Any],
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Each shard's entry in the manifest and the number of its documents, empty ones too, as it is done."""
@@ -164,7 +170,7 @@ def _run(
         done = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0).map_batches(
             _Worker,
             batch_size=1,
-            compute=ActorPoolStrategy(min_size=1, max_size=workers, max_tasks_in_flight_per_actor=2),
+            compute=pool,
             fn_constructor_args=(folder.resolve(), embedder),
             **share,
         )
