@@ -93,7 +93,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(clips, tmp_path):
 def test_a_student_starts_from_an_encoder_that_is_there(clips, pooling):
     for init, width in ((PARITY / "w2v_bert_2", 32), (PARITY / "speech_encoder.fairseq1.pt", 64)):
         run = build({"kind": "sonar-speech", "run": {"init": str(init)}, "model": {"pooling": pooling}})
-        model = speech_task.begun(run, 64)
+        model = speech_task.starting_network(run, 64)
         assert (model.config.width, model.config.pooling, model.config.embedding) == (width, pooling, 64)
         assert torch.isfinite(model(torch.randn(2, 9, 160), torch.tensor([9, 5]))).all()
 
@@ -142,7 +142,7 @@ def test_clips_that_are_none(clips, caplog):
 
 def test_batches_hold_every_clip_once_and_no_more_than_their_seconds():
     seconds = np.random.default_rng(0).uniform(1, 10, 200)
-    found = speech_task.batches(list(seconds), 30, np.random.default_rng(1))
+    found = speech_task.clip_batches(list(seconds), 30, np.random.default_rng(1))
     assert sorted(np.concatenate(found)) == list(range(200))
     assert max(len(part) * seconds[part].max() for part in found) <= 30
     assert np.mean([seconds[part].sum() / (len(part) * seconds[part].max()) for part in found]) > 0.9
