@@ -1,7 +1,7 @@
 """Training text: documents and parallel pairs on disk → token ids in memory.
 
 Documents are records `{"title": …, "paragraphs": [[block, …], …]}` or `{"text": …}`, pairs are
-`{"lang": "it", "en": …, "it": …}`, in any form that `sources.py` reads. Blocks are segmented into sentences.
+`{"lang": "it", "en": …, "it": …}`, in any form that `records.py` reads. Blocks are segmented into sentences.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Training the LCMs: the next sentence's embedding by squared error, straight or from noise. No decoder is asked.
 
-Documents, targets, order and stop rules are a SONAR-LLM's (see sonar_llm_task.py). The loss of a sentence is the sum
+Documents, targets, order and stop rules are a SONAR-LLM's (see sonar_llm.py). The loss of a sentence is the sum
 over dimensions of the squared difference of normalised embeddings, and a step's the mean over its sentences.
 
 Legend: B documents, S sentences read, N target sentences, C columns attended to, D embedding.
