@@ -21,6 +21,7 @@ from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import encode
 from ..flow.predict import CHUNK, Reader, Report
+from ..nets.kinds import VECTORS
 from ..nets.llama import LlamaConfig
 from ..nets.sonar import SonarConfig
 from ..nets.token_lm import TokenLM, TokenLMConfig
@@ -63,7 +64,7 @@ def bench_context(
 
     `time_limit`: seconds that the token LLM may take; what would take longer is extrapolated.
     """
-    if writer.kind != "sonar-llm":
+    if writer.row.reads != VECTORS or writer.row.noise:
         raise UserError(f"{writer.name} is a {writer.kind} model", "name a sonar-llm model: sonarllm models list")
     most = writer.space.net.config.max_source_tokens - flops.EDGE
     if not 1 <= per_sentence <= most:

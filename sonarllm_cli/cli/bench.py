@@ -243,6 +243,80 @@ def speech(quiet: bool, threads: int | None, device: str, dtypes: str, texts: in
     _show(bench_speech(SpeechWish(dtypes=wish.dtypes, count=texts, device=wish.device, **own)), as_json)
 
 
+@bench.command()
+@click.option("--vectors", default="", metavar="FILE", help="A file of embeddings; else random numbers on disk.")
+@click.option("--count", type=click.IntRange(1), default=100_000, show_default=True, help="Random vectors, in float16.")
+@click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Of random vectors.")
+@click.option("--queries", type=click.IntRange(1), default=16, show_default=True, help="At once.")
+@click.option("-k", type=click.IntRange(1), default=5, show_default=True, help="Nearest to find.")
+@click.option("--index", default="", metavar="ivf,hnsw", help="Also faiss's approximate indexes.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="In turns; the median is shown.")
+@click.option("--seed", default=0, show_default=True, help="Of vectors and queries.")
+@threads_option
+@json_option
+@quiet_options
+def search(quiet: bool, threads: int | None, index: str, as_json: bool, **own: Any) -> None:
+    """Time exact search of vectors on disk beside numpy, and beside faiss where it is installed (its indexes are made
+    first and lie in memory): seconds, and the share of the nearest that each finds.
+
+    \b
+    Example:
+      sonarllm bench search --count 2000 --dim 64 --rounds 1
+    """
+    from ..bench.neighbours import SearchWish, bench_search
+    from ..runtime import choose, set_up_logging
+
+    set_up_logging(quiet)
+    choose("cpu", threads=threads)
+    _show(bench_search(SearchWish(index=tuple(filter(None, index.split(","))), **own)), as_json)
+
+
+@bench.command()
+@click.option("--count", type=click.IntRange(10), default=20_000, show_default=True, help="Random vectors a side.")
+@click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Their width.")
+@click.option("-k", type=click.IntRange(1), default=4, show_default=True, help="Neighbours that the margin is over.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="In turns; the median is shown.")
+@click.option("--seed", default=0, show_default=True, help="Of the vectors.")
+@threads_option
+@json_option
+@quiet_options
+def mine(quiet: bool, threads: int | None, as_json: bool, **own: Any) -> None:
+    """Time mining beside LASER's way, a flat index of faiss in each direction, where that is installed.
+
+    \b
+    Example:
+      sonarllm bench mine --count 500 --dim 64 --rounds 1
+    """
+    from ..bench.neighbours import MineWish, bench_mine
+    from ..runtime import choose, set_up_logging
+
+    set_up_logging(quiet)
+    choose("cpu", threads=threads)
+    _show(bench_mine(MineWish(**own)), as_json)
+
+
+@bench.command()
+@click.option("--count", type=click.IntRange(400), default=20_000, show_default=True, help="Sentences a side.")
+@click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Width of their random vectors.")
+@click.option("--seed", default=0, show_default=True, help="Of the vectors.")
+@threads_option
+@json_option
+@quiet_options
+def align(quiet: bool, threads: int | None, as_json: bool, **own: Any) -> None:
+    """Time aligning documents of a quarter, a half and all of so many sentences, from their vectors.
+
+    \b
+    Example:
+      sonarllm bench align --count 400 --dim 64
+    """
+    from ..bench.neighbours import bench_align
+    from ..runtime import choose, set_up_logging
+
+    set_up_logging(quiet)
+    choose("cpu", threads=threads)
+    _show(bench_align(**own), as_json)
+
+
 def _show(result: dict[str, Any], as_json: bool) -> None:
     """A result as one line of JSON, or a table under what holds for all its rows."""
     if as_json:
