@@ -76,6 +76,7 @@ def summarize(
     """
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten
+    from ..flow.language import prepare
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
@@ -84,6 +85,7 @@ def summarize(
     writing = Writing(no_repeat=True, out_lang=out_lang, sampling=sampling).but(**search)
     several, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
+    prepare()
     writer = load_writer(compute.model, compute.runtime)
     with open_output(output) as out:
         for name, text in texts:

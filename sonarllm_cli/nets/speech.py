@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .fbank import FEATURES
-from .layers import attend
+from .layers import attend, drawn
 
 POSITIONS, NORMS, POOLINGS = ("relative", "shaw"), ("batch", "layer"), ("attention", "mean", "max")
 SCORES = 1 << 24  # numbers that the scores of a block of queries are at most: 64 MiB of float32
@@ -114,7 +114,7 @@ class ConformerAttention(nn.Module):
         self.out_proj = nn.Linear(M, M)
         self.shaw = config.positions == "shaw"
         if self.shaw:
-            self.distance = nn.Parameter(torch.randn(self.left + self.right + 1, M // self.heads) * 0.02)
+            self.distance = drawn(self.left + self.right + 1, M // self.heads, std=0.02)
         else:
             self.distance_proj = nn.Linear(M, M, bias=False)
             self.key_bias = nn.Parameter(torch.zeros(self.heads, M // self.heads))  # u
@@ -283,7 +283,7 @@ class Pooler(nn.Module):
 
     def __init__(self, config: SpeechConfig) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
+        self.query = drawn(config.width, std=config.width**-0.5)
         self.layers = nn.ModuleList(PoolerLayer(config) for _ in range(config.pooler_layers))
         self.dropout = config.dropout
 
