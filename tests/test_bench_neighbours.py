@@ -23,7 +23,7 @@ def test_exact_ways_find_the_same(tmp_path):
 
 
 def test_an_approximate_index_is_known_and_needs_its_library(monkeypatch):
-    with pytest.raises(UserError, match="'tree' is unknown; use ivf, hnsw"):
+    with pytest.raises(UserError, match="'tree' is unknown; use flat, ivf, hnsw"):
         bench_search(SearchWish(index=("tree",)))
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match="pip install faiss-cpu"):
