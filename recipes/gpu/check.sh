@@ -54,7 +54,7 @@ else
 fi
 list=$(IFS=,; echo "${dtypes[*]}")
 
-export SONARLLM_TEST_DEVICE=$device
+export SONARLLM_TEST_DEVICE=$device PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}  # this repository, installed or not
 train() {  # DTYPE
   part "train-$1" 8 "${sonarllm[@]}" bench train --device "$device" --json --dtype "$1" "${train[@]}"
 }

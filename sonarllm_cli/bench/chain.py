@@ -32,7 +32,7 @@ from ..tokens import EOS
 from ..weights.loaded import Space, Writer, load_space, load_writer, pack
 from ..weights.shortlist import of_ids
 from . import flops
-from .peers import Peer, Weights, published, random_sonar
+from .peers import DTYPES, Peer, Weights, published, random_sonar
 from .timing import Timing, bandwidth, matrix_rate, side_by_side
 
 BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
@@ -125,7 +125,7 @@ def rate(dtype: str, device: torch.device) -> float:
 
 def bench_embed(wish: Wish) -> dict[str, Any]:
     """`count` texts at once, in each dtype, and by the peer in batches of 5 (its own default) and of `count`."""
-    peer = _peer(wish, "encoder") if wish.peer else None
+    peers = _peers(wish, "encoder")
     spaces = {dtype: space_of(wish, "encoder", dtype) for dtype in wish.dtypes}
     _random.cache_clear()
     first = next(iter(spaces.values()))
@@ -141,9 +141,8 @@ def bench_embed(wish: Wish) -> dict[str, Any]:
 
         return run
 
-    def theirs(name: str, size: int) -> Callable[[], float]:
+    def theirs(name: str, peer: Peer, size: int) -> Callable[[], float]:
         def run() -> float:
-            assert peer
             seconds, found[name] = peer.embed(ids, size)
             return seconds
 
@@ -152,17 +151,17 @@ def bench_embed(wish: Wish) -> dict[str, Any]:
     for dtype, space in spaces.items():
         for size in dict.fromkeys((min(8, wish.count), wish.count)):
             runs[f"{dtype}, {size} at once"] = ours(f"{dtype}, {size} at once", space, size)
-    if peer:
+    for own, peer in peers.items():
         for size in dict.fromkeys((min(5, wish.count), wish.count)):
-            runs[f"{wish.peer}, {size} at once"] = theirs(f"{wish.peer}, {size} at once", size)
+            runs[f"{own}, {size} at once"] = theirs(f"{own}, {size} at once", peer.wait(), size)
     timings = side_by_side(runs, wish.rounds, first.runtime.device)
     base_ND = found[next(iter(runs))]
     rows = []
     for name, timing in timings.items():
         cosine = torch.cosine_similarity(found[name], base_ND, dim=1).min().item()
-        size = flops.encoder_parameters(first.net.config) * BYTES.get(name.split(",")[0], 4)
+        size = flops.encoder_parameters(first.net.config) * BYTES.get(_dtype(name), 4)
         rows.append(Row(name, timing, cost, wish.count, {"cosine": cosine, "weights MB": size / 1e6}))
-    if peer:
+    for peer in peers.values():
         peer.close()
     return _result("embed", "texts", wish, first, rows, tokens=sum(map(len, ids)))
 
@@ -170,7 +169,7 @@ def bench_embed(wish: Wish) -> dict[str, Any]:
 def bench_decode(wish: Wish) -> dict[str, Any]:
     """Beam search of one sentence, then of `count`: steps of up to `max_tokens`, in each dtype, with its `shortlist` of
     words, and by the peer."""
-    peer = _peer(wish, "decoder") if wish.peer else None
+    peers = _peers(wish, "decoder")
     spaces = {dtype: space_of(wish, "decoder", dtype) for dtype in wish.dtypes}
     _random.cache_clear()
     first = next(iter(spaces.values()))
@@ -181,6 +180,8 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
     vectors_ND = torch.randn(wish.count, config.embedding, generator=torch.Generator().manual_seed(wish.seed))
     limit = min(wish.max_tokens, config.max_target_tokens)
     search = Search(beam=wish.beam, max_tokens=limit)
+    for peer in peers.values():
+        peer.decode(vectors_ND, prompt, 1, 4)  # what a library makes of these vectors is made before the clock runs
     rows = []
     for many in dict.fromkeys((1, wish.count)):
         found: dict[str, list[tuple[int, ...]]] = {}
@@ -196,9 +197,8 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
 
             return run
 
-        def theirs(name: str, many: int = many, found: Any = found) -> Callable[[], float]:
+        def theirs(name: str, peer: Peer, many: int = many, found: Any = found) -> Callable[[], float]:
             def run() -> float:
-                assert peer
                 seconds, ids = peer.decode(vectors_ND[:many], prompt, wish.beam, limit)
                 found[name] = [tuple(i) for i in ids]
                 return seconds
@@ -206,8 +206,7 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
             return run
 
         runs: dict[str, Callable[[], float | None]] = {d: ours(d, space) for d, space in spaces.items()}
-        if peer:
-            runs[wish.peer] = theirs(wish.peer)
+        runs |= {own: theirs(own, peer) for own, peer in peers.items()}
         timings = side_by_side(runs, wish.rounds, first.runtime.device)
         base = found[next(iter(runs))]
         for name, timing in timings.items():
@@ -216,7 +215,7 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
             prompted, after = len(prompt) - flops.EDGE, steps[name] - 1 - flops.EDGE  # one beam reads the prompt
             shape = config if "words" not in name else replace(config, vocab_size=len(words))
             cost = flops.decoder_flops(shape, prompted) + flops.decoder_flops(shape, after, wish.beam)
-            size = flops.decoder_parameters(shape) * BYTES.get(name.split(",")[0], 4)
+            size = flops.decoder_parameters(shape) * BYTES.get(_dtype(name), 4)
             extra = {
                 "same texts": same,
                 "ms a step": 1e3 * timing.median / steps[name],
@@ -224,7 +223,7 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
                 "bytes read": steps[name] * size,
             }
             rows.append(Row(f"{name}, {many} at once", timing, many * cost, many, extra))
-    if peer:
+    for peer in peers.values():
         peer.close()
     return _result("decode", "texts", wish, first, rows, steps=limit - len(prompt))
 
@@ -334,9 +333,22 @@ def _plain(wish: Wish, writer: Writer) -> Writer:
     return load_writer(wish.model, runtime, trainable=True)
 
 
-def _peer(wish: Wish, part: str) -> Peer:
-    weights = Weights(model="" if wish.published else wish.model, seed=wish.seed, layers=wish.layers)
+def _peer(wish: Wish, part: str, dtype: str = "float32") -> Peer:
+    weights = Weights(model="" if wish.published else wish.model, seed=wish.seed, layers=wish.layers, dtype=dtype)
     return Peer(wish.peer, part, weights, wish.peer_python, torch.get_num_threads())
+
+
+def _peers(wish: Wish, part: str) -> dict[str, Peer]:
+    """The library that is asked for, in each dtype that it is compared in, by name."""
+    if not wish.peer:
+        return {}
+    dtypes = DTYPES.get(wish.peer, ("float32",))
+    return {f"{wish.peer} {d}" if len(dtypes) > 1 else wish.peer: _peer(wish, part, d) for d in dtypes}
+
+
+def _dtype(name: str) -> str:
+    """A row's dtype, from its name: "int8, 8 at once", "ctranslate2 int8, 1 at once"."""
+    return name.split(",")[0].split()[-1]
 
 
 def _nothing(_: Any) -> None:
@@ -373,7 +385,7 @@ def _result(work: str, unit: str, wish: Wish, space: Space, rows: list[Row], **f
     most = bandwidth(device)
     out = []
     for row in rows:
-        t, own = row.timing, rates.get(row.name.split(",")[0])
+        t, own = row.timing, rates.get(_dtype(row.name))
         found = {"name": row.name, "seconds": t.median, "spread": t.spread, f"{unit}/s": row.units / t.median}
         if row.operations:
             found["GFLOP/s"] = row.operations / t.median / 1e9

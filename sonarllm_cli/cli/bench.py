@@ -12,6 +12,7 @@ from .bench_train import train
 from .common import json_option, line, quiet_options, reporting
 
 model_option = click.option("-m", "--model", default="mini", help="A model's name or folder.", show_default=True)
+PEERS = ("sonar-space", "transformers", "ctranslate2", "onnxruntime")  # as bench.peers has them, which needs torch
 threads_option = click.option("--threads", type=int, help="Processor cores to use.")
 device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True)
 
@@ -119,7 +120,7 @@ def _show_context(result: dict[str, Any]) -> None:
 
 
 work_options: tuple[Callable[[Any], Any], ...] = (
-    click.option("--peer", type=click.Choice(["sonar-space", "transformers"]), help="Compare with this library."),
+    click.option("--peer", type=click.Choice(PEERS), help="Compare with this library; engines in int8 too."),
     click.option("--peer-python", default="", metavar="PATH", help="The Python that has it, if not this one."),
     click.option("--size", type=click.Choice(["published"]), help="Random weights of the published shape; no model."),
     click.option("--layers", default=0, show_default=True, help="Layers of the published size; 0: all 24."),
