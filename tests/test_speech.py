@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from sonarllm_cli.cli import main
 from sonarllm_cli.errors import UserError
@@ -18,6 +21,7 @@ from sonarllm_cli.flow.decode import Search, decode_batch
 from sonarllm_cli.flow.embed_speech import embed_recordings, encode, load_speech
 from sonarllm_cli.io.audio import Recording, resampled
 from sonarllm_cli.nets import fbank, speech
+from sonarllm_cli.nets.layers import plain_attend
 from sonarllm_cli.nets.speech import SpeechConfig, SpeechEncoder
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.weights import convert, registry
@@ -221,6 +225,38 @@ def test_padding_is_not_pooled(pooling):
     near(net(wide, torch.tensor([9])), net(x, torch.tensor([9])), 1e-6)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("steps", [8, 9, 10, 11])
+def test_longer_steps_are_the_same_in_a_batch(steps):
+    """Of any length modulo the steps that become one, and with the mean of each step's features as vector."""
+    torch.manual_seed(0)
+    net = SpeechEncoder(
+        SpeechConfig(
+            width=16, heads=2, ffn=16, layers=1, kernel=3, embedding=8, pooling="mean", subsample=4, pool_width=8
+        )
+    ).eval()
+    x = torch.randn(1, steps, fbank.FEATURES)
+    wide = torch.cat([x, torch.full((1, 5, fbank.FEATURES), torch.nan)], 1)
+    got, alone = net(wide, torch.tensor([steps])), net(x, torch.tensor([steps]))
+    near(got, alone, 1e-6)
+    encoded, _ = net.encode(x, None)
+    assert encoded.shape == (1, -(-steps // 4), 16)
+    near(alone, F.relu(net.pool_proj(encoded)).mean(1), 1e-6)
+    net.config = replace(net.config, norm_embedding=True)
+    near(net(x, torch.tensor([steps])), F.layer_norm(alone, (8,)), 1e-6)
+
+
+def test_flops_are_those_of_the_products(monkeypatch):
+    monkeypatch.setattr(speech, "attend", plain_attend)  # the fused kernel's are not counted
+    config = SpeechConfig(
+        width=16, heads=2, ffn=32, layers=2, kernel=3, embedding=8, pooling="mean", subsample=2, pool_width=24
+    )
+    net, steps = SpeechEncoder(config).eval(), 64
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        net(torch.randn(1, steps, fbank.FEATURES), torch.tensor([steps]))
+    assert abs(counter.get_total_flops() / speech.speech_flops(config, steps) - 1) < 0.01
+
+
 def test_statistics_are_of_steps_with_sound():
     norm = speech.StepNorm(3).train()
     norm.learns = True
@@ -354,6 +390,18 @@ def test_a_recording_is_summarised_with_times(tmp_path, capsys):
     assert code == 2 and "is a recording; name the encoder" in said
     code, _, said = run(capsys, "summarize", good, "-m", "tiny-llm", "--speech", "small")
     assert code == 2 and "small's space is none that is known" in said
+
+
+def test_an_encoder_that_comes_with_the_space_is_found(tmp_path, capsys, monkeypatch):
+    good = PARITY / "audio" / "en.wav"
+    options = ["-m", "tiny-llm", "--sentences", 1, "--beam", 1, "--max-tokens", 12, "-q"]
+    code, named, said = run(capsys, "summarize", good, "--speech", "ears", *options)
+    assert code == 0, said
+    shutil.copytree(registry.find("ears"), tmp_path / "built-in-ears")
+    monkeypatch.setattr(registry, "EMBEDDED", tmp_path)
+    assert run(capsys, "summarize", good, *options)[:2] == (0, named)
+    for name in ("tiny", "tiny-llm"):
+        assert load_speech(name, RUNTIME).name == "built-in-ears"
 
 
 def test_a_recording_needs_ears(capsys):

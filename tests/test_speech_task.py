@@ -12,11 +12,13 @@ import soundfile
 import torch
 
 from sonarllm_cli.data.clips import read_clips
+from sonarllm_cli.data.features import Features
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.embed_speech import load_speech
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import Speech, build
 from sonarllm_cli.learn.tasks import speech as speech_task
+from sonarllm_cli.nets import fbank
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.score import metrics
 from sonarllm_cli.score.tasks import evaluate
@@ -107,6 +109,31 @@ def test_the_teacher_reads_once(clips, tmp_path, monkeypatch):
     assert torch.equal(again.vectors_UD, first.vectors_UD)
     with pytest.raises(TypeError):  # other words are read
         speech_task.Teacher(found[:3], space, tmp_path / "teacher.safetensors")
+
+
+def test_features_are_made_once(clips, tmp_path, monkeypatch):
+    found = read_clips(["train.tsv"], str(clips))
+    kept = Features(found, 1, tmp_path / "features.int8")
+    kept.announce([1])
+    exact, first = Features(found, 0).take(1), kept.take(1)
+    assert (first - exact).abs().max() <= 1 / 32 + 1e-6 and len(first) == len(exact)
+    monkeypatch.setattr(fbank, "steps", None)
+    again = Features(found, 0, tmp_path / "features.int8")
+    assert torch.equal(again.take(1), first)
+    for other, number in ((again, 2), (Features(found[::-1], 0, tmp_path / "features.int8"), 1)):  # not made yet
+        with pytest.raises(TypeError):
+            other.take(number)
+
+
+def test_contrast_counts_beside_the_distance(clips, tmp_path):
+    plain, told = (
+        Trainer(settings(clips, loss={"contrast": weight}), tmp_path / str(weight)).task for weight in (0.0, 0.5)
+    )
+    batch = plain.steps(plain.epoch(0))[0][0]
+    told.model.load_state_dict(plain.model.state_dict())
+    (a, facts), (b, more) = (task.loss(batch, torch.Generator().manual_seed(0)) for task in (plain, told))
+    assert "contrast" not in facts and more["contrast"] > 0
+    torch.testing.assert_close(b, a + 0.5 * batch.share * more["contrast"])
 
 
 def test_clips_in_every_form(clips):

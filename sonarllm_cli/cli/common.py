@@ -169,7 +169,10 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 speech_option = click.option(
-    "--speech", default="", metavar="MODEL", help="FILE is a recording: the encoder of the language spoken in it."
+    "--speech",
+    default="",
+    metavar="MODEL",
+    help="FILE is a recording: the encoder of the language spoken in it; by default that which comes with the space.",
 )
 
 

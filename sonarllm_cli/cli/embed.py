@@ -57,8 +57,8 @@ def embed(
     Several files, and those of folders, follow each other; JSON Lines and Parquet name each text's file.
     A record's own "lang" is preferred to --lang. A blank line keeps its place and has the embedding of no words.
 
-    With a speech encoder for -m, FILEs are recordings (.wav, .flac, .ogg, .mp3 …): a row an utterance, with its file
-    and the seconds at which it starts and ends.
+    With a speech encoder for -m (or a space with which one comes), FILEs are recordings (.wav, .flac, .ogg, .mp3 …): a
+    row an utterance, with its file and the seconds at which it starts and ends.
 
     With --store, FILEs are documents: JSON Lines ({"text": …, "title"?, "id"?}; also .xz, .gz), Parquet, plain texts
     and folders of them, or hf:ORG/NAME[:SPLIT]. Parquet shards in DIR are what data.store of a recipe names. Run

@@ -82,19 +82,11 @@ class SpeechBlock:
     failures: list[UserError] = field(default_factory=list)
 
 
-def is_speech(name: str) -> bool:
-    """Whether a model is a speech encoder."""
-    return model_dir.read_config(registry.find(name))["kind"] == model_dir.SPEECH
-
-
 def load_speech(name: str, runtime: Runtime | None = None) -> SpeechModel:
-    """A speech encoder by name or folder, packed for inference. UserError for a model of another kind."""
+    """A speech encoder by name or folder, or the one that comes with a space, packed for inference. UserError where
+    there is none."""
     runtime = runtime or choose()
-    folder = registry.find(name)
-    config = model_dir.read_config(folder)
-    if config["kind"] != model_dir.SPEECH:
-        cure = "name a speech encoder: sonarllm models list"
-        raise UserError(f"{name} is a {config['kind']} model: it can't hear", cure)
+    folder, config = registry.find_speech(name)
     with torch.device("meta"):
         net = SpeechEncoder(model_dir.net_config(SpeechConfig, folder, config))
     tensors.load_weights(net, folder, runtime.device, runtime.dtype)

@@ -140,6 +140,7 @@ class Speech:
     batch_seconds: Positive = 120.0  # of a micro-batch, padding included
     max_seconds: Positive = 20.0  # of a clip; longer ones are left out and counted
     workers: Whole = 2  # threads that make features in advance; 0: none
+    keep: bool = False  # features in the run's folder, 8 KB a second of sound, so that they are made once
     statistics: Annotated[str, OneOf(("frozen", "masked"))] = (
         "frozen"  # of BatchNorm: frozen, or masked: those of the batch's steps that hold sound
     )

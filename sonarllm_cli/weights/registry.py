@@ -101,6 +101,29 @@ def find_space(name: str) -> tuple[Path, dict[str, Any]]:
     return folder, config
 
 
+def find_speech(name: str) -> tuple[Path, dict[str, Any]]:
+    """The folder and `config.json` of a speech encoder, by its own name; by that of a space, or of a concept model, the
+    encoder of that space which comes with the package. UserError for one that has none."""
+    folder = find(name)
+    config = model_dir.read_config(folder)
+    if config["kind"] == model_dir.SPEECH:
+        return folder, config
+    is_home = config["kind"] in ("sonar", *model_dir.WRITERS)
+    if own := speech_of(find_space(name)[1].get("fingerprint", "")) if is_home else "":
+        return find_speech(own)
+    cure = "name a speech encoder: sonarllm models list"
+    raise UserError(f"{name} is a {config['kind']} model: it can't hear", cure)
+
+
+def speech_of(fingerprint: str) -> str:
+    """The speech encoder of a space that comes with the package, by name; "" if none does."""
+    for folder in _models_in(EMBEDDED) if fingerprint else []:
+        config = model_dir.read_config(folder)
+        if config["kind"] == model_dir.SPEECH and config.get("sonar", {}).get("fingerprint") == fingerprint:
+            return folder.name
+    return ""
+
+
 def space_tokenizer(name: str) -> tuple[Tokenizer, int]:
     """The tokenizer of a space, or of a concept model's, and the tokens its encoder takes; no weights are read."""
     folder, config = find_space(name)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from ...data.clips import Clip, read_clips
 from ...data.documents import Lazy
+from ...data.features import Features
 from ...errors import UserError
 from ...flow.embed import embed_sentences
 from ...flow.embed_speech import padded
@@ -37,6 +37,7 @@ from ...runtime import choose, log
 from ...weights import convert, model_dir, registry, tensors
 from ...weights.loaded import Space, load_space
 from ..card import card
+from ..losses import contrast
 from ..recipe import Settings, Speech, config_from
 
 CPU = torch.device("cpu")
@@ -50,33 +51,6 @@ class Batch:
 
     clips: np.ndarray
     share: float
-
-
-class Features:
-    """Features of clips by number, made by `workers` threads in advance where they were announced."""
-
-    def __init__(self, clips: Sequence[Clip], workers: int) -> None:
-        self.clips = clips
-        self.pool = ThreadPoolExecutor(workers) if workers else None
-        self.coming: dict[int, Future[Tensor]] = {}
-
-    def announce(self, numbers: Sequence[int]) -> None:
-        if self.pool is not None:
-            for i in numbers:
-                if i not in self.coming:
-                    self.coming[i] = self.pool.submit(self.make, i)
-
-    def take(self, number: int) -> Tensor:
-        """step_SF of a clip."""
-        coming = self.coming.pop(number, None)
-        return coming.result() if coming else self.make(number)
-
-    def make(self, number: int) -> Tensor:
-        clip = self.clips[number]
-        try:
-            return fbank.steps(clip.recording().samples())
-        except ValueError as error:
-            raise UserError(f"{clip.place}: {error}", "leave the clip out") from None
 
 
 class SpeechTask:
@@ -95,10 +69,12 @@ class SpeechTask:
         self.home = {"name": space.name, "fingerprint": space.fingerprint}
         if not registry.is_known(registry.find(settings.sonar)) and "/" in settings.sonar:
             self.home["name"] = str(Path(settings.sonar).resolve())
-        self.variance = self.vectors_ND[self.row[: len(self.train)]].var(0, correction=0).mean().item()
+        variance_D, mean_D = torch.var_mean(self.vectors_ND[self.row[: len(self.train)]], 0, correction=0)
+        self.variance, self.mean_D = variance_D.mean().item(), mean_D.to(device)
         if not self.variance > 0:
             raise UserError("all clips say the same", "give a corpus of different sentences")
-        self.features = Features(self.train, settings.speech.workers)
+        kept = folder / "features.int8" if settings.speech.keep else None
+        self.features = Features(self.train, settings.speech.workers, kept)
         self.model = begun(settings, space.dim)
         if settings.speech.statistics == "masked" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             cure = 'use speech.statistics = "frozen", or model.conv_norm = "layer"'
@@ -145,9 +121,15 @@ class SpeechTask:
         steps = [masked(self.features.take(int(i)), self.settings.speech, generator) for i in batch.clips]
         step_BSF, length_B = padded(steps, self.device)
         want_BD = self.vectors_ND[self.row[batch.clips]].to(self.device)
-        error_B = (self.model(step_BSF, length_B).float() - want_BD).square().mean(1) / self.variance
-        facts = {"mse": error_B.mean().item(), "tokens": int(length_B.sum()), "sentences": len(steps)}
-        return batch.share * error_B.mean(), facts
+        got_BD = self.model(step_BSF, length_B).float()
+        error_B = (got_BD - want_BD).square().mean(1) / self.variance
+        loss, facts = error_B.mean(), {"mse": error_B.mean().item()}
+        if weight := self.settings.loss.contrast:
+            row_B = torch.from_numpy(self.row[batch.clips]).to(self.device)
+            told = contrast(got_BD - self.mean_D, want_BD - self.mean_D, row_B, row_B)
+            loss = loss + weight * told
+            facts["contrast"] = told.item()
+        return batch.share * loss, facts | {"tokens": int(length_B.sum()), "sentences": len(steps)}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
