@@ -36,8 +36,8 @@ ESPEAK = {
 }
 SEEN = """
     m1 m2 m3 m4 m5 f1 f2 f3 Alex Alicia Andrea Annie Denis Diogo Gene Henrique Hugo Lee Marco Mario anika antonio aunty
-    belinda benjamin boris caleb david ed edward grandma iven john klatt klatt2 max michel miguel pablo quincy rob sandro
-    shelby steph travis zac
+    belinda benjamin boris caleb david ed edward grandma iven john klatt klatt2 max michel miguel pablo quincy rob
+    sandro shelby steph travis zac
 """
 UNSEEN = "m6 m7 m8 f4 f5 Andy Michael adam linda norbert paul steph3 victor"
 
