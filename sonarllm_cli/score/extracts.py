@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import corpus
+from ..data.records import Data
 from ..errors import UserError
 from ..flow.embed import embed_sentences
 from ..flow.extract import LEAD, centrality, ranked, z_scores
-from ..learn.recipe import Data
 from ..weights.loaded import load_space
 from .metrics import rouge
 from .tasks import Result, Sample, Wish, _draw
