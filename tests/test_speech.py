@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -321,8 +322,6 @@ def test_speech_is_found_and_embedded_an_utterance_a_row(ears):
 
 def damaged(folder):
     """Files that are no sound, by what is said of them."""
-    import soundfile
-
     wave = (PARITY / "audio" / "en.wav").read_bytes()
     flac = (PARITY / "audio" / "pcm16.flac").read_bytes()
     made = {
@@ -362,7 +361,7 @@ def test_the_command_embeds_what_it_can(tmp_path, capsys):
     code, _, said = run(
         capsys, "embed", tmp_path / "bad.wav", good, "--whole", "-m", "ears", "-o", tmp_path / "o.parquet"
     )
-    assert code == 2 and "bad.wav is no sound" in said and "1 could not be embedded" in said
+    assert code == 2 and "bad.wav is no sound" in said and "1 could not be done" in said
     import pyarrow.parquet as pq
 
     (row,) = pq.read_table(tmp_path / "o.parquet").to_pylist()
@@ -390,6 +389,23 @@ def test_a_recording_is_summarised_with_times(tmp_path, capsys):
     assert code == 2 and "is a recording; name the encoder" in said
     code, _, said = run(capsys, "summarize", good, "-m", "tiny-llm", "--speech", "small")
     assert code == 2 and "small's space is none that is known" in said
+
+
+def test_a_bad_recording_among_others_is_told_and_they_are_done(tmp_path, capsys):
+    good, silent = PARITY / "audio" / "en.wav", tmp_path / "silent.wav"
+    soundfile.write(silent, np.zeros(8_000), 16_000)
+    (tmp_path / "bad.wav").write_bytes(b"hello")
+    (tmp_path / "text.txt").write_text("The cat sat. The dog ran.")
+    files = [tmp_path / "bad.wav", good, silent, tmp_path / "text.txt"]
+    options = ["-m", "tiny-llm", "--speech", "ears", "--beam", 1, "--max-tokens", 8, "-q"]
+    for command in ("segment", "generate", "summarize"):
+        code, out, said = run(
+            capsys, command, *files[: None if command == "segment" else 3], "--json", *options * (command != "segment")
+        )
+        assert code == 2 and "bad.wav is no sound" in said and "silent.wav: no speech" in said, said
+        assert "2 could not be done" in said and "en.wav" in out and ("text.txt" in out or command != "segment")
+        code, out, said = run(capsys, command, files[0], "--json", *options * (command != "segment"))
+        assert code == 2 and "could not be done" not in said
 
 
 def test_an_encoder_that_comes_with_the_space_is_found(tmp_path, capsys, monkeypatch):

@@ -111,6 +111,17 @@ def test_the_teacher_reads_once(clips, tmp_path, monkeypatch):
         speech_task.Teacher(found[:3], space, tmp_path / "teacher.safetensors")
 
 
+def test_bfloat16_products_teach_the_same(clips, tmp_path):
+    slopes = []
+    for dtype in ("float32", "bfloat16"):
+        model = {"conv_norm": "batch", "pooling": "mean", "pool_width": 64, "norm_embedding": True, "subsample": 2}
+        changes = {"model": model, "speech": {"statistics": "masked"}, "run": {"dtype": dtype}}
+        trainer = Trainer(settings(clips, **changes), tmp_path / dtype)
+        trainer._learn(trainer.task.steps(trainer.task.epoch(0))[0][0], 0)
+        slopes.append(torch.cat([p.grad.flatten() for p in trainer.task.model.parameters() if p.requires_grad]))
+    assert torch.cosine_similarity(*slopes, dim=0) > 0.99
+
+
 def test_features_are_made_once(clips, tmp_path, monkeypatch):
     found = read_clips(["train.tsv"], str(clips))
     kept = Features(found, 1, tmp_path / "features.int8")

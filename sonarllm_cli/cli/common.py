@@ -223,6 +223,43 @@ def begun(items: Iterator[T]) -> Iterator[T]:
     return chain([next(items)], items)
 
 
+class Failures:
+    """What of several things can't be done is told and the rest done, which at the end is an error all the same. One
+    thing alone ends the command at once.
+
+    with Failures(len(files) > 1) as failures:
+        for file in files:
+            with failures.told(): work(file)
+    """
+
+    def __init__(self, several: bool) -> None:
+        self.several, self.count = several, 0
+
+    def __enter__(self) -> Failures:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.count and kind is None:
+            raise UserError(f"{self.count} could not be done", "they are named above; the others are done")
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Work on one of them."""
+        try:
+            yield
+        except UserError as error:
+            if not self.several:
+                raise
+            self.tell(error)
+
+    def tell(self, error: UserError) -> None:
+        """Say what went wrong, and go on."""
+        from ..runtime import log
+
+        log.error("sonarllm: %s", error)
+        self.count += 1
+
+
 def line(record: dict[str, Any]) -> str:
     """A record as one line of JSON."""
     return json.dumps(record, ensure_ascii=False)

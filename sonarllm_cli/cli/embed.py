@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import UserError
-from .common import Compute, begun, compute_options, files_argument, output_option, progress, text_lang_option
+from .common import Compute, Failures, begun, compute_options, files_argument, output_option, progress, text_lang_option
 from .launch import is_first, launch
 
 
@@ -154,12 +154,11 @@ def _embed_recordings(
     from ..flow.embed_speech import COLUMNS, embed_recordings, load_speech
     from ..io.audio import Recording
     from ..io.vectors_out import EmbeddingWriter
-    from ..runtime import log
 
     speech = load_speech(compute.model, compute.runtime)
     options: dict[str, Any] = {"dtype": "float16" if half else "float32", "columns": COLUMNS}
-    failed = 0
-    with EmbeddingWriter(output or "-", dim=speech.dim, fingerprint=speech.fingerprint, **options) as writer:
+    writing = EmbeddingWriter(output or "-", dim=speech.dim, fingerprint=speech.fingerprint, **options)
+    with Failures(several=True) as failures, writing as writer:
         blocks = embed_recordings(
             map(Recording, files), speech, whole=whole, max_seconds=max_seconds, batch_size=compute.batch_size
         )
@@ -167,12 +166,9 @@ def _embed_recordings(
             if block.failures and len(files) == 1 and not writer.count and not block.heard:
                 raise block.failures[0]  # and no file is left behind
             for failure in block.failures:
-                log.error("sonarllm: %s", failure)
-            failed += len(block.failures)
+                failures.tell(failure)
             count, facts = len(block.heard), [heard._asdict() for heard in block.heard]
             writer.write(block.embeddings_ND, [None] * count, [speech.lang or None] * count, facts)
-    if failed:
-        raise UserError(f"{failed} could not be embedded", "they are named above; the others are done")
 
 
 def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang: str, **options: Any) -> None:
