@@ -14,6 +14,7 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from sonarllm_cli.cli import main
@@ -199,6 +200,35 @@ def test_queries_in_blocks_are_all_at_once(monkeypatch, positions):
     whole = net(x, length)
     monkeypatch.setattr(speech, "SCORES", 2 * 2 * 2 * 100 * 7)  # 7 queries a block
     near(net(x, length), whole, 1e-6)
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that is made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, list | tuple) else [made]:
+            if isinstance(one, torch.Tensor):
+                self.most = max(self.most, one.untyped_storage().nbytes())
+        return made
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("positions", speech.POSITIONS)
+def test_attention_of_a_long_utterance_makes_no_large_tensor(monkeypatch, positions):
+    monkeypatch.setattr(speech, "SCORES", 1 << 13)
+    attention = speech.ConformerAttention(
+        SpeechConfig(width=16, heads=2, ffn=16, layers=1, kernel=3, pooler_heads=2, positions=positions)
+    )
+    most = []
+    for steps in (256, 512):
+        table_RM = speech.distances_RM(steps, 16) if positions == "relative" else None
+        with Largest() as watch:
+            attention(torch.randn(1, steps, 16), table_RM, None)
+        most.append(watch.most)
+    assert most[1] <= 2 * most[0] < 4 * 4 * 256 * 256  # grows with the length alone, and is less than all scores
 
 
 @torch.inference_mode()
