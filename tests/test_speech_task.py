@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -17,8 +18,10 @@ from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.embed_speech import load_speech
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import Speech, build
+from sonarllm_cli.learn.spelling import Speller
 from sonarllm_cli.learn.tasks import speech as speech_task
 from sonarllm_cli.nets import fbank
+from sonarllm_cli.nets.speech import SpeechConfig
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.score import metrics
 from sonarllm_cli.score.tasks import evaluate
@@ -120,6 +123,30 @@ def test_bfloat16_products_teach_the_same(clips, tmp_path):
         trainer._learn(trainer.task.steps(trainer.task.epoch(0))[0][0], 0)
         slopes.append(torch.cat([p.grad.flatten() for p in trainer.task.model.parameters() if p.requires_grad]))
     assert torch.cosine_similarity(*slopes, dim=0) > 0.99
+
+
+def test_a_student_that_spells_leaves_its_speller_behind(clips, tmp_path):
+    changes = {"loss": {"spell": 0.5}, "model": {"subsample": 2}, "optim": {"steps": 3}}
+    trainer = Trainer(settings(clips, **changes), tmp_path / "run")
+    before = trainer.task.speller.proj.weight.clone()
+    trainer.run()
+    assert not torch.equal(trainer.task.speller.proj.weight, before)
+    heard = load_speech(str(tmp_path / "run" / "model"), choose("cpu", "float32"))
+    assert not [name for name, _ in heard.net.named_parameters() if "speller" in name]
+
+
+def test_spelling_is_the_sum_over_all_alignments():
+    """Of "ab" in three places of letters: a path is as likely as the product of its places."""
+    config = SpeechConfig(width=4, heads=2, ffn=4, layers=1, kernel=3, embedding=4, pooler_heads=2, subsample=2)
+    speller = Speller(["Ab, a!"], config)
+    assert speller.number == {"a": 1, "b": 2, " ": 3}
+    encoded = torch.randn(1, 2, 4)
+    chance = speller.proj(encoded).view(4, 4).softmax(1)  # four places, blank and three letters
+    paths = [p for p in itertools.product(range(4), repeat=4) if [k for k, _ in itertools.groupby(p) if k] == [1, 2]]
+    total = sum(chance[range(4), list(p)].prod() for p in paths)
+    torch.testing.assert_close(speller(encoded, None, ["AB?"]), -total.log() / 2)
+    real = torch.tensor([[[True], [False]]])  # padding has no letters, and four are too many for two places
+    assert speller(encoded, real, ["ab a"]) == 0
 
 
 def test_features_are_made_once(clips, tmp_path, monkeypatch):

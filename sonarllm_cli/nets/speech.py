@@ -345,7 +345,11 @@ class SpeechEncoder(nn.Module):
             self.proj = nn.Identity()
 
     def forward(self, step_BSF: Tensor, length_B: Tensor) -> Tensor:
-        embedding_BD = self.proj(self.pool(*self.encode(step_BSF, self.real(step_BSF, length_B))))
+        return self.embed(*self.encode(step_BSF, self.real(step_BSF, length_B)))
+
+    def embed(self, encoded_BSM: Tensor, real_BS1: Tensor | None) -> Tensor:
+        """What `encode` gave → embedding_BD."""
+        embedding_BD = self.proj(self.pool(encoded_BSM, real_BS1))
         return F.layer_norm(embedding_BD, embedding_BD.shape[-1:]) if self.config.norm_embedding else embedding_BD
 
     def real(self, step_BSF: Tensor, length_B: Tensor) -> Tensor | None:

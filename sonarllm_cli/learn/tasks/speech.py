@@ -39,6 +39,7 @@ from ...weights.loaded import Space, load_space
 from ..card import card
 from ..losses import contrast
 from ..recipe import Settings, Speech, config_from
+from ..spelling import Speller
 
 CPU = torch.device("cpu")
 POOL = 64  # micro-batches that are sorted by length together
@@ -76,6 +77,10 @@ class SpeechTask:
         kept = folder / "features.int8" if settings.speech.keep else None
         self.features = Features(self.train, settings.speech.workers, kept)
         self.model = begun(settings, space.dim)
+        self.speller = None
+        if settings.loss.spell:  # a part of the model as long as it learns
+            self.speller = Speller((clip.text for clip in self.train), self.model.config)
+            self.model.add_module("speller", self.speller)
         if settings.speech.statistics == "masked" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             cure = 'use speech.statistics = "frozen", or model.conv_norm = "layer"'
             raise UserError("masked statistics are of one process' clips alone", cure)
@@ -121,7 +126,8 @@ class SpeechTask:
         steps = [masked(self.features.take(int(i)), self.settings.speech, generator) for i in batch.clips]
         step_BSF, length_B = padded(steps, self.device)
         want_BD = self.vectors_ND[self.row[batch.clips]].to(self.device)
-        got_BD = self.model(step_BSF, length_B).float()
+        encoded_BSM, real_BS1 = self.model.encode(step_BSF, self.model.real(step_BSF, length_B))
+        got_BD = self.model.embed(encoded_BSM, real_BS1).float()
         error_B = (got_BD - want_BD).square().mean(1) / self.variance
         loss, facts = error_B.mean(), {"mse": error_B.mean().item()}
         if weight := self.settings.loss.contrast:
@@ -129,6 +135,10 @@ class SpeechTask:
             told = contrast(got_BD - self.mean_D, want_BD - self.mean_D, row_B, row_B)
             loss = loss + weight * told
             facts["contrast"] = told.item()
+        if self.speller is not None:
+            spelt = self.speller(encoded_BSM, real_BS1, [self.train[i].text for i in batch.clips])
+            loss = loss + self.settings.loss.spell * spelt
+            facts["spell"] = spelt.item()
         return batch.share * loss, facts | {"tokens": int(length_B.sum()), "sentences": len(steps)}
 
     @torch.no_grad()
@@ -155,11 +165,15 @@ class SpeechTask:
         return out
 
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
-        """The finished model folder, which names its space."""
+        """The finished model folder, which names its space; no speller is in it."""
+        with torch.device("meta"):
+            plain = SpeechEncoder(self.model.config)
+        state = model.state_dict()
+        plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
         tensors.save(
             folder,
             kind=model_dir.SPEECH,
-            model=model,
+            model=plain,
             card=card(self.settings, model_dir.SPEECH, facts, unit="steps of 20 ms"),
             licence=self.settings.licence,
             weights=self.settings.run.weights,
