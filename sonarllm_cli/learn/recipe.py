@@ -21,14 +21,13 @@ from typing import Annotated, Any
 from ..bounds import MOST, Count, OneOf, Positive, Share, Weight, Whole, Within, one_of
 from ..data.records import Data
 from ..errors import UserError, nearest
-from ..weights.model_dir import SPEECH, WRITERS
+from ..nets.kinds import TRAINED, kind_of
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-KINDS = ("sonar", *WRITERS, SPEECH)
 WEIGHTS = ("float32", "float16", "bfloat16", "int8")
 
 
@@ -141,7 +140,7 @@ class Parallel:
 class Settings:
     """A whole run."""
 
-    kind: Annotated[str, OneOf(KINDS)]
+    kind: Annotated[str, OneOf(TRAINED)]
     name: str = ""
     about: str = ""  # for the model card
     licence: str = ""
@@ -161,7 +160,7 @@ class Settings:
                 f"speech.batch_seconds {self.speech.batch_seconds:g} holds no clip of {self.speech.max_seconds:g} s",
                 f"use speech.batch_seconds = {self.speech.max_seconds:g} or more",
             )
-        if self.parallel.shard == "full" and self.kind in ("sonar", SPEECH):
+        if self.parallel.shard == "full" and not kind_of(self.kind).shards:
             raise UserError(
                 "parallel.shard = full does not cut this kind's two networks", 'use parallel.shard = "none"'
             )
@@ -219,7 +218,7 @@ def _for_kind(table: dict[str, Any], kind: str | None) -> dict[str, Any]:
     if not isinstance(special, dict):
         raise UserError("for must be a section", "write [for.mse-lcm.optim]")
     for name in special:
-        one_of("for", name, KINDS)
+        one_of("for", name, TRAINED)
     table = _merged(table, special.get(str(table.get("kind")), {}))
     if isinstance(table.get("name"), str):
         table["name"] = table["name"].replace("{kind}", str(table.get("kind")))
@@ -237,7 +236,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def build(table: dict[str, Any]) -> Settings:
     """A nested table → Settings; UserError for an unknown key, a wrong type, or a missing `kind`."""
     if "kind" not in table:
-        raise UserError("the recipe names no kind", f"add a line such as kind = {KINDS[1]!r}")
+        raise UserError("the recipe names no kind", f"add a line such as kind = {TRAINED[1]!r}")
     return _fill(Settings, table, "")
 
 
