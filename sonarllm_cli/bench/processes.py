@@ -1,7 +1,7 @@
 """How much of a training step several processes spend waiting for each other's gradients.
 
-The step of `bench train` (see bench/step.py), its documents shared out, in three ways by turns: gradients that stay where
-they are, gradients added up after the backward pass in one message each 64 MiB (the plain way), and gradients added up
+The step of `bench train` (see bench/step.py), its documents shared out, in three ways by turns: gradients that stay
+where they are, gradients added up after the backward pass in messages of 64 MiB (the plain way), and gradients added up
 while it computes, as `train` does. A process waits from its last gradient to the end of the sum.
 
     report = measure(BenchTrain(documents=8), 2)

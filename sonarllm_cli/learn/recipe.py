@@ -186,7 +186,7 @@ class Run:
     peak_tflops: Weight = 0.0  # of a device, that peak_share is a share of; 0: measured at the start
     save_minutes: Positive = 5.0
     save_every: Whole = 0  # steps; 0: by minutes alone
-    save_background: bool = False  # a thread writes checkpoints; holds a copy of the state while it does
+    save_background: bool = True  # a thread writes checkpoints; holds a copy of the state while it does
     valid_every: Count = 500
     valid_batches: Count = 20
     keep: Count = 2  # checkpoints
