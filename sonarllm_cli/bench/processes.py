@@ -28,7 +28,9 @@ from ..errors import RunError, UserError
 from ..learn.ranks import Ranks, last_of_step
 from ..nets.sonar import SonarDecoder
 from ..nets.sonar_llm import SonarLLM
+from ..runtime import choose
 from .step import BenchTrain, Micro, build, micro_batches, our_loss
+from .timing import now
 
 WAYS = ("apart", "after", "during")
 MESSAGE = 1 << 24  # numbers: 64 MiB
@@ -70,7 +72,7 @@ def time_steps(setup: BenchTrain) -> dict[str, Any]:
     """This process' part of the measurement: of each way the median seconds of a step and those spent waiting."""
     torch.set_num_threads(setup.threads)
     ranks = Ranks(setup.device)
-    model, decoder = build(setup)
+    model, decoder = build(setup, choose(str(ranks.device), "float32").device)
     step = micro_batches(setup, decoder.config.vocab_size, decoder.config.embedding)[ranks.rank :: ranks.count]
     objective, last = ranks.replicated(Objective(model, decoder)), [0.0]
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -82,15 +84,13 @@ def time_steps(setup: BenchTrain) -> dict[str, Any]:
         for way in WAYS:
             model.zero_grad(set_to_none=True)
             ranks.wait()
-            began = time.perf_counter()
+            began = now(ranks.device)
             with last_of_step(objective, model, way == "during"):
                 objective(step).backward()
-            _finish(ranks)
             if way == "after":
-                last[0] = time.perf_counter()
+                last[0] = now(ranks.device)
                 sum_after(parameters)
-            _finish(ranks)
-            end = time.perf_counter()
+            end = now(ranks.device)
             if round:
                 seconds[way].append(end - began)
                 waited[way].append(end - last[0] if way != "apart" else 0.0)
@@ -106,11 +106,6 @@ def time_steps(setup: BenchTrain) -> dict[str, Any]:
         "sentences": sentences,
         "ways": {way: {"seconds": slowest[way], "waiting": shares[way]} for way in WAYS},
     }
-
-
-def _finish(ranks: Ranks) -> None:
-    if ranks.device.type == "cuda":
-        torch.cuda.synchronize(ranks.device)
 
 
 def measure(setup: BenchTrain, count: int) -> dict[str, Any]:

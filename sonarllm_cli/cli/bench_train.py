@@ -17,7 +17,7 @@ from .common import json_option, line
 @click.option("--vocab-size", type=click.IntRange(300), default=256_206, show_default=True, help="Words of the table.")
 @click.option("--steps", type=click.IntRange(1), default=3, show_default=True, help="Timed; the median is shown.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "tf32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="On a CPU.")
 @click.option(
     "--nproc", type=click.IntRange(1), default=1, help="Time this many processes, and their waiting, instead."

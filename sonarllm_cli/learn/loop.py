@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from ..errors import RunError, UserError
 from ..io.files import atomic_write
-from ..runtime import DTYPES, log, multiplies_bfloat16
+from ..runtime import Runtime, log, multiplies_bfloat16
 from . import optim
 from .build import make_task
 from .checkpoint import Checkpoints, claimed, restore, state_of
@@ -42,7 +42,7 @@ class Trainer:
         self.settings, self.folder = settings, folder
         self.began, self.aside = time.monotonic(), 0.0  # and seconds that the longest validation took
         self.ranks = Ranks(settings.run.device)
-        self.dtype = DTYPES[settings.run.dtype]
+        self.dtype = torch.bfloat16 if settings.run.dtype == "bfloat16" else torch.float32
         if self.dtype == torch.bfloat16 and not multiplies_bfloat16(self.ranks.device):
             self.dtype = torch.float32
             log.info("no bfloat16 products here: float32, which is faster")
@@ -198,6 +198,8 @@ class Trainer:
     def _lay_out(self) -> None:
         """The model on its device, its layers (and those of a frozen decoder) recomputed, compiled and sharded as the
         recipe says."""
+        tf32 = self.settings.run.dtype == "tf32" and self.ranks.device.type == "cuda"
+        Runtime(device=self.ranks.device, dtype=self.dtype, tf32=tf32).use()
         model, frozen = self.task.model.to(self.ranks.device), getattr(self.task, "frozen", None)
         layers = [*blocks(model), *(blocks(frozen) if frozen is not None else [])]
         for layer in layers:
