@@ -86,7 +86,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(clips, tmp_path):
     whole.run()
     changes["run"] = {"save_every": 3, "keep": 9}
     Trainer(settings(clips, **changes), tmp_path / "parts").run()
-    (tmp_path / "parts" / "checkpoint-6.pt").unlink()
+    shutil.rmtree(tmp_path / "parts" / "checkpoint-6")
     again = Trainer(settings(clips, **changes), tmp_path / "parts", resume=True)
     again.run()
     for (name, one), other in zip(whole.task.model.state_dict().items(), again.task.model.state_dict().values()):

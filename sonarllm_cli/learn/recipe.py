@@ -106,8 +106,8 @@ class Run:
     seed: Whole = 42
     minutes: Weight = 0.0  # the run ends within them, its decay and last validation included; 0: by steps or epochs
     device: str = "auto"  # cpu, cuda or auto: each process' GPU, else the CPU
-    dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = (
-        "float32"  # of products in training: float32, or bfloat16 where the device has it; the rest is float32
+    dtype: Annotated[str, OneOf(("float32", "tf32", "bfloat16"))] = (
+        "float32"  # of products in training; tf32, bfloat16 where the device has them; the rest is float32
     )
     compile: bool = False  # layers by torch.compile: slower to start, pays in long runs
     log_every: Count = 20
@@ -115,7 +115,7 @@ class Run:
     peak_tflops: Weight = 0.0  # of a device, that peak_share is a share of; 0: measured at the start
     save_minutes: Positive = 5.0
     save_every: Whole = 0  # steps; 0: by minutes alone
-    save_background: bool = False  # a thread writes checkpoints; holds a copy of the state while it does
+    save_background: bool = True  # a thread writes checkpoints; holds a copy of the state while it does
     valid_every: Count = 500
     valid_batches: Count = 20
     keep: Count = 2  # checkpoints
