@@ -89,6 +89,6 @@ def test_a_kind_without_a_law_says_why_and_leaves_the_others_theirs():
     bad = [scaling.LossPoint("bad", n, loss) for n, loss in ((1e6, 2.0), (2e6, 2.5), (4e6, 2.7))]
     found = scaling.scaling([*bad, *good])
     assert found["good"]["alpha"] == pytest.approx(0.5, rel=1e-4)
-    assert found["bad"].keys() == {"points", "why"} and scaling.drawn(found).count("<polyline") == 1
+    assert found["bad"].keys() == {"points", "why"} and scaling.drawing_of(found).count("<polyline") == 1
     with pytest.raises(UserError):
         scaling.scaling(bad)

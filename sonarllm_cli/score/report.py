@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import UserError
 from .page import Block, Code, Drawing, Grid, Heading, Note, html, markdown
 from .plot import COLOURS, Series, svg_plot
-from .scaling import curve, drawn
+from .scaling import curve, drawing_of
 
 SAMPLES = 5  # texts shown of each task
 LONGEST = 400  # characters of a sample
@@ -156,7 +156,7 @@ def _laws(laws: Sequence[Record]) -> list[Block]:
         head = ["", "a", "95 %", "α", "95 %", "b", "95 %", "R²", "points"]
         none = [f"No law for {name}: {law['why']}." for name, law in record["laws"].items() if "why" in law]
         blocks += [Heading("Scaling"), Note(note), Grid(head, rows), *map(Note, none)]
-        blocks += [Drawing(f"Scaling: {name}", drawn({name: law})) for name, law in record["laws"].items()]
+        blocks += [Drawing(f"Scaling: {name}", drawing_of({name: law})) for name, law in record["laws"].items()]
     return blocks
 
 

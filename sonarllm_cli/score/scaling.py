@@ -179,7 +179,7 @@ def _ends(interval: tuple[float, float]) -> list[float | None]:
     return [end if math.isfinite(end) else None for end in interval]
 
 
-def drawn(laws: dict[str, Any], y: str = "loss") -> str:
+def drawing_of(laws: dict[str, Any], y: str = "loss") -> str:
     """Laws and their points as SVG, size on a logarithmic axis."""
     series = []
     for i, (name, law) in enumerate(laws.items()):

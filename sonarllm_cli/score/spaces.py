@@ -91,7 +91,7 @@ def xsim_errors(model: str, data: list[str], run: Plan, plus: Sequence[str] = ()
     return figures, []
 
 
-def hearing(model: str, data: list[str], run: Plan) -> Result:
+def speech_understood(model: str, data: list[str], run: Plan) -> Result:
     """Clips against their words, by language: how often the vector of one is not nearest to the other's, and what is
     decoded in the language spoken: BLEU, chrF, word error rate. `model` is a speech encoder; its space decodes."""
     heard = load_speech(model, run.runtime)
