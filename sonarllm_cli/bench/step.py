@@ -47,6 +47,7 @@ LENGTHS = Path(__file__).parent.parent / "assets" / "lengths.json"
 ENDING_TOKENS = 4
 MOST_SENTENCES, MOST_TOKENS = 32, 256
 LANG = 256_047  # any id will do
+SHAPE = {"width": 512, "ffn": 2048, "layers": 8, "heads": 16, "head_size": 32}  # called 100M
 LOSSES_AGREE = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 2e-2}  # relative difference, at most
 
 
@@ -58,6 +59,7 @@ class BenchTrain:
     documents: int = 8
     micro: int = 8
     decoder_layers: int = 2
+    vocab_size: int = 256_206
     steps: int = 3
     device: str = "cpu"
     dtype: str = "float32"
@@ -113,9 +115,8 @@ def micro_batches(setup: BenchTrain, vocab_size: int, dim: int) -> list[Micro]:
 def build(setup: BenchTrain, device: torch.device) -> tuple[SonarLLM, SonarDecoder]:
     """A concept model of the size called 100M and a frozen decoder of the published width and vocabulary."""
     torch.manual_seed(setup.seed)
-    space = SonarConfig(decoder_layers=setup.decoder_layers)
-    shape = {"width": 512, "ffn": 2048, "layers": 8, "heads": 16, "head_size": 32}
-    model = SonarLLM(SonarLLMConfig(**shape, embedding=space.embedding))
+    space = SonarConfig(decoder_layers=setup.decoder_layers, vocab_size=setup.vocab_size)
+    model = SonarLLM(SonarLLMConfig(**SHAPE, embedding=space.embedding))
     model.body.init_()
     return model.to(device), SonarDecoder(space).requires_grad_(False).to(device)
 

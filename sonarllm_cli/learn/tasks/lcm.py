@@ -128,7 +128,7 @@ class DiffusionTask(LCMTask):
             t.to(self.device) for t in (target_BND, step_BN, noise_BND, mask_BNC)
         )
         target_BND = self.normaliser(target_BND)
-        x_BND = noised(target_BND, noise_BND, self.model.alpha(step_BN).float())
+        x_BND = noised(target_BND, noise_BND, self.model.alpha(step_BN))
         found_BND = self.model(context_BSD, x_BND, step_BN, mask_BNC)
         return (found_BND - target_BND).square().sum(-1)[at_B, place_N], row_N
 
