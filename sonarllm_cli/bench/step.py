@@ -125,7 +125,8 @@ def networks(setup: BenchTrain, device: torch.device) -> tuple[SonarLLM, SonarDe
 
 
 def our_loss(model: SonarLLM, decoder: SonarDecoder, step: Sequence[Micro]) -> Tensor:
-    """As `learn` computes it, over all documents of the step at once, sentences of like length together."""
+    """As `learn` computes it, over all documents of the step at once, sentences of like length together; through the
+    decoder in the dtype that its weights have, whatever the body's products are cast to."""
     device = decoder.embed.weight.device
     predicted, ids, scale = [], [], []
     for micro in step:
@@ -134,7 +135,8 @@ def our_loss(model: SonarLLM, decoder: SonarDecoder, step: Sequence[Micro]) -> T
         ids += targets
         scale += [1 / len(step) / sum(len(t) for t in targets)] * len(targets)  # lang, words, two `</s>`
     scale_N = torch.tensor(scale, device=device)
-    return sentences_nll(decoder.eval(), ids, torch.cat(predicted), scale_N, reference=True)[0]
+    with torch.autocast(device.type, enabled=False):
+        return sentences_nll(decoder.eval(), ids, torch.cat(predicted), scale_N, reference=True)[0]
 
 
 def published_loss(model: SonarLLM, decoder: PublishedDecoder, micro: Micro) -> Tensor:
@@ -216,6 +218,8 @@ def measure(setup: BenchTrain, which: str) -> dict[str, Any]:
     device = decoder.embed.weight.device
     step = micro_batches(setup, decoder.config.vocab_size, decoder.config.embedding)
     published = PublishedDecoder(decoder).to(device)
+    if which == "ours":
+        decoder.to(runtime.dtype)  # frozen, it is kept in the dtype of its products
     optimizers = optim.optimizers(model, Optim())
 
     def backward() -> float:
