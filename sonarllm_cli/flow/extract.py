@@ -66,6 +66,11 @@ def support(sentences: Sequence[str], text: Sequence[str]) -> float:
     return sum(cosine(one, centre) for one in weights) / max(1, len(weights))
 
 
+def share(said: Sequence[str], chosen: Sequence[int], text: Sequence[str]) -> float:
+    """The support of what is said of a text, over that of its sentences `chosen`."""
+    return support(said, text) / (support([text[i] for i in chosen], text) or 1.0)
+
+
 def words(text: str) -> list[str]:
     """Its words, case folded."""
     return _WORD.findall(text.casefold())

@@ -5,7 +5,8 @@
 Ways: `random`; `Lead`, the first; `words`, what `summarize --extract` does; `vectors`, the same with embeddings for
 words; `both`, the sum of both z-scores; `fitted`, `words` with the weight of position chosen on half of the documents
 and scored on the other, over 40 draws of halves; `best`, the sentences that score most, one after another.
-Scores are ROUGE-1, -2 and -L (F, stemmed) against the summary that a text has, of several the nearest.
+Scores are ROUGE-1, -2 and -L (F, stemmed) against the summary that a text has, of several the nearest. Where the model
+writes, it is then set against the extract (see `shares`).
 
 Legend: S sentences, D embedding, k sentences chosen.
 """
@@ -24,8 +25,10 @@ from ..errors import UserError
 from ..flow.embed import embed_sentences
 from ..flow.extract import LEAD, centrality, ranked, z_scores
 from ..learn.recipe import Data
-from ..weights.loaded import load_space
+from ..weights import model_dir, registry
+from ..weights.loaded import load_space, load_writer
 from .metrics import rouge
+from .shares import trial
 from .tasks import Result, Sample, Wish, _draw
 
 COUNTS = (1, 2, 3)  # sentences chosen
@@ -37,16 +40,19 @@ MOST = 400  # sentences of a text that are looked at
 Scores = dict[tuple[int, str], float]  # (sentences chosen, which ROUGE) → 0 to 100
 
 
-def extraction(model: str, data: list[str], run: Wish) -> Result:
-    """Each way's scores, mean over the documents, and the mean of all nine. Takes documents with a `summary`, several
-    `summaries`, or else a title."""
+def extraction(model: str, data: list[str], run: Wish, written: int = 0) -> Result:
+    """Each way's scores, mean over the documents, and the mean of all nine; of `written` of the documents, by a model
+    that writes, the `trial` of writing against extracting. Takes documents with a `summary`, several `summaries`, or
+    else a title."""
     rows = _draw(_documents(data, set(run.seen)), run.limit, run.seed)
     if len(rows) < 2:
         raise UserError(
             "fewer than two documents with a summary in the data",
             'give JSON Lines such as {"text": "…", "summary": "…"}, of texts of four sentences or more',
         )
-    space = load_space(model, run.runtime)
+    writes = model_dir.read_config(registry.find(model))["kind"] in model_dir.WRITERS
+    writer = load_writer(model, run.runtime) if written and writes else None
+    space = writer.space if writer else load_space(model, run.runtime)
     chance = random.Random(run.seed)
     ways: dict[str, list[Scores]] = {}
     fits: list[dict[float, Scores]] = []  # of each document, by weight
@@ -78,6 +84,8 @@ def extraction(model: str, data: list[str], run: Wish) -> Result:
     for way, scores in means.items():
         figures |= {f"{way}, {count}: {name}": value for (count, name), value in scores.items()}
         figures[f"{way}: mean"] = statistics.fmean(scores.values())
+    if writer:
+        figures |= trial(rows[:written], writer, run.writing(no_repeat=True), _fitted, chance)
     return figures, samples[:10]
 
 
@@ -136,7 +144,7 @@ def _fitted(fits: list[dict[float, Scores]], chance: random.Random) -> tuple[Sco
     for _ in range(SPLITS):
         mixed = chance.sample(fits, len(fits))
         half, other = mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]
-        worth = {weight: sum(sum(one[weight].values()) for one in half) for weight in WEIGHTS}
-        weights.append(max(WEIGHTS, key=worth.__getitem__))
-        found.append({key: statistics.fmean(one[weights[-1]][key] for one in other) for key in fits[0][0.0]})
+        worth = {weight: sum(sum(one[weight].values()) for one in half) for weight in fits[0]}
+        weights.append(max(worth, key=worth.__getitem__))
+        found.append({key: statistics.fmean(one[weights[-1]][key] for one in other) for key in other[0][weights[-1]]})
     return {key: statistics.fmean(f[key] for f in found) for key in found[0]}, statistics.fmean(weights)

@@ -51,6 +51,7 @@ Sample = dict[str, Any]
 Result = tuple[dict[str, float], list[Sample]]
 Task = Callable[..., Result]  # model, data, wish → figures and samples
 MOST_WORDS = 30  # of a sentence to auto-encode
+READ = 30  # continuations shown, for somebody to read
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Wish:
     sampling: dict[str, Any] = field(default_factory=dict)
     words: tuple[int, int] = (1, MOST_WORDS)  # of the (English) sentences that are auto-encoded or translated
     out: bool = False  # translate out of English, not into it
+    most: int = 0  # sentences of a continuation; as many as the text has, if 0
     rules: dict[str, Any] = field(default_factory=dict)  # when to stop, what to read next: fields of a `Writing`
 
     def fits(self, text: str) -> bool:
@@ -99,6 +101,7 @@ def evaluate(
     rules: dict[str, Any] | None = None,
     words: tuple[int, int] = (1, MOST_WORDS),
     out_of_english: bool = False,
+    max_sentences: int = 0,
     run: Task | None = None,
 ) -> dict[str, Any]:
     """Run a task; → figures beside all that is needed to get them again: settings, data hash, seed, versions.
@@ -115,6 +118,7 @@ def evaluate(
     settings |= {"seeds": seeds} if seeds > 1 else {}
     settings |= {"words": words} if words != (1, MOST_WORDS) else {}
     settings |= {"out of English": True} if out_of_english else {}
+    settings |= {"max sentences": max_sentences} if max_sentences else {}
     settings |= {"tokenizer": tokenizer} if tokenizer else {}
     settings |= {"sampling": sampling} if sampling else {}
     settings |= {"rules": rules} if rules and Writing(**rules) != Writing() else {}
@@ -133,6 +137,7 @@ def evaluate(
             rules=rules or {},
             words=words,
             out=out_of_english,
+            most=max_sentences,
             tokenizer=tokenizer,
         )
         results.append(run(model, list(data), wish))
@@ -460,26 +465,26 @@ def _own_nll(writer: Writer, texts: list[str]) -> Tensor:
 
 
 def generated(model: str, data: list[str], run: Wish) -> Result:
-    """A text continued from its first two sentences: repetition-4 beside the text's own, and ROUGE-L and METEOR of the
-    first sentence written against the true one."""
+    """A text continued from its first two sentences, by as many as it has or `run.most`: repetition-4 beside the text's
+    own, and ROUGE-L and METEOR of the first sentence written against the true one."""
     writer = load_writer(model, run.runtime)
     rows = [texts for texts in _texts(data, run, writer.space) if len(texts) > 3]
     if not rows:
         raise UserError("no text of three sentences in the data", "give longer documents")
     found, samples = [], []
     for texts in rows:
-        length = len(texts) - 3  # after the two given, before the last, which mostly is the ending
+        length = run.most or len(texts) - 3  # after the two given, before the last, which mostly is the ending
         found.append(continued(writer, texts[:2], run, length))
         samples.append({"text": " ".join(texts[:2]), "found": joined(found[-1]), "wanted": " ".join(texts[2:-1])})
     first, wanted = [f[0].text if f else "" for f in found], [texts[2] for texts in rows]
     return {
         "repetition-4": metrics.repetition([joined(f) for f in found]),
-        "repetition-4 of the texts": metrics.repetition([" ".join(texts[2:-1]) for texts in rows]),
+        "repetition-4 of the texts": metrics.repetition([" ".join(texts[2:-1][: run.most or None]) for texts in rows]),
         "first sentence ROUGE-L": metrics.rouge_l(first, wanted),
         f"first sentence {metrics.meteor_name()}": metrics.meteor(first, wanted),
         "sentences written": sum(map(len, found)) / len(found),
         "texts": len(rows),
-    }, samples[:10]
+    }, samples[:READ]
 
 
 def nlg(model: str, data: list[str], run: Wish) -> Result:
