@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data import corpus
+from ..data.records import Data
 from ..errors import RunError, UserError
 from ..learn import optim
 from ..learn.losses import sentences_nll
-from ..learn.recipe import Data, Optim
+from ..learn.recipe import Optim
 from ..learn.watch import matrix_rate, peak_memory
 from ..nets.layers import sinusoid_TM
 from ..nets.sonar import DecoderLayer, SonarConfig, SonarDecoder

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,6 @@ from ..errors import RunError, UserError
 from ..flow.embed import encode
 from ..flow.segment import segment
 from ..io.files import atomic_file, atomic_write
-from ..learn.ranks import Ranks
 from ..runtime import log
 from ..tokens import EOS, Tokenizer, fitting
 from ..weights.loaded import Space
@@ -49,6 +48,29 @@ MANIFEST = "manifest.json"
 
 
 # ---------------------------------------------------------------------------------------------- writing
+
+
+class Processes(Protocol):
+    """Those among which the shards are divided, seen from one of them: learn/ranks.py's, or none but this one."""
+
+    rank: int
+    count: int
+
+    @property
+    def first(self) -> bool: ...
+    def wait(self) -> None: ...
+
+
+@dataclass
+class Alone:
+    """The only process."""
+
+    rank: int = 0
+    count: int = 1
+    first = True
+
+    def wait(self) -> None:
+        """For nobody."""
 
 
 @dataclass
@@ -85,7 +107,7 @@ def embed_documents(
     max_tokens: int = 256,
     on_long: str = "split",
     shard_documents: int = SHARD_DOCUMENTS,
-    ranks: Ranks | None = None,
+    ranks: Processes | None = None,
     shown: Callable[[int], None] = lambda documents: None,
 ) -> dict[str, Any]:
     """Every document of `inputs` into the store `folder`; → its manifest.
@@ -94,7 +116,7 @@ def embed_documents(
     encoder and options, is kept. A sentence over `max_tokens`, or over what the model decodes, is split,
     kept as it is for training to end the document before it (`truncate`), or an error. `shown` is told of progress.
     """
-    ranks = ranks or Ranks("cpu")
+    ranks = ranks or Alone()
     max_tokens = min(max_tokens, space.net.config.max_target_tokens)
     if ranks.first:
         _check_folder(folder, space)

@@ -10,12 +10,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..data.documents import DocumentData
 from ..errors import UserError
 from ..nets.kinds import NETS
 from ..nets.sonar import Sonar, SonarConfig
 from ..nets.speech import SpeechConfig, SpeechEncoder
 from ..tokens import TAGS
 from ..weights import model_dir, registry
+from ..weights.loaded import Space
 from .recipe import Settings, config_from
 
 
@@ -88,6 +90,20 @@ def shape_of(name: str, kind: str) -> Any:
     if config["kind"] != kind:
         raise UserError(f"run.init {name} is a {config['kind']} model", f"name a {kind} model")
     return model_dir.net_config(NETS[kind][0], folder, config)
+
+
+def read_documents(settings: Settings, folder: Path, space: Space, *, embed: bool = True) -> DocumentData:
+    """The recipe's documents; their embeddings are kept in `folder`."""
+    optim = settings.optim
+    return DocumentData(
+        settings.data,
+        folder,
+        space,
+        seed=settings.run.seed,
+        documents=optim.documents,
+        batch_tokens=optim.batch_tokens,
+        embed=embed,
+    )
 
 
 def trained_parameters(settings: Settings, model: nn.Module) -> dict[str, nn.Parameter]:

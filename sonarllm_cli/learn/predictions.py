@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.documents import DocumentData
 from ..errors import UserError
 from ..nets.sonar_llm import SonarLLM
 from ..runtime import by_length, choose, log
 from ..weights.loaded import Space, load_writer
+from .build import read_documents
 from .recipe import Settings
 
 DOCUMENTS = 32  # read at once
@@ -40,7 +40,7 @@ class Guesses:
         writer = load_writer(settings.run.writer, choose("cpu", "float32"), settings.run.init)
         if not isinstance(writer.net, SonarLLM):
             raise UserError(f"run.writer {writer.name} is a {writer.kind} model", "name a sonar-llm model")
-        data = DocumentData(settings, folder, space)
+        data = read_documents(settings, folder, space)
         self.table = data.table
         epoch = data.epoch(0)
         vectors, rows = [], []

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..bounds import MOST, Count, OneOf, Positive, Share, Weight, Whole, Within, one_of
+from ..data.records import Data
 from ..errors import UserError, nearest
 from ..weights.model_dir import SPEECH, WRITERS
 
@@ -28,80 +30,6 @@ else:
 
 KINDS = ("sonar", *WRITERS, SPEECH)
 WEIGHTS = ("float32", "float16", "bfloat16", "int8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Within:
-    """Bounds of a number, or of each number in a list: `low` and `high` are within, `above` and `below` are not. A list
-    has `count` of them, or at least `least`."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    above: float = -math.inf
-    below: float = math.inf
-    count: int = 0
-    least: int = 0
-
-    def check(self, key: str, value: Any) -> None:
-        """UserError that says what to use instead."""
-        values = value if isinstance(value, list) else [value]
-        if self.count and len(values) != self.count:
-            raise UserError(f"{key} has {len(values)} numbers", f"give it {self.count}")
-        if len(values) < self.least:
-            raise UserError(f"{key} is empty", f"give it {self.least} or more")
-        for one in values:
-            if isinstance(one, int | float) and not (self.low <= one <= self.high and self.above < one < self.below):
-                raise UserError(f"{key} is {value}", f"use {self}")
-
-    def __str__(self) -> str:
-        if self.low > -math.inf and self.high < math.inf:
-            return f"{self.low:g} to {self.high:g}"
-        ends = {f"{self.low:g} or more": self.low, f"more than {self.above:g}": self.above}
-        ends |= {f"{self.high:g} or less": self.high, f"less than {self.below:g}": self.below}
-        return " and ".join(words for words, end in ends.items() if math.isfinite(end))
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """What a text, or each text of a list, may be."""
-
-    known: tuple[str, ...]
-
-    def check(self, key: str, value: Any) -> None:
-        """UserError with the nearest."""
-        for one in value if isinstance(value, list) else [value]:
-            _one_of(key, one, self.known)
-
-
-Whole = Annotated[int, Within(low=0)]
-Count = Annotated[int, Within(low=1)]
-Share = Annotated[float, Within(low=0, high=1)]
-Weight = Annotated[float, Within(low=0)]
-Positive = Annotated[float, Within(above=0)]
-MOST = (1 << 31) - 1  # of any whole number
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """What a run reads. Paths are relative to `root`, which is relative to the current folder."""
-
-    root: str = "."
-    documents: list[str] = field(default_factory=list)  # JSON Lines, {"paragraphs": [[block, …], …], "title"?}; of
-    # sonar-speech: clips, {"audio": …, "text": …, "lang"?}, also TSV and Parquet with bytes
-    pairs: list[str] = field(default_factory=list)  # JSON Lines, {"lang": "it", "en": …, "it": …}
-    valid_documents: list[str] = field(default_factory=list)
-    valid_pairs: list[str] = field(default_factory=list)
-    valid_share: Annotated[float, Within(low=0, below=1)] = 0.0  # of documents held out, where no valid_documents are
-    prepared: str = ""  # one file with tokenizer, items, documents and a teacher's vectors (recipes/mini/prepare.py)
-    store: str = ""  # a folder that `sonarllm embed --store` made: documents, embedded once
-    valid_store: str = ""
-    lang: str = "eng_Latn"  # of documents
-    limit: Whole = 0  # rows of each file; 0: all
-    max_tokens: Annotated[int, Within(low=4)] = 128  # of a sentence; longer ones are left out and counted
-    max_sentences: Annotated[int, Within(low=2)] = 32  # of a document
-    min_sentences: Count = 2
-    split: bool = False  # a document over max_sentences goes on as the next one; if not, its rest is left out
-    summaries: Share = 0.5  # share of documents read as body, marker, title
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,13 +175,6 @@ class Settings:
         return dataclasses.asdict(self)
 
 
-def _one_of(key: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        guess = nearest(value, list(known))
-        hint = f"did you mean {guess!r}? " if guess else ""
-        raise UserError(f"{key} {value!r} is unknown", f"{hint}use one of {', '.join(known)}")
-
-
 def load(path: str, overrides: Sequence[str] = ()) -> Settings:
     """Read a recipe, apply `section.key=value` overrides (values are TOML; a bare word is a string), validate."""
     try:
@@ -296,7 +217,7 @@ def _for_kind(table: dict[str, Any], kind: str | None) -> dict[str, Any]:
     if not isinstance(special, dict):
         raise UserError("for must be a section", "write [for.mse-lcm.optim]")
     for name in special:
-        _one_of("for", name, KINDS)
+        one_of("for", name, KINDS)
     table = _merged(table, special.get(str(table.get("kind")), {}))
     if isinstance(table.get("name"), str):
         table["name"] = table["name"].replace("{kind}", str(table.get("kind")))

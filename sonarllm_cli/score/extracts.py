@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import corpus
+from ..data.records import Data
 from ..errors import UserError
 from ..flow.embed import embed_sentences
 from ..flow.extract import LEAD, centrality, ranked, z_scores
-from ..learn.recipe import Data
 from ..weights import model_dir, registry
 from ..weights.loaded import load_space, load_writer
 from .metrics import rouge

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from ..data import corpus
+from ..data.records import Data
 from ..errors import UserError
 from ..flow.embed import embed_sentences, fits
 from ..flow.familiar import reconstruction
 from ..flow.segment import segment_stream
-from ..learn.recipe import Data
 from ..weights import model_dir, registry
 from ..weights.loaded import load_space
 from .tasks import Result, Sample, Wish, _draw

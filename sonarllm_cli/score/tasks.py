@@ -23,6 +23,7 @@ from torch import Tensor
 from .. import __version__
 from ..data import corpus
 from ..data.clips import read_clips
+from ..data.records import Data
 from ..errors import RunError, UserError
 from ..flow.compose import AUTO, Writing, Written, continue_sentences, sampling_of, sentences_of, shortened
 from ..flow.decode import Search, decode_batch
@@ -32,7 +33,6 @@ from ..flow.predict import predict_all
 from ..io.files import read_errors
 from ..languages import resolve
 from ..learn.losses import sentence_nll, token_nll
-from ..learn.recipe import Data
 from ..nets.sonar_llm import ENDING
 from ..nets.token_lm import TokenLM
 from ..runtime import Runtime

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...data.documents import Batch, Document, DocumentData
+from ...data.documents import Batch, Document
 from ...errors import UserError
 from ...flow.familiar import reconstruction
 from ...nets.kinds import NETS
@@ -30,7 +30,7 @@ from ...nets.sonar_llm import ENDING, MARKER, SonarLLM
 from ...runtime import by_length, choose, multiplies_bfloat16
 from ...weights import registry, tensors
 from ...weights.loaded import load_space
-from ..build import shape_of
+from ..build import read_documents, shape_of
 from ..card import card
 from ..losses import sentences_nll
 from ..recipe import Settings, config_from
@@ -51,7 +51,7 @@ class SonarLLMTask:
         if not settings.sonar:
             raise UserError("the recipe names no space", 'add sonar = "mini-sonar", or a model folder')
         self.space = load_space(settings.sonar, choose(str(device), "float32"), trainable=True)
-        self.data = DocumentData(settings, folder, self.space, embed=self.embeds)
+        self.data = read_documents(settings, folder, self.space, embed=self.embeds)
         self.table = self.data.table
         self.std_D = self.table.std() if settings.loss.input_noise and self.embeds else torch.zeros(self.space.dim)
         self.frozen: SonarDecoder | None = self.space.net.decoder if self.embeds else None
