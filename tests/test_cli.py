@@ -197,6 +197,7 @@ def test_a_shell_completes_models_languages_dtypes_recipes_and_files(shell, home
         return done.stdout, done.stderr
 
     assert "tiny-llm" in completed("summarize -m tin")[0]
+    assert "tiny-llm" in completed("segment -m tin")[0]
     assert "ita_Latn" in completed("summarize -m tiny --lang it")[0]
     assert "bfloat16" in completed("embed --dtype bf")[0]
     assert "own.toml" in completed("train ow")[0]
