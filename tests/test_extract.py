@@ -105,7 +105,7 @@ def test_evaluate_extract_scores_each_way_as_rouge_does(home, data):
 
 def test_sentences_of_grammar_and_invented_numbers_are_about_nothing():
     made_up = "It is known as a 1986, the 20001, and is in the 19000, and the top of the s."
-    assert support([made_up], STORY) == 0 < support(["The dam was 19000 years old."], STORY)
+    assert support([made_up], STORY) == 0 < support(["The town was 19000 years old."], STORY)
     assert support(["大犬来"], ["大きな犬が来た。", "雨だ。"]) > 0
 
 
