@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, islice
 from typing import Any
 
 import click
 
 from ..errors import UserError
-from .common import Compute, begun, compute_options, files_argument, output_option, progress, text_lang_option
+from .common import Compute, Failures, begun, compute_options, files_argument, output_option, progress, text_lang_option
 from .launch import is_first, launch
 
 
@@ -33,6 +33,18 @@ from .launch import is_first, launch
 )
 @click.option("--shard-documents", type=click.IntRange(1), default=4096, show_default=True, help="Of a store's shard.")
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes that make a store's shards.")
+@click.option(
+    "--engine",
+    type=click.Choice(["processes", "ray"]),
+    default="processes",
+    show_default=True,
+    help="What makes a store: --nproc processes, or workers of Ray, here or on a cluster.",
+)
+@click.option(
+    "--ray-address", metavar="ADDRESS", help="Of a Ray that runs (auto, HOST:PORT); else one is started here."
+)
+@click.option("--workers", type=click.IntRange(1), help="Of Ray, at most.  [default: as many as there is room for]")
+@click.option("--cores", type=click.IntRange(1), default=1, show_default=True, help="Of a Ray worker without a GPU.")
 @compute_options
 @click.pass_obj
 def embed(
@@ -49,6 +61,10 @@ def embed(
     max_tokens: int,
     shard_documents: int,
     nproc: int,
+    engine: str,
+    ray_address: str | None,
+    workers: int | None,
+    cores: int,
     compute: Compute,
 ) -> None:
     """Turn texts, one a line, into embeddings, in order.
@@ -57,12 +73,13 @@ def embed(
     Several files, and those of folders, follow each other; JSON Lines and Parquet name each text's file.
     A record's own "lang" is preferred to --lang. A blank line keeps its place and has the embedding of no words.
 
-    With a speech encoder for -m, FILEs are recordings (.wav, .flac, .ogg, .mp3 …): a row an utterance, with its file
-    and the seconds at which it starts and ends.
+    With a speech encoder for -m (or a space with which one comes), FILEs are recordings (.wav, .flac, .ogg, .mp3 …): a
+    row an utterance, with its file and the seconds at which it starts and ends.
 
     With --store, FILEs are documents: JSON Lines ({"text": …, "title"?, "id"?}; also .xz, .gz), Parquet, plain texts
     and folders of them, or hf:ORG/NAME[:SPLIT]. Parquet shards in DIR are what data.store of a recipe names. Run
-    again, it goes on where it was; --nproc and torchrun divide the shards.
+    again, it goes on where it was; --nproc and torchrun divide the shards. --engine ray gives them to workers of Ray,
+    one a GPU or one every so many cores, on all machines of a cluster that see DIR: docs/scale.md.
 
     \b
     Example:
@@ -81,19 +98,22 @@ def embed(
         return
     if output or not files or "-" in files:
         raise UserError("a store is made of files, in a folder", "sonarllm embed --store DIR FILE…, without -o")
-    if nproc > 1 and "RANK" not in os.environ:
+    options: dict[str, Any] = {
+        "lang": lang,
+        "text_field": text_field or "text",
+        "on_long": on_long or "split",
+        "max_tokens": max_tokens,
+    }
+    if engine == "ray":
+        if nproc > 1:
+            raise UserError("Ray has workers, not processes", "give --workers in place of --nproc")
+        _embed_on_ray(files, store, compute, shard_documents, ray_address, workers, cores, options)
+    elif ray_address or workers:
+        raise UserError("--ray-address and --workers are Ray's", "add --engine ray")
+    elif nproc > 1 and "RANK" not in os.environ:
         launch(nproc, words)  # the same command, which RANK then tells what to do
-        return
-    _embed_documents(
-        files,
-        store,
-        compute,
-        lang=lang,
-        text_field=text_field or "text",
-        on_long=on_long or "split",
-        max_tokens=max_tokens,
-        shard_documents=shard_documents,
-    )
+    else:
+        _embed_documents(files, store, compute, shard_documents=shard_documents, **options)
 
 
 def _embed_lines(
@@ -154,12 +174,11 @@ def _embed_recordings(
     from ..flow.embed_speech import COLUMNS, embed_recordings, load_speech
     from ..io.audio import Recording
     from ..io.vectors_out import EmbeddingWriter
-    from ..runtime import log
 
     speech = load_speech(compute.model, compute.runtime)
     options: dict[str, Any] = {"dtype": "float16" if half else "float32", "columns": COLUMNS}
-    failed = 0
-    with EmbeddingWriter(output or "-", dim=speech.dim, fingerprint=speech.fingerprint, **options) as writer:
+    writing = EmbeddingWriter(output or "-", dim=speech.dim, fingerprint=speech.fingerprint, **options)
+    with Failures(several=True) as failures, writing as writer:
         blocks = embed_recordings(
             map(Recording, files), speech, whole=whole, max_seconds=max_seconds, batch_size=compute.batch_size
         )
@@ -167,12 +186,61 @@ def _embed_recordings(
             if block.failures and len(files) == 1 and not writer.count and not block.heard:
                 raise block.failures[0]  # and no file is left behind
             for failure in block.failures:
-                log.error("sonarllm: %s", failure)
-            failed += len(block.failures)
+                failures.tell(failure)
             count, facts = len(block.heard), [heard._asdict() for heard in block.heard]
             writer.write(block.embeddings_ND, [None] * count, [speech.lang or None] * count, facts)
-    if failed:
-        raise UserError(f"{failed} could not be embedded", "they are named above; the others are done")
+
+
+def _embed_on_ray(
+    files: Sequence[str],
+    store: str,
+    compute: Compute,
+    shard_documents: int,
+    address: str | None,
+    workers: int | None,
+    cores: int,
+    options: dict[str, Any],
+) -> None:
+    from pathlib import Path
+
+    from ..data.embedder import DocumentEmbedder
+    from ..data.on_ray import embed_on_ray
+    from ..runtime import set_up_logging
+
+    set_up_logging(compute.quiet)
+    embedder = DocumentEmbedder(model=compute.model, device=compute.device, dtype=compute.dtype, **options)
+    made = embed_on_ray(
+        files,
+        Path(store),
+        embedder,
+        shard_documents=shard_documents,
+        address=address,
+        workers=workers,
+        cores=cores,
+        shown=_counted(""),
+    )
+    _told(made, store)
+
+
+def _counted(by: str) -> Callable[[int], None]:
+    """Says how many documents are done, together, whenever some are."""
+    from ..runtime import log
+
+    done = 0
+
+    def shown(documents: int) -> None:
+        nonlocal done
+        done += documents
+        log.info("%d documents%s", done, by)
+
+    return shown
+
+
+def _told(made: dict[str, Any], store: str) -> None:
+    from ..runtime import log
+
+    log.info("%d documents, %d sentences in %d shards", made["documents"], made["sentences"], len(made["shards"]))
+    click.echo(store)
 
 
 def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang: str, **options: Any) -> None:
@@ -181,7 +249,7 @@ def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang
     from ..data.store import embed_documents
     from ..languages import resolve
     from ..learn.ranks import Ranks
-    from ..runtime import choose, log, set_up_logging
+    from ..runtime import choose, set_up_logging
     from ..weights.loaded import load_space
 
     resolve(lang)
@@ -189,15 +257,8 @@ def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang
     ranks = Ranks(compute.device)
     space = load_space(compute.model, choose(str(ranks.device), compute.dtype))
     lang = resolve(lang, space.tokenizer.langs)
-    done = 0
-
-    def shown(documents: int) -> None:
-        nonlocal done
-        done += documents
-        log.info("%d documents%s", done, f" by each of {ranks.count} processes" if ranks.count > 1 else "")
-
-    made = embed_documents(files, Path(store), space, lang=lang, ranks=ranks, shown=shown, **options)
+    by = f" by each of {ranks.count} processes" if ranks.count > 1 else ""
+    made = embed_documents(files, Path(store), space, lang=lang, ranks=ranks, shown=_counted(by), **options)
     ranks.leave()
     if made:
-        log.info("%d documents, %d sentences in %d shards", made["documents"], made["sentences"], len(made["shards"]))
-        click.echo(store)
+        _told(made, store)

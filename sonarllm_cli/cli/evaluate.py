@@ -80,7 +80,7 @@ out_option: Option = click.option("--out-of-english", is_flag=True, help="Transl
 most_option: Option = click.option(
     "--max-sentences", type=click.IntRange(1), help="Of each continuation; as many as the text has if not given."
 )
-# what `measure.tasks.evaluate` takes of them
+# what `score.tasks.evaluate` takes of them
 TAKEN = ("beam", "rules", "sampling", "tokenizer", "words", "out_of_english", "max_sentences")
 CONTINUES: tuple[Option, ...] = (*WRITES, no_repeat_option)  # a summary never repeats a sentence
 
@@ -101,7 +101,7 @@ def task_options(
     own: tuple[Option, ...] = CONTINUES,
     show: Callable[[dict[str, Any], TextIO], None] = show_figures,
 ) -> Callable[..., Any]:
-    """What every task takes, and its own; the command gets it as one dict of what `measure.tasks.evaluate` takes, and
+    """What every task takes, and its own; the command gets it as one dict of what `score.tasks.evaluate` takes, and
     what it returns is printed, by `show` where it is not JSON."""
 
     @functools.wraps(command)
@@ -116,7 +116,7 @@ def task_options(
         **values: Any,
     ) -> None:
         from ..io.files import open_output
-        from ..score.tasks import seen_texts
+        from ..score.plan import seen_texts
 
         if not data:
             raise UserError("nothing to score on", "name a file: --data valid.jsonl")
@@ -165,7 +165,7 @@ def task_options(
 
 
 def _task(name: str, short: str, help: str, example: str, own: tuple[Option, ...] = CONTINUES) -> None:
-    """A task of `measure.tasks.TASKS` as a command of the group."""
+    """A task of `score.tasks.TASKS` as a command of the group."""
 
     def run(options: dict[str, Any]) -> dict[str, Any]:
         from ..score.tasks import evaluate as score
@@ -208,10 +208,10 @@ def xsim(options: dict[str, Any], plus: str | None) -> dict[str, Any]:
       sonarllm evaluate xsim --data examples/pairs.jsonl
     """
     from ..io.files import read_lines
-    from ..score import tasks
+    from ..score import spaces, tasks
 
     candidates = [row.text for row in read_lines(plus)] if plus else []
-    result = tasks.evaluate("xsim", run=functools.partial(tasks.xsim, plus=candidates), **options)
+    result = tasks.evaluate("xsim", run=functools.partial(spaces.xsim_errors, plus=candidates), **options)
     result["settings"] |= {"plus": plus} if plus else {}
     return result
 
@@ -349,7 +349,7 @@ def align(options: dict[str, Any], noise: float) -> dict[str, Any]:
     Example:
       sonarllm evaluate align --data examples/pairs.jsonl
     """
-    from ..score.tasks import aligned
+    from ..score.spaces import aligned
     from ..score.tasks import evaluate as score
 
     result = score("align", run=aligned(noise), **options)
@@ -369,8 +369,8 @@ def bitext(options: dict[str, Any], strangers: int, threshold: float | None) -> 
     Example:
       sonarllm evaluate bitext --data examples/pairs.jsonl --strangers 2
     """
+    from ..score.spaces import mined
     from ..score.tasks import evaluate as score
-    from ..score.tasks import mined
 
     result = score("bitext", run=mined(strangers, threshold), **options)
     result["settings"]["strangers"] = strangers
@@ -396,7 +396,7 @@ def judge(
     """
     from ..score.judge import Judge
     from ..score.tasks import evaluate as score
-    from ..score.tasks import judged
+    from ..score.writers import judged
 
     if not endpoint:
         raise UserError("no judge to ask", "name its API: --endpoint https://api.openai.com/v1 --judge-model gpt-4o")

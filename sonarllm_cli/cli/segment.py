@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from . import complete
-from .common import json_option, line, output_option, quiet_options, text_lang_option, texts_or_recordings
+from .common import Failures, json_option, line, output_option, quiet_options, text_lang_option, texts_or_recordings
 
 if TYPE_CHECKING:
     from ..io.audio import Recording
@@ -73,11 +73,12 @@ def segment(
 
     fits = cache(lambda: None if max_chars else fitting(*space_tokenizer(model)))  # which no recording needs
     words = read_text(abbreviations).split("\n") if abbreviations else []
-    _, texts = texts_or_recordings(files, "")
-    with open_output(output) as out:
+    several, texts = texts_or_recordings(files, "")
+    with Failures(several) as failures, open_output(output) as out:
         for file, text in texts:
             if not isinstance(text, str):
-                _show_utterances(text, file, max_seconds, as_json, out)
+                with failures.told():
+                    _show_utterances(text, file, max_seconds, as_json, out)
                 continue
             own = language_of(text, lang) if lang == AUTO else lang
             for s in segment_stream(

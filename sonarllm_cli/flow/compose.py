@@ -17,8 +17,9 @@ from torch import Tensor
 from ..errors import UserError, nearest
 from ..io.audio import Recording
 from ..languages import resolve
-from ..nets.diffusion_lcm import DiffusionLCM, DiffusionLCMConfig
+from ..nets.kinds import TOKENS
 from ..runtime import Runtime, log
+from ..weights import registry
 from ..weights.loaded import DEFAULT, Writer, load_writer
 from .decode import Hypothesis, Search, decode_batch
 from .embed import embed_sentences, fits
@@ -136,16 +137,18 @@ def read_source(
     speech: str | SpeechModel = "",
     words: bool = False,
 ) -> tuple[list[str], Tensor, Sequence[Sentence | Utterance], str]:
-    """`read_document`, or a recording's utterances by the encoder `speech`: → S texts, text_SD, their S places, and the
-    text's language, "" of a recording. What is said in a recording is decoded only for those who need `words`."""
+    """`read_document`, or a recording's utterances by the encoder `speech` (by default the one that comes with the
+    space): → S texts, text_SD, their S places, and the text's language, "" of a recording. What is said in a recording
+    is decoded only for those who need `words`."""
     if isinstance(source, str):
         lang = language_of(source, lang, writer.space.tokenizer.langs)
         sentences, text_SD = read_document(source, lang, writer, report)
         return [s.flat for s in sentences], text_SD, sentences, lang
+    speech = speech or registry.speech_of(writer.space.fingerprint)
     if not speech:
         raise UserError(f"{source.name} is a recording", "name the encoder of its language: --speech sonar-speech-eng")
     heard = speech if isinstance(speech, SpeechModel) else load_speech(speech, writer.space.runtime)
-    listened = read_recording(source, heard, writer.space, lang, words=words or writer.kind == "token-llm")
+    listened = read_recording(source, heard, writer.space, lang, words=words or writer.row.reads == TOKENS)
     return listened.texts, listened.text_SD, listened.times, ""
 
 
@@ -268,9 +271,10 @@ def generate_stream(
         unread_SD, unread = fed_1D, [best.text]
 
 
-def sampling_of(writer: Writer, writing: Writing) -> DiffusionLCMConfig | None:
-    """How a diffusion model samples: its own way, but for what `writing` says. UserError for other kinds asked to."""
-    if isinstance(writer.net, DiffusionLCM):
+def sampling_of(writer: Writer, writing: Writing) -> Any:
+    """The config by which a diffusion model samples: its own, but for what `writing` says; None for other kinds, and
+    UserError where one is asked to."""
+    if writer.row.noise:
         return replace(writer.net.config, **writing.sampling)
     if writing.sampling:
         cure = "leave --guidance and --diffusion-steps out"

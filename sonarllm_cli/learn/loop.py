@@ -1,6 +1,6 @@
 """The training loop, the same for every kind: a task brings data, model and loss; this brings the rest.
 
-A run folder holds `settings.toml`, `metrics.jsonl`, `checkpoint-STEP.pt` (the last few), `best/` (the model with the
+A run folder holds `settings.toml`, `metrics.jsonl`, `checkpoint-STEP/` (the last few), `best/` (the model with the
 best validation so far) and, at the end, `model/`.
 
     sonarllm train recipes/mini/sonar.toml -o runs/mini-sonar
@@ -17,21 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ..errors import RunError, UserError
 from ..io.files import atomic_write
-from ..runtime import DTYPES, log, multiplies_bfloat16
+from ..runtime import Runtime, log, multiplies_bfloat16
 from . import optim
 from .build import make_task
-from .checkpoint import Checkpoints, claimed, restore
-from .ranks import Ranks, blocks, gathered, last_of_step, shard, whole
+from .checkpoint import Checkpoints, claimed, restore, state_of
+from .ranks import Ranks, blocks, gathered, last_of_step, shard, together
 from .recipe import Settings, changes, to_toml
 from .watch import Watch, Window, matrix_rate
 
 PACE = 8  # steps before a run's pace is told
 ENDLESS = 1 << 62  # steps
+PROGRESS = ("step", "epoch", "place", "per_epoch", "tokens", "seconds", "best")  # what a run goes on with
 
 
 class Trainer:
@@ -41,12 +42,14 @@ class Trainer:
         self.settings, self.folder = settings, folder
         self.began, self.aside = time.monotonic(), 0.0  # and seconds that the longest validation took
         self.ranks = Ranks(settings.run.device)
-        self.dtype = DTYPES[settings.run.dtype]
+        self.dtype = torch.bfloat16 if settings.run.dtype == "bfloat16" else torch.float32
         if self.dtype == torch.bfloat16 and not multiplies_bfloat16(self.ranks.device):
             self.dtype = torch.float32
             log.info("no bfloat16 products here: float32, which is faster")
         self.sharded = settings.parallel.shard == "full" and self.ranks.count > 1
-        self.checkpoints = Checkpoints(folder, settings.run.keep, background=settings.run.save_background)
+        self.checkpoints = Checkpoints(
+            folder, settings.run.keep, ranks=self.ranks, background=settings.run.save_background
+        )
         self.step = self.epoch = self.tokens = 0
         self.place = 0  # steps taken of this epoch
         self.per_epoch = 0  # steps of the first epoch, by which the run's length is reckoned
@@ -122,10 +125,9 @@ class Trainer:
         rate = optim.rate(self.step, total, self.settings.optim)
         self.task.model.train()
         window, value, suspects = Window(), 0.0, []
-        share = list(self.ranks.share(batches, even=self.sharded))
+        share = list(self.ranks.share(batches))
         for i, (place, batch, counts) in enumerate(share):
-            last_of_step(self.task.model, i == len(share) - 1)
-            loss, facts = self._learn(batch, place, counts)
+            loss, facts = self._learn(batch, place, counts, last=i == len(share) - 1)
             if counts:
                 value += loss
                 window.add(facts)
@@ -136,7 +138,6 @@ class Trainer:
             raise self._not_finite("loss", suspects)
         self.stop, self.due, self.seconds = any(one[1] for one in everyone), *everyone[0][2:4]  # the first's clock
         trainable = self._trainable()
-        self.ranks.sum_gradients(trainable)
         norm = torch.nn.utils.clip_grad_norm_(trainable, self.settings.optim.clip)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not math.isfinite(norm):
@@ -197,6 +198,8 @@ class Trainer:
     def _lay_out(self) -> None:
         """The model on its device, its layers (and those of a frozen decoder) recomputed, compiled and sharded as the
         recipe says."""
+        tf32 = self.settings.run.dtype == "tf32" and self.ranks.device.type == "cuda"
+        Runtime(device=self.ranks.device, dtype=self.dtype, tf32=tf32).use()
         model, frozen = self.task.model.to(self.ranks.device), getattr(self.task, "frozen", None)
         layers = [*blocks(model), *(blocks(frozen) if frozen is not None else [])]
         for layer in layers:
@@ -204,8 +207,11 @@ class Trainer:
                 _recompute(layer)
             if self.settings.run.compile:
                 layer.compile(dynamic=True)
+        self.objective: nn.Module = _Objective(self.task)
         if self.sharded:
             shard(model, self.ranks, self.dtype)
+        else:
+            self.objective = self.ranks.replicated(self.objective)
 
     def _open(self, steps: Sequence[Sequence[Any]], total: int) -> None:
         """Say what is about to happen, and get ready to watch it."""
@@ -249,19 +255,23 @@ class Trainer:
         steps = self.task.steps(self.task.epoch(self.epoch))
         return steps if isinstance(steps, Sequence) else list(steps)
 
-    def _learn(self, batch: Any, place: int, counts: bool = True) -> tuple[float, dict[str, Any]]:
-        """A micro-batch's gradients are added to the weights' own; → its share of the loss, and what to log of it. What
-        is random in it hangs on seed, step and place alone."""
+    def _learn(
+        self, batch: Any, place: int, counts: bool = True, *, last: bool = False
+    ) -> tuple[float, dict[str, Any]]:
+        """A micro-batch's gradients are added to the weights' own, with the `last` of the step those of all processes;
+        → its share of the loss, and what to log of it. What is random in it hangs on seed, step and place alone."""
         seed = (self.settings.run.seed * 1_000_003 + self.step) * 1_009 + place
         torch.manual_seed(seed)  # dropout
 
         def work() -> tuple[float, dict[str, Any]]:
-            loss, facts = self.task.loss(batch, torch.Generator().manual_seed(seed))
-            # sharded gradients are a mean over processes: scaled here to be the sum that unsharded ones are
-            (loss * (self.ranks.count if counts else 0) if self.sharded else loss).backward()
+            loss, facts = self.objective(batch, torch.Generator().manual_seed(seed))
+            # gradients become a mean over processes: scaled here to be the sum
+            with together():
+                (loss * (self.ranks.count if counts else 0)).backward()
             return loss.item(), facts
 
-        return self._in_dtype(work)
+        with last_of_step(self.objective, self.task.model, last):
+            return self._in_dtype(work)
 
     def _in_dtype(self, work: Callable[[], Any]) -> Any:
         """`work` with the network's weights in the dtype of the run's products. The optimizer keeps them in float32,
@@ -299,6 +309,7 @@ class Trainer:
         named = "; ".join(part for part in (describe(batch) for batch in suspects) if part)
         where = "; ".join(part for part in self.ranks.gather(named) if part)
         self._forget()
+        self.checkpoints.wait()
         newest = self.checkpoints.newest()
         cure = f"lower optim.lr and continue with --resume from {newest.name}" if newest else "lower optim.lr"
         return RunError(
@@ -368,33 +379,32 @@ class Trainer:
         return by_step or time.monotonic() - saved > 60 * run.save_minutes
 
     def _save(self) -> None:
-        if not self.ranks.first and not self.sharded:
-            return
-        state = {
-            "model": whole(self.task.model.state_dict()),
-            "optimizers": [whole(optimizer.state_dict()) for optimizer in self.optimizers],
-            "step": self.step,
-            "epoch": self.epoch,
-            "place": self.place,
-            "per_epoch": self.per_epoch,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "best": self.best,
-        }
-        if self.ranks.first:
-            self.checkpoints.save(self.step, state)
+        state, optimizers = state_of(self.task.model, self.optimizers)
+        self.checkpoints.save(self.step, state, {**optimizers, **{name: getattr(self, name) for name in PROGRESS}})
 
     def _load(self, path: Path) -> None:
-        state = self.checkpoints.read(path)
-        restore(self.task.model, self.optimizers, state, path)
-        for name in ("step", "epoch", "place", "per_epoch", "tokens", "seconds", "best"):
-            setattr(self, name, state[name])
+        facts = self.checkpoints.read(path)
+        restore(self.task.model, self.optimizers, path, facts, self.ranks)
+        for name in PROGRESS:
+            setattr(self, name, facts[name])
         changed = [key for key in changes(self.folder / "settings.toml", self.settings) if key != "run.init"]
         if fixed := next((key for key in changed if key.startswith("vocabulary.")), ""):
             raise UserError(f"{fixed} is decided when a run begins", "leave it as it was, or choose another -o")
         if "run.best" in changed:
             self.best = math.inf
         log.info("continuing at step %d%s", self.step, f", with another {', '.join(changed)}" if changed else "")
+
+
+class _Objective(nn.Module):
+    """A task's loss as a module of its network: what several processes wrap to add up its gradients."""
+
+    def __init__(self, task: Any) -> None:
+        super().__init__()
+        self.task, self.model = task, task.model
+        self.unused = nn.Parameter(torch.zeros(()))  # DDP, told to look for such ones, warns where it finds none
+
+    def forward(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        return self.task.loss(batch, generator)
 
 
 class _Step(nn.Module):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..nets.sonar_llm import SonarLLM
+from ..nets.kinds import VECTORS
 from ..runtime import by_length, choose, log
 from ..weights.loaded import Space, load_writer
 from .build import read_documents
@@ -38,7 +38,7 @@ class Guesses:
             raise UserError("loss.guess needs a concept model", "add run.writer, a model in the space of run.init")
         room = int(settings.loss.guess * settings.optim.batch_tokens)  # padded tokens drawn at once
         writer = load_writer(settings.run.writer, choose("cpu", "float32"), settings.run.init)
-        if not isinstance(writer.net, SonarLLM):
+        if writer.row.reads != VECTORS or writer.row.noise:
             raise UserError(f"run.writer {writer.name} is a {writer.kind} model", "name a sonar-llm model")
         data = read_documents(settings, folder, space)
         self.table = data.table

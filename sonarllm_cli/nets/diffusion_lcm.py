@@ -227,15 +227,42 @@ class DiffusionLCM(nn.Module):
         return self.denoise(x_BND, step_BN, [context_BSM] * len(self.denoiser), mask_BNC)
 
     def alpha(self, step_N: Tensor) -> Tensor:
-        """ᾱ of each step, float64."""
+        """ᾱ of each step, float32: not every device has more."""
         if self._alpha_T is None or self._alpha_T.device != step_N.device:
-            self._alpha_T = alpha_bar(self.config).to(step_N.device)
+            self._alpha_T = alpha_bar(self.config).float().to(step_N.device)
         return self._alpha_T[step_N]
 
     def read(self, embedding_BSD: Tensor, caches: list[KVCache] | None = None) -> Tensor:
         """The first tower: sentences after those in `caches`. embedding_BSD → context_BSM"""
         normal_BSD = self.normaliser(embedding_BSD).to(self.body.norm.weight.dtype)
         return self.body(self.project_in(normal_BSD), caches)
+
+    def remember(self, chunk_BSD: Tensor, caches: list[KVCache] | None, memory: list[Tensor]) -> None:
+        """As a SONAR-LLM's: read sentences after those in `caches`; `memory` holds what was made of each."""
+        memory.append(self.read(chunk_BSD, caches))
+
+    def next(
+        self,
+        memory: list[Tensor],
+        generator: torch.Generator | None = None,
+        sampling: DiffusionLCMConfig | None = None,
+    ) -> Tensor:
+        """An embedding after all that was read: → next_BD."""
+        memory[:] = [torch.cat(memory, 1)]
+        B, S, _ = memory[0].shape
+        all_B1C = torch.ones(B, 1, S + 1, dtype=torch.bool, device=memory[0].device)
+        return self.sample(memory[0], all_B1C, generator, sampling)[:, 0]
+
+    def next_all(
+        self,
+        context_BSD: Tensor,
+        generator: torch.Generator | None = None,
+        sampling: DiffusionLCMConfig | None = None,
+    ) -> Tensor:
+        """An embedding after each beginning of the context: → next_BSD."""
+        B, S, _ = context_BSD.shape
+        seen_SC = torch.ones(S, S + 1, dtype=torch.bool, device=context_BSD.device).tril(1)
+        return self.sample(self.read(context_BSD), seen_SC.expand(B, S, S + 1), generator, sampling)
 
     def columns(self, context_BSM: Tensor) -> list[Tensor]:
         """What each layer attends to, once for all steps: → L × key_value_2BHCK"""
@@ -248,7 +275,7 @@ class DiffusionLCM(nn.Module):
         for layer, read in zip(self.denoiser, read_L):
             h_BNM = layer(h_BNM, time_BNM, read, mask_BNC)
         out_BND = self.project_out(self.norm(h_BNM)).float()
-        alpha_BN1 = self.alpha(step_BN)[..., None].float()
+        alpha_BN1 = self.alpha(step_BN)[..., None]
         if self.config.prediction == "eps":
             return (x_BND.float() - (1 - alpha_BN1).sqrt() * out_BND) / alpha_BN1.sqrt()
         if self.config.prediction == "v":

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .layers import FeedForward, KVCache, SelfAttention, product, sinusoid_TM
+from .layers import FeedForward, KVCache, SelfAttention, drawn, product, sinusoid_TM
 
 POOLINGS = ("mean", "max", "last")
 
@@ -57,16 +57,17 @@ class SonarConfig:
 
 
 class Embed(nn.Module):
-    """Token embedding × √M + position: ids_BT, first position → x_BTM. Its `weight` is also the output projection."""
+    """Token embedding × √M + position: ids_BT, first position → x_BTM. Where it `projects`, its `weight` is the output
+    projection too."""
 
     float32 = True  # in training, whatever its products' dtype: a frequent word's gradient is a sum of very many
 
-    def __init__(self, config: SonarConfig) -> None:
+    def __init__(self, config: SonarConfig, projects: bool = False) -> None:
         super().__init__()
+        self.projects = projects
         self.scale, self.width = config.width**0.5, config.width
         self.max_tokens = max(config.max_source_tokens, config.max_target_tokens)
-        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.width))
-        nn.init.normal_(self.weight, std=config.width**-0.5)
+        self.weight = drawn(config.vocab_size, config.width, std=config.width**-0.5)
         self._table: Tensor | None = None  # positions; made at first use, so not in the state
 
     def forward(self, ids_BT: Tensor, first: int = 0) -> Tensor:
@@ -204,7 +205,7 @@ class SonarDecoder(nn.Module):
     def __init__(self, config: SonarConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = Embed(config)
+        self.embed = Embed(config, projects=True)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.layer_norm = nn.LayerNorm(config.width)
 

@@ -25,11 +25,12 @@ from ..data.records import Data
 from ..errors import UserError
 from ..flow.embed import embed_sentences
 from ..flow.extract import LEAD, centrality, ranked, z_scores
+from ..nets.kinds import kind_of
 from ..weights import model_dir, registry
 from ..weights.loaded import load_space, load_writer
 from .metrics import rouge
+from .plan import Plan, Result, Sample, drawn
 from .shares import trial
-from .tasks import Result, Sample, Wish, _draw
 
 COUNTS = (1, 2, 3)  # sentences chosen
 ROUGES = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
@@ -40,17 +41,17 @@ MOST = 400  # sentences of a text that are looked at
 Scores = dict[tuple[int, str], float]  # (sentences chosen, which ROUGE) → 0 to 100
 
 
-def extraction(model: str, data: list[str], run: Wish, written: int = 0) -> Result:
+def extraction(model: str, data: list[str], run: Plan, written: int = 0) -> Result:
     """Each way's scores, mean over the documents, and the mean of all nine; of `written` of the documents, by a model
     that writes, the `trial` of writing against extracting. Takes documents with a `summary`, several `summaries`, or
     else a title."""
-    rows = _draw(_documents(data, set(run.seen)), run.limit, run.seed)
+    rows = drawn(_documents(data, set(run.seen)), run.limit, run.seed)
     if len(rows) < 2:
         raise UserError(
             "fewer than two documents with a summary in the data",
             'give JSON Lines such as {"text": "…", "summary": "…"}, of texts of four sentences or more',
         )
-    writes = model_dir.read_config(registry.find(model))["kind"] in model_dir.WRITERS
+    writes = kind_of(model_dir.read_config(registry.find(model))["kind"]).writer
     writer = load_writer(model, run.runtime) if written and writes else None
     space = writer.space if writer else load_space(model, run.runtime)
     chance = random.Random(run.seed)

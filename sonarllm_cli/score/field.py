@@ -21,7 +21,7 @@ from ..flow.familiar import reconstruction
 from ..flow.segment import segment_stream
 from ..weights import model_dir, registry
 from ..weights.loaded import load_space
-from .tasks import Result, Sample, Wish, _draw
+from .plan import Plan, Result, Sample, drawn
 
 SENTENCES = 8  # looked at of a text, so that long and short ones are judged on as much
 LANG = "eng_Latn"  # that all are read as
@@ -29,7 +29,7 @@ LANG = "eng_Latn"  # that all are read as
 Text = tuple[str, str]  # its kind ("" in the field) and itself
 
 
-def fields(model: str, data: list[str], run: Wish, foreign: Sequence[str]) -> Result:
+def fields(model: str, data: list[str], run: Plan, foreign: Sequence[str]) -> Result:
     """AUC of the bits a byte, all and by kind; medians; and, where the model says up to how many bits a text is of its
     field, how much of the field and of each kind is: all in per cent but the medians. `data` holds the files of
     `foreign`, too."""
@@ -41,7 +41,7 @@ def fields(model: str, data: list[str], run: Wish, foreign: Sequence[str]) -> Re
         raise UserError(f"{len(known)} texts of the field and {len(strange)} others", "give --data and --foreign")
     bits: dict[str, list[float]] = {}
     samples: list[Sample] = []
-    for kind, text in [*_draw(known, run.limit, run.seed), *strange]:
+    for kind, text in [*drawn(known, run.limit, run.seed), *strange]:
         found = [s.flat for s in islice(segment_stream([text], lang=LANG, fits=fits(space)), SENTENCES)]
         own = reconstruction(found, embed_sentences(found, LANG, space), LANG, space) if found else float("inf")
         bits.setdefault(kind, []).append(own)

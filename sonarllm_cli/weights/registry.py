@@ -24,6 +24,7 @@ from typing import Any
 from ..errors import UserError, nearest
 from ..io.files import locked
 from ..languages import NAMES
+from ..nets.kinds import SOUND, kind_of
 from ..tokens import Tokenizer
 from . import model_dir
 
@@ -92,13 +93,30 @@ def find_space(name: str) -> tuple[Path, dict[str, Any]]:
     """The folder and `config.json` of a space, by its own name or that of a concept model that lives in it."""
     folder = find(name)
     config = model_dir.read_config(folder)
-    if config["kind"] in model_dir.WRITERS:
+    if kind_of(config["kind"]).writer:
         name = model_dir.space_of(folder, config)
         folder = find(name)
         config = model_dir.read_config(folder)
-    if config["kind"] != "sonar":
+    if not kind_of(config["kind"]).space:
         raise UserError(f"{name} is a {config['kind']} model, not a space", "name a sonar model: sonarllm models list")
     return folder, config
+
+
+def hearing(name: str) -> str:
+    """What hears for a model: of a space, or of a concept model, the speech encoder that comes with it; itself if it is
+    one, or if there is none."""
+    row = kind_of(model_dir.read_config(find(name))["kind"])
+    home = find_space(name)[1].get("fingerprint", "") if row.space or row.writer else ""
+    return speech_of(home) or name
+
+
+def speech_of(fingerprint: str) -> str:
+    """The speech encoder of a space that comes with the package, by name; "" if none does."""
+    for folder in _models_in(EMBEDDED) if fingerprint else []:
+        config = model_dir.read_config(folder)
+        if kind_of(config["kind"]).reads == SOUND and config.get("sonar", {}).get("fingerprint") == fingerprint:
+            return folder.name
+    return ""
 
 
 def space_tokenizer(name: str) -> tuple[Tokenizer, int]:
@@ -166,7 +184,7 @@ def catalogue() -> dict[str, dict[str, Any]]:
         for row in group["langs"]:
             code, lang = row.split("=") if "=" in row else (row.split("_")[0], row)
             table[f"sonar-speech-{code}"] = {
-                "kind": model_dir.SPEECH,
+                "kind": "sonar-speech",
                 "about": f"SONAR speech encoder, {NAMES[lang]}",
                 "licence": group["licence"],
                 "parameters": group["parameters"],

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,20 +26,28 @@ from torch import Tensor, nn
 
 from ...data.clips import Clip, read_clips
 from ...data.documents import Lazy
+from ...data.features import Features
 from ...errors import UserError
 from ...flow.embed import embed_sentences
 from ...flow.embed_speech import padded
 from ...io.files import atomic_file
 from ...nets import fbank
-from ...nets.speech import SpeechConfig, SpeechEncoder, StepNorm
+from ...nets.kinds import SOUND, kind_of
+from ...nets.sonar import SonarConfig
+from ...nets.speech import SpeechConfig, SpeechEncoder, StepNorm, speech_flops
 from ...runtime import choose, log
 from ...weights import convert, model_dir, registry, tensors
 from ...weights.loaded import Space, load_space
+from ..budget import Cost
+from ..build import space_config
 from ..card import card
+from ..losses import contrast
 from ..recipe import Settings, Speech, config_from
+from ..spelling import Speller
 
 CPU = torch.device("cpu")
 POOL = 64  # micro-batches that are sorted by length together
+UTTERANCE_STEPS = 250  # steps of 20 ms of an utterance, where there is no data to count
 AHEAD = 4  # micro-batches whose features are made before they are asked for
 
 
@@ -52,35 +59,10 @@ class Batch:
     share: float
 
 
-class Features:
-    """Features of clips by number, made by `workers` threads in advance where they were announced."""
-
-    def __init__(self, clips: Sequence[Clip], workers: int) -> None:
-        self.clips = clips
-        self.pool = ThreadPoolExecutor(workers) if workers else None
-        self.coming: dict[int, Future[Tensor]] = {}
-
-    def announce(self, numbers: Sequence[int]) -> None:
-        if self.pool is not None:
-            for i in numbers:
-                if i not in self.coming:
-                    self.coming[i] = self.pool.submit(self.make, i)
-
-    def take(self, number: int) -> Tensor:
-        """step_SF of a clip."""
-        coming = self.coming.pop(number, None)
-        return coming.result() if coming else self.make(number)
-
-    def make(self, number: int) -> Tensor:
-        clip = self.clips[number]
-        try:
-            return fbank.steps(clip.recording().samples())
-        except ValueError as error:
-            raise UserError(f"{clip.place}: {error}", "leave the clip out") from None
-
-
-class SpeechTask:
+class SpeechTask(Cost):
     """Data, model and loss of one `sonar-speech` run, for the loop."""
+
+    unit = "steps of 20 ms"
 
     def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
         self.settings, self.device = settings, device
@@ -95,11 +77,17 @@ class SpeechTask:
         self.home = {"name": space.name, "fingerprint": space.fingerprint}
         if not registry.is_known(registry.find(settings.sonar)) and "/" in settings.sonar:
             self.home["name"] = str(Path(settings.sonar).resolve())
-        self.variance = self.vectors_ND[self.row[: len(self.train)]].var(0, correction=0).mean().item()
+        variance_D, mean_D = torch.var_mean(self.vectors_ND[self.row[: len(self.train)]], 0, correction=0)
+        self.variance, self.mean_D = variance_D.mean().item(), mean_D.to(device)
         if not self.variance > 0:
             raise UserError("all clips say the same", "give a corpus of different sentences")
-        self.features = Features(self.train, settings.speech.workers)
+        kept = folder / "features.int8" if settings.speech.keep else None
+        self.features = Features(self.train, settings.speech.workers, kept)
         self.model = begun(settings, space.dim)
+        self.speller = None
+        if settings.loss.spell:  # a part of the model as long as it learns
+            self.speller = Speller((clip.text for clip in self.train), self.model.config)
+            self.model.add_module("speller", self.speller)
         if settings.speech.statistics == "masked" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             cure = 'use speech.statistics = "frozen", or model.conv_norm = "layer"'
             raise UserError("masked statistics are of one process' clips alone", cure)
@@ -109,6 +97,32 @@ class SpeechTask:
     def _clips(self, names: Sequence[str]) -> list[Clip]:
         data, speech = self.settings.data, self.settings.speech
         return read_clips(names, data.root, lang=data.lang, max_seconds=speech.max_seconds, limit=data.limit)
+
+    @classmethod
+    def shape(cls, settings: Settings) -> SpeechConfig:
+        """The config of the network that the recipe describes, if it is a new one."""
+        fields = {"embedding": space_config(settings.sonar).embedding, **settings.model}
+        config: SpeechConfig = config_from(SpeechConfig, fields)
+        return config
+
+    @classmethod
+    def size(cls, settings: Settings) -> tuple[int, int, str]:
+        """As many steps of sound as fit, and utterances."""
+        steps = int(settings.optim.accumulate * settings.speech.batch_seconds * 50)
+        return steps, steps // UTTERANCE_STEPS, f"at {UTTERANCE_STEPS / 50:g} s an utterance, nothing padded"
+
+    @classmethod
+    def flops(cls, settings: Settings, model: Any, space: SonarConfig | None, tokens: int, sentences: int) -> float:
+        """The encoder, three times."""
+        return 3 * sentences * speech_flops(model.config, tokens // max(1, sentences))
+
+    @classmethod
+    def activations(cls, settings: Settings, config: Any, space: SonarConfig | None, half: int) -> float:
+        """A layer keeps 24 M + 4 F numbers a step, beside its scores."""
+        recompute = settings.parallel.recompute
+        scores = 0 if recompute else 3 * config.heads * UTTERANCE_STEPS / config.subsample
+        layer = config.width if recompute else 24 * config.width + 4 * config.ffn
+        return settings.speech.batch_seconds * 50 / config.subsample * config.layers * (layer + scores) * half
 
     # ------------------------------------------------------------------------------------------ batches
 
@@ -145,9 +159,20 @@ class SpeechTask:
         steps = [masked(self.features.take(int(i)), self.settings.speech, generator) for i in batch.clips]
         step_BSF, length_B = padded(steps, self.device)
         want_BD = self.vectors_ND[self.row[batch.clips]].to(self.device)
-        error_B = (self.model(step_BSF, length_B).float() - want_BD).square().mean(1) / self.variance
-        facts = {"mse": error_B.mean().item(), "tokens": int(length_B.sum()), "sentences": len(steps)}
-        return batch.share * error_B.mean(), facts
+        encoded_BSM, real_BS1 = self.model.encode(step_BSF, self.model.real(step_BSF, length_B))
+        got_BD = self.model.embed(encoded_BSM, real_BS1).float()
+        error_B = (got_BD - want_BD).square().mean(1) / self.variance
+        loss, facts = error_B.mean(), {"mse": error_B.mean().item()}
+        if weight := self.settings.loss.contrast:
+            row_B = torch.from_numpy(self.row[batch.clips]).to(self.device)
+            told = contrast(got_BD - self.mean_D, want_BD - self.mean_D, row_B, row_B)
+            loss = loss + weight * told
+            facts["contrast"] = told.item()
+        if self.speller is not None:
+            spelt = self.speller(encoded_BSM, real_BS1, [self.train[i].text for i in batch.clips])
+            loss = loss + self.settings.loss.spell * spelt
+            facts["spell"] = spelt.item()
+        return batch.share * loss, facts | {"tokens": int(length_B.sum()), "sentences": len(steps)}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -173,12 +198,16 @@ class SpeechTask:
         return out
 
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
-        """The finished model folder, which names its space."""
+        """The finished model folder, which names its space; no speller is in it."""
+        with torch.device("meta"):
+            plain = SpeechEncoder(self.model.config)
+        state = model.state_dict()
+        plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
         tensors.save(
             folder,
-            kind=model_dir.SPEECH,
-            model=model,
-            card=card(self.settings, model_dir.SPEECH, facts, unit="steps of 20 ms"),
+            kind=self.settings.kind,
+            model=plain,
+            card=card(self.settings, self.settings.kind, facts, unit=self.unit),
             licence=self.settings.licence,
             weights=self.settings.run.weights,
             lang=self.langs[0] if len(self.langs) == 1 else "",
@@ -251,12 +280,10 @@ def _beginning(init: str) -> tuple[SpeechConfig, dict[str, Tensor]]:
         if not os.path.exists(os.path.expanduser(init)):
             raise
         return convert.speech_beginning(init)
-    if config["kind"] != model_dir.SPEECH:
+    if kind_of(config["kind"]).reads != SOUND:
         raise UserError(f"run.init {init} is a {config['kind']} model", "name a speech encoder")
-    shape = model_dir.net_config(SpeechConfig, folder, config)
-    with torch.device("meta"):
-        model = SpeechEncoder(shape)
-    return shape, dict(tensors.load_weights(model, folder, CPU, torch.float32).state_dict())
+    model = tensors.load_net(folder, config, CPU, torch.float32)
+    return model.config, dict(model.state_dict())
 
 
 def batches(seconds: Sequence[float], most: float, rng: np.random.Generator) -> list[np.ndarray]:
