@@ -188,6 +188,15 @@ def test_data_without_pairs_is_refused(home, data):
         evaluate("translate", "tiny", [str(data / "docs.jsonl")], runtime=choose("cpu"))
 
 
+def test_a_continuation_has_the_length_asked_for_and_enough_are_shown_to_read(home, data):
+    row = (data / "longer.jsonl").read_text().splitlines()[0]
+    (data / "many.jsonl").write_text("\n".join(row.replace("tool", f"tool {i},") for i in range(12)))
+    wish = {"rules": {"stop_threshold": 2.0}, "beam": 1, "limit": 12, "max_sentences": 1}
+    found = evaluate("generate", "tiny-llm", [str(data / "many.jsonl")], runtime=choose("cpu"), **wish)
+    assert found["figures"]["sentences written"] <= 1 and found["settings"]["max sentences"] == 1
+    assert len(found["samples"]) == found["figures"]["texts"] == 12
+
+
 def test_the_rules_of_writing_are_a_tasks_too(home, data):
     def written(**rules):
         return evaluate(

@@ -10,14 +10,15 @@ Source: Lui & Baldwin 2012 (langid.py).
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from ..languages import NAMES, readings_of, resolve
-from ..runtime import log
 
+log = logging.getLogger("sonarllm")
 AUTO = "auto"
 SURE = 0.8  # share of the likelihood
 SAMPLE = 4000  # characters that are looked at
