@@ -5,12 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from sonarllm_cli.cli import main
 from sonarllm_cli.errors import UserError
@@ -18,6 +23,7 @@ from sonarllm_cli.flow.decode import Search, decode_batch
 from sonarllm_cli.flow.embed_speech import embed_recordings, encode, load_speech
 from sonarllm_cli.io.audio import Recording, resampled
 from sonarllm_cli.nets import fbank, speech
+from sonarllm_cli.nets.layers import plain_attend
 from sonarllm_cli.nets.speech import SpeechConfig, SpeechEncoder
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.weights import convert, registry
@@ -196,6 +202,35 @@ def test_queries_in_blocks_are_all_at_once(monkeypatch, positions):
     near(net(x, length), whole, 1e-6)
 
 
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that is made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, list | tuple) else [made]:
+            if isinstance(one, torch.Tensor):
+                self.most = max(self.most, one.untyped_storage().nbytes())
+        return made
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("positions", speech.POSITIONS)
+def test_attention_of_a_long_utterance_makes_no_large_tensor(monkeypatch, positions):
+    monkeypatch.setattr(speech, "SCORES", 1 << 13)
+    attention = speech.ConformerAttention(
+        SpeechConfig(width=16, heads=2, ffn=16, layers=1, kernel=3, pooler_heads=2, positions=positions)
+    )
+    most = []
+    for steps in (256, 512):
+        table_RM = speech.distances_RM(steps, 16) if positions == "relative" else None
+        with Largest() as watch:
+            attention(torch.randn(1, steps, 16), table_RM, None)
+        most.append(watch.most)
+    assert most[1] <= 2 * most[0] < 4 * 4 * 256 * 256  # grows with the length alone, and is less than all scores
+
+
 @torch.inference_mode()
 def test_relative_scores_by_their_definition():
     torch.manual_seed(0)
@@ -219,6 +254,38 @@ def test_padding_is_not_pooled(pooling):
     x = torch.randn(1, 9, fbank.FEATURES)
     wide = torch.cat([x, torch.full((1, 4, fbank.FEATURES), torch.nan)], 1)
     near(net(wide, torch.tensor([9])), net(x, torch.tensor([9])), 1e-6)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("steps", [8, 9, 10, 11])
+def test_longer_steps_are_the_same_in_a_batch(steps):
+    """Of any length modulo the steps that become one, and with the mean of each step's features as vector."""
+    torch.manual_seed(0)
+    net = SpeechEncoder(
+        SpeechConfig(
+            width=16, heads=2, ffn=16, layers=1, kernel=3, embedding=8, pooling="mean", subsample=4, pool_width=8
+        )
+    ).eval()
+    x = torch.randn(1, steps, fbank.FEATURES)
+    wide = torch.cat([x, torch.full((1, 5, fbank.FEATURES), torch.nan)], 1)
+    got, alone = net(wide, torch.tensor([steps])), net(x, torch.tensor([steps]))
+    near(got, alone, 1e-6)
+    encoded, _ = net.encode(x, None)
+    assert encoded.shape == (1, -(-steps // 4), 16)
+    near(alone, F.relu(net.pool_proj(encoded)).mean(1), 1e-6)
+    net.config = replace(net.config, norm_embedding=True)
+    near(net(x, torch.tensor([steps])), F.layer_norm(alone, (8,)), 1e-6)
+
+
+def test_flops_are_those_of_the_products(monkeypatch):
+    monkeypatch.setattr(speech, "attend", plain_attend)  # the fused kernel's are not counted
+    config = SpeechConfig(
+        width=16, heads=2, ffn=32, layers=2, kernel=3, embedding=8, pooling="mean", subsample=2, pool_width=24
+    )
+    net, steps = SpeechEncoder(config).eval(), 64
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        net(torch.randn(1, steps, fbank.FEATURES), torch.tensor([steps]))
+    assert abs(counter.get_total_flops() / speech.speech_flops(config, steps) - 1) < 0.01
 
 
 def test_statistics_are_of_steps_with_sound():
@@ -285,8 +352,6 @@ def test_speech_is_found_and_embedded_an_utterance_a_row(ears):
 
 def damaged(folder):
     """Files that are no sound, by what is said of them."""
-    import soundfile
-
     wave = (PARITY / "audio" / "en.wav").read_bytes()
     flac = (PARITY / "audio" / "pcm16.flac").read_bytes()
     made = {
@@ -326,7 +391,7 @@ def test_the_command_embeds_what_it_can(tmp_path, capsys):
     code, _, said = run(
         capsys, "embed", tmp_path / "bad.wav", good, "--whole", "-m", "ears", "-o", tmp_path / "o.parquet"
     )
-    assert code == 2 and "bad.wav is no sound" in said and "1 could not be embedded" in said
+    assert code == 2 and "bad.wav is no sound" in said and "1 could not be done" in said
     import pyarrow.parquet as pq
 
     (row,) = pq.read_table(tmp_path / "o.parquet").to_pylist()
@@ -354,6 +419,35 @@ def test_a_recording_is_summarised_with_times(tmp_path, capsys):
     assert code == 2 and "is a recording; name the encoder" in said
     code, _, said = run(capsys, "summarize", good, "-m", "tiny-llm", "--speech", "small")
     assert code == 2 and "small's space is none that is known" in said
+
+
+def test_a_bad_recording_among_others_is_told_and_they_are_done(tmp_path, capsys):
+    good, silent = PARITY / "audio" / "en.wav", tmp_path / "silent.wav"
+    soundfile.write(silent, np.zeros(8_000), 16_000)
+    (tmp_path / "bad.wav").write_bytes(b"hello")
+    (tmp_path / "text.txt").write_text("The cat sat. The dog ran.")
+    files = [tmp_path / "bad.wav", good, silent, tmp_path / "text.txt"]
+    options = ["-m", "tiny-llm", "--speech", "ears", "--beam", 1, "--max-tokens", 8, "-q"]
+    for command in ("segment", "generate", "summarize"):
+        code, out, said = run(
+            capsys, command, *files[: None if command == "segment" else 3], "--json", *options * (command != "segment")
+        )
+        assert code == 2 and "bad.wav is no sound" in said and "silent.wav: no speech" in said, said
+        assert "2 could not be done" in said and "en.wav" in out and ("text.txt" in out or command != "segment")
+        code, out, said = run(capsys, command, files[0], "--json", *options * (command != "segment"))
+        assert code == 2 and "could not be done" not in said
+
+
+def test_an_encoder_that_comes_with_the_space_is_found(tmp_path, capsys, monkeypatch):
+    good = PARITY / "audio" / "en.wav"
+    options = ["-m", "tiny-llm", "--sentences", 1, "--beam", 1, "--max-tokens", 12, "-q"]
+    code, named, said = run(capsys, "summarize", good, "--speech", "ears", *options)
+    assert code == 0, said
+    shutil.copytree(registry.find("ears"), tmp_path / "built-in-ears")
+    monkeypatch.setattr(registry, "EMBEDDED", tmp_path)
+    assert run(capsys, "summarize", good, *options)[:2] == (0, named)
+    for name in ("tiny", "tiny-llm"):
+        assert load_speech(name, RUNTIME).name == "built-in-ears"
 
 
 def test_a_recording_needs_ears(capsys):

@@ -19,6 +19,7 @@ from ..io.audio import Recording
 from ..languages import resolve
 from ..nets.kinds import TOKENS
 from ..runtime import Runtime, log
+from ..weights import registry
 from ..weights.loaded import DEFAULT, Writer, load_writer
 from .decode import Hypothesis, Search, decode_batch
 from .embed import embed_sentences, fits
@@ -136,12 +137,14 @@ def read_source(
     speech: str | SpeechModel = "",
     words: bool = False,
 ) -> tuple[list[str], Tensor, Sequence[Sentence | Utterance], str]:
-    """`read_document`, or a recording's utterances by the encoder `speech`: → S texts, text_SD, their S places, and the
-    text's language, "" of a recording. What is said in a recording is decoded only for those who need `words`."""
+    """`read_document`, or a recording's utterances by the encoder `speech` (by default the one that comes with the
+    space): → S texts, text_SD, their S places, and the text's language, "" of a recording. What is said in a recording
+    is decoded only for those who need `words`."""
     if isinstance(source, str):
         lang = language_of(source, lang, writer.space.tokenizer.langs)
         sentences, text_SD = read_document(source, lang, writer, report)
         return [s.flat for s in sentences], text_SD, sentences, lang
+    speech = speech or registry.speech_of(writer.space.fingerprint)
     if not speech:
         raise UserError(f"{source.name} is a recording", "name the encoder of its language: --speech sonar-speech-eng")
     heard = speech if isinstance(speech, SpeechModel) else load_speech(speech, writer.space.runtime)

@@ -26,7 +26,7 @@ from ..io.audio import RATE, Recording
 from ..nets import fbank
 from ..nets.speech import SpeechEncoder
 from ..runtime import Runtime, by_length, choose, shrinking
-from ..weights import tensors
+from ..weights import registry, tensors
 from ..weights.loaded import Space, pack
 from .encoders import load
 from .utterances import LONGEST, Utterance, utterances
@@ -112,7 +112,9 @@ class SpeechBlock:
 
 
 def load_speech(name: str, runtime: Runtime | None = None) -> SpeechModel:
-    """A speech encoder by name or folder, packed for inference. UserError for a model of another kind."""
+    """A speech encoder by name or folder, or the one that comes with a space, packed for inference. UserError where
+    there is none."""
+    name = registry.hearing(name)
     encoder: SpeechModel = load(name, runtime or choose(), ": it can't hear", "name a speech encoder", sound=True)
     return encoder
 

@@ -27,6 +27,13 @@ def sinusoid_TM(count: int, width: int, first: int = 2) -> Tensor:
     return torch.cat([angle_TM.sin(), angle_TM.cos()], dim=1)
 
 
+def drawn(*shape: int, std: float) -> nn.Parameter:
+    """A parameter drawn from N(0, std²). One without memory (on the meta device) is not drawn: PyTorch would import its
+    compiler for that, which takes a second."""
+    parameter = nn.Parameter(torch.empty(shape))
+    return parameter if parameter.is_meta else nn.init.normal_(parameter, std=std)  # type: ignore[return-value]
+
+
 class KVCache:
     """Keys and values of one layer, written in place into a buffer that doubles when it is full.
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from ...data.clips import Clip, read_clips
 from ...data.documents import Lazy
+from ...data.features import Features
 from ...errors import UserError
 from ...flow.embed import embed_sentences
 from ...flow.embed_speech import padded
@@ -41,7 +41,9 @@ from ...weights.loaded import Space, load_space
 from ..budget import Cost
 from ..build import space_config
 from ..card import card
+from ..losses import contrast
 from ..recipe import Settings, Speech, config_from
+from ..spelling import Speller
 
 CPU = torch.device("cpu")
 POOL = 64  # micro-batches that are sorted by length together
@@ -55,33 +57,6 @@ class Batch:
 
     clips: np.ndarray
     share: float
-
-
-class Features:
-    """Features of clips by number, made by `workers` threads in advance where they were announced."""
-
-    def __init__(self, clips: Sequence[Clip], workers: int) -> None:
-        self.clips = clips
-        self.pool = ThreadPoolExecutor(workers) if workers else None
-        self.coming: dict[int, Future[Tensor]] = {}
-
-    def announce(self, numbers: Sequence[int]) -> None:
-        if self.pool is not None:
-            for i in numbers:
-                if i not in self.coming:
-                    self.coming[i] = self.pool.submit(self.make, i)
-
-    def take(self, number: int) -> Tensor:
-        """step_SF of a clip."""
-        coming = self.coming.pop(number, None)
-        return coming.result() if coming else self.make(number)
-
-    def make(self, number: int) -> Tensor:
-        clip = self.clips[number]
-        try:
-            return fbank.steps(clip.recording().samples())
-        except ValueError as error:
-            raise UserError(f"{clip.place}: {error}", "leave the clip out") from None
 
 
 class SpeechTask(Cost):
@@ -102,11 +77,17 @@ class SpeechTask(Cost):
         self.home = {"name": space.name, "fingerprint": space.fingerprint}
         if not registry.is_known(registry.find(settings.sonar)) and "/" in settings.sonar:
             self.home["name"] = str(Path(settings.sonar).resolve())
-        self.variance = self.vectors_ND[self.row[: len(self.train)]].var(0, correction=0).mean().item()
+        variance_D, mean_D = torch.var_mean(self.vectors_ND[self.row[: len(self.train)]], 0, correction=0)
+        self.variance, self.mean_D = variance_D.mean().item(), mean_D.to(device)
         if not self.variance > 0:
             raise UserError("all clips say the same", "give a corpus of different sentences")
-        self.features = Features(self.train, settings.speech.workers)
+        kept = folder / "features.int8" if settings.speech.keep else None
+        self.features = Features(self.train, settings.speech.workers, kept)
         self.model = begun(settings, space.dim)
+        self.speller = None
+        if settings.loss.spell:  # a part of the model as long as it learns
+            self.speller = Speller((clip.text for clip in self.train), self.model.config)
+            self.model.add_module("speller", self.speller)
         if settings.speech.statistics == "masked" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             cure = 'use speech.statistics = "frozen", or model.conv_norm = "layer"'
             raise UserError("masked statistics are of one process' clips alone", cure)
@@ -139,9 +120,9 @@ class SpeechTask(Cost):
     def activations(cls, settings: Settings, config: Any, space: SonarConfig | None, half: int) -> float:
         """A layer keeps 24 M + 4 F numbers a step, beside its scores."""
         recompute = settings.parallel.recompute
-        scores = 0 if recompute else 3 * config.heads * UTTERANCE_STEPS
+        scores = 0 if recompute else 3 * config.heads * UTTERANCE_STEPS / config.subsample
         layer = config.width if recompute else 24 * config.width + 4 * config.ffn
-        return settings.speech.batch_seconds * 50 * config.layers * (layer + scores) * half
+        return settings.speech.batch_seconds * 50 / config.subsample * config.layers * (layer + scores) * half
 
     # ------------------------------------------------------------------------------------------ batches
 
@@ -178,9 +159,20 @@ class SpeechTask(Cost):
         steps = [masked(self.features.take(int(i)), self.settings.speech, generator) for i in batch.clips]
         step_BSF, length_B = padded(steps, self.device)
         want_BD = self.vectors_ND[self.row[batch.clips]].to(self.device)
-        error_B = (self.model(step_BSF, length_B).float() - want_BD).square().mean(1) / self.variance
-        facts = {"mse": error_B.mean().item(), "tokens": int(length_B.sum()), "sentences": len(steps)}
-        return batch.share * error_B.mean(), facts
+        encoded_BSM, real_BS1 = self.model.encode(step_BSF, self.model.real(step_BSF, length_B))
+        got_BD = self.model.embed(encoded_BSM, real_BS1).float()
+        error_B = (got_BD - want_BD).square().mean(1) / self.variance
+        loss, facts = error_B.mean(), {"mse": error_B.mean().item()}
+        if weight := self.settings.loss.contrast:
+            row_B = torch.from_numpy(self.row[batch.clips]).to(self.device)
+            told = contrast(got_BD - self.mean_D, want_BD - self.mean_D, row_B, row_B)
+            loss = loss + weight * told
+            facts["contrast"] = told.item()
+        if self.speller is not None:
+            spelt = self.speller(encoded_BSM, real_BS1, [self.train[i].text for i in batch.clips])
+            loss = loss + self.settings.loss.spell * spelt
+            facts["spell"] = spelt.item()
+        return batch.share * loss, facts | {"tokens": int(length_B.sum()), "sentences": len(steps)}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -206,11 +198,15 @@ class SpeechTask(Cost):
         return out
 
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
-        """The finished model folder, which names its space."""
+        """The finished model folder, which names its space; no speller is in it."""
+        with torch.device("meta"):
+            plain = SpeechEncoder(self.model.config)
+        state = model.state_dict()
+        plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
         tensors.save(
             folder,
             kind=self.settings.kind,
-            model=model,
+            model=plain,
             card=card(self.settings, self.settings.kind, facts, unit=self.unit),
             licence=self.settings.licence,
             weights=self.settings.run.weights,
