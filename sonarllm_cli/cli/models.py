@@ -11,6 +11,7 @@ import click
 from ..errors import printable
 from . import complete
 from .common import json_option, line
+from .export import export
 
 name_argument = click.argument("name", shell_complete=complete.models)
 dtype_option = click.option(
@@ -22,7 +23,7 @@ debug_option = click.option("--debug", is_flag=True, expose_value=False, help="S
 
 @click.group()
 def models() -> None:
-    """List, import, fetch, publish and remove models.
+    """List, import, fetch, export, publish and remove models.
 
     \b
     Example:
@@ -175,6 +176,8 @@ def push(model: str, repo: str, private: bool) -> None:
 
     print(push(model, repo, private=private, say=lambda text: click.echo(text, err=True)))
 
+
+models.add_command(export)
 
 # ---------------------------------------------------------------------------------------------- import
 
