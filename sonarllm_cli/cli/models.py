@@ -323,7 +323,7 @@ def import_mutox(name: str, **options: Any) -> None:
     type=click.Choice(["laser", "sonar-space"]),
     default="laser",
     show_default=True,
-    help="Lower-case texts, as LASER does, or not.",
+    help="Normalise punctuation and lower-case texts, as LASER does, or not.",
 )
 @dtype_option
 @licence_option

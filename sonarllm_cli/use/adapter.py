@@ -68,7 +68,10 @@ class SentenceEncoder:
         """What MTEB notes of the model beside its scores: name, revision, width."""
         from mteb.models.model_meta import ModelMeta
 
-        facts = {"name": f"sonarllm/{Path(self.name).name}", "revision": self.encoder.fingerprint or "none"}
+        facts: dict[str, Any] = {
+            "name": f"sonarllm/{Path(self.name).name}",
+            "revision": self.encoder.fingerprint or "none",
+        }
         facts |= {"embed_dim": self.encoder.dim, "similarity_fn_name": self.similarity_fn_name}
         return ModelMeta.create_empty(overwrites=facts)
 
@@ -100,9 +103,10 @@ class SentenceEncoder:
         MTEB gives batches, each with its "text", and with `task_metadata` and `hf_subset` says their language. A subset
         of two languages does not say which of them the texts are in: the likelier one.
         """
+        given: list[Any] = [sentences] if isinstance(sentences, str) else list(sentences)
         if task_metadata is not None:
-            sentences = [text for batch in sentences for text in batch["text"]]  # type: ignore[index]
-            lang = lang or self._task_lang(sentences, task_metadata, hf_subset)
+            given = [text for batch in given for text in batch["text"]]
+            lang = lang or self._task_lang(given, task_metadata, hf_subset)
         for name, value, usual in (
             ("prompt_name", prompt_name, None),
             ("prompt", prompt, None),
@@ -111,8 +115,7 @@ class SentenceEncoder:
         ):
             if value != usual:
                 raise UserError(f"{name} {value!r} means nothing to this encoder", "leave it out")
-        texts = [sentences] if isinstance(sentences, str) else list(sentences)
-        lines = [Line(text, self._lang(text, lang or self.lang), f"text {i + 1}") for i, text in enumerate(texts)]
+        lines = [Line(text, self._lang(text, lang or self.lang), f"text {i + 1}") for i, text in enumerate(given)]
         blocks = self.encoder.stream(lines, batch_size=batch_size, on_long="truncate")
         parts = [np.zeros((0, self.encoder.dim), np.float32), *(block.embeddings_ND for block in blocks)]
         vectors_ND = torch.from_numpy(np.concatenate(parts))[:, :truncate_dim]

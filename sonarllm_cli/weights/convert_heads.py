@@ -21,7 +21,7 @@ from .convert import Found, _card, _claiming, _weights, fill, match
 from .layouts import BLASERS, LASER2S, MUTOXES
 from .sources import PathName, read_source
 
-READERS = ("laser", "sonar-space")  # whose way of reading a text LASER2 has: lower-cased or not, unknown pieces
+READERS = ("laser", "sonar-space")  # whose way of reading a text LASER2 has: punctuation, case, unknown pieces
 
 
 @_claiming

@@ -244,8 +244,8 @@ def _write_sentence_transformers(stored: Stored, folder: Path, weights: str, lan
             _weights(folder / path, weights, parts)
 
     def dense(name: str, activation: str, place: str) -> None:
-        layer = net.encoder.get_submodule(name)
-        config = {"in_features": layer.in_features, "out_features": layer.out_features, "bias": True}
+        layer: Any = net.encoder.get_submodule(name)
+        config: dict[str, Any] = {"in_features": layer.in_features, "out_features": layer.out_features, "bias": True}
         config |= {"activation_function": f"torch.nn.modules.{activation}", "module_input_name": place}
         own = {part: tuple(getattr(layer, part).shape) for part in ("weight", "bias")}
         parts = {

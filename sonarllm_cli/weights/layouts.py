@@ -149,8 +149,8 @@ SONAR_DECODERS = (
         "fairseq text decoder", _rules("", _FAIRSEQ1, _FAIRSEQ1_CROSS), re.compile(r"layers\..*encoder_attn.*"), True
     ),
 )
-# What an encoder becomes where there is no M2M100 encoder by itself: MegatronBERT is pre-norm, has a norm after its last
-# layer and none after its tables (of words, here scaled, and of positions). For exports alone.
+# What an encoder becomes where there is no M2M100 encoder by itself: MegatronBERT is pre-norm, has a norm after its
+# last layer and none after its tables (of words, here scaled, and of positions). For exports alone.
 MEGATRON_BERT = Layout(
     "MegatronBERT of transformers",
     _rules(
