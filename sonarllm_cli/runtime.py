@@ -30,6 +30,14 @@ class Runtime:
     dtype: torch.dtype
     seed: int | None = None
     int8: bool = False  # a space's products are of int8; activations between them have `dtype`
+    tf32: bool = False  # float32 products on a GPU read 10 bits of a fraction, not 23; sums keep all
+
+    def use(self) -> Runtime:
+        """Make float32 products on a GPU those of this runtime. PyTorch has one switch for the whole process: `choose`
+        sets it, and who runs several runtimes in turns sets it again before each."""
+        torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = self.tf32  # convolutions, which have it on by default
+        return self
 
     def generator(self) -> torch.Generator:
         """A fresh random generator on the device: seeded when a seed was given, else by the system."""
@@ -50,8 +58,14 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return True
 
 
+def name_of(device: torch.device) -> str:
+    """What the device is called: a graphics card's name, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def choose(device: str = "auto", dtype: str = "auto", threads: int | None = None, seed: int | None = None) -> Runtime:
-    """`auto` is the first GPU, else the CPU; float32 on a CPU, bfloat16 on a GPU that has it, else float16.
+    """`auto` is the first GPU, else the CPU; float32 on a CPU, bfloat16 on a GPU that has it, else float16. `tf32` is
+    float32 with faster, coarser products on a GPU.
 
     Raises UserError for a device or dtype that this machine has not.
     """
@@ -72,14 +86,18 @@ def choose(device: str = "auto", dtype: str = "auto", threads: int | None = None
     if dtype == "int8":
         if place.type != "cpu":
             raise UserError(f"int8 runs on a CPU, not on {device}", "use --dtype bfloat16, or --device cpu")
-        return Runtime(device=place, dtype=torch.float32, seed=seed, int8=True)
+        return Runtime(device=place, dtype=torch.float32, seed=seed, int8=True).use()
+    if dtype == "tf32":
+        if place.type != "cuda":
+            raise UserError(f"tf32 runs on a GPU, not on {device}", "use --dtype float32 or bfloat16")
+        return Runtime(device=place, dtype=torch.float32, seed=seed, tf32=True).use()
     if dtype not in DTYPES:
-        guess = nearest(dtype, [*DTYPES, *ALIASES, "int8"])
+        guess = nearest(dtype, [*DTYPES, *ALIASES, "tf32", "int8"])
         hint = f"did you mean {guess}? " if guess else ""
-        raise UserError(f"unknown dtype {dtype!r}", f"{hint}use one of {', '.join(DTYPES)}, int8")
+        raise UserError(f"unknown dtype {dtype!r}", f"{hint}use one of {', '.join(DTYPES)}, tf32, int8")
     if dtype == "bfloat16" and not multiplies_bfloat16(place):
         log.warning("no bfloat16 products here: they are far slower than those of float32 or int8")
-    return Runtime(device=place, dtype=DTYPES[dtype], seed=seed)
+    return Runtime(device=place, dtype=DTYPES[dtype], seed=seed).use()
 
 
 def by_length(lengths: Sequence[int], size: int, cost: int | None = None) -> list[list[int]]:

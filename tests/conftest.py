@@ -36,6 +36,16 @@ def on_ranks(count, work):
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
 
 
+@pytest.fixture(scope="session")
+def device() -> str:
+    """The GPU that tests/gpu are for: without one they are skipped. `SONARLLM_TEST_DEVICE=cpu` tries every line of them
+    on a processor."""
+    name = os.environ.get("SONARLLM_TEST_DEVICE", "cuda")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return name
+
+
 @pytest.fixture
 def sonarllm(capsys):
     """The command line within this process: arguments → what it printed and its exit code, as of a subprocess."""

@@ -8,7 +8,8 @@ import pytest
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.score import tasks
 from sonarllm_cli.score.alignment import noisy
-from sonarllm_cli.score.tasks import aligned, evaluate, mined
+from sonarllm_cli.score.spaces import aligned, mined
+from sonarllm_cli.score.tasks import evaluate
 
 PAIRS = [(f"a{i} a a a", f"b{i} b b b") for i in range(200)]
 

@@ -13,7 +13,7 @@ from sonarllm_cli.bench import flops
 from sonarllm_cli.bench.chain import published_loop
 from sonarllm_cli.bench.context import PUBLISHED, bench_context, read_tokens
 from sonarllm_cli.bench.peers import Peer, Weights
-from sonarllm_cli.bench.timing import side_by_side
+from sonarllm_cli.bench.timing import clock, side_by_side
 from sonarllm_cli.cli import main
 from sonarllm_cli.cli.bench import tokens
 from sonarllm_cli.errors import UserError
@@ -23,6 +23,7 @@ from sonarllm_cli.nets import layers, llama
 from sonarllm_cli.nets.layers import KVCache, plain_attend
 from sonarllm_cli.nets.llama import Llama, LlamaConfig
 from sonarllm_cli.nets.token_lm import TokenLM, TokenLMConfig
+from sonarllm_cli.runtime import Runtime, choose
 
 BODY = LlamaConfig(width=16, ffn=24, layers=2, heads=4, head_size=8, kv_heads=2)
 
@@ -109,6 +110,22 @@ def test_the_command_prints_a_record(home, capsys):
     with pytest.raises(SystemExit):
         main(["bench", "--context", "1K", "-m", "tiny-llm", "--tokens-per-sentence", "20", "--json"])
     assert json.loads(capsys.readouterr().out)["points"][0]["tokens"] == 1024
+
+
+def test_tf32_is_a_gpus_and_float32_is_exact_again_after_it():
+    with pytest.raises(UserError, match="tf32 runs on a GPU"):
+        choose("cpu", "tf32")
+    Runtime(device=torch.device("cuda"), dtype=torch.float32, tf32=True).use()
+    assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
+    choose("cpu", "float32")
+    assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
+
+
+def test_a_clock_waits_for_the_gpu(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    card = torch.device("cuda")
+    assert clock(lambda: waited.append("work"), card) >= 0 and waited == [card, "work", card]
 
 
 def test_a_context_is_a_number_of_tokens():

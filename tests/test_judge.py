@@ -9,7 +9,8 @@ import pytest
 from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.score.judge import Judge, grades
-from sonarllm_cli.score.tasks import evaluate, judged
+from sonarllm_cli.score.tasks import evaluate
+from sonarllm_cli.score.writers import judged
 
 GOOD = '{"grammar": 8, "creativity": 6, "consistency": 7.5, "plot": 5}'
 WANT = {"grammar": 8.0, "creativity": 6.0, "consistency": 7.5, "plot": 5.0}

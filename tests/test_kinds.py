@@ -18,10 +18,10 @@ from sonarllm_cli.learn.build import trainable_parameters
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, load
 from sonarllm_cli.nets.diffusion_lcm import alpha_bar
+from sonarllm_cli.nets.kinds import WRITERS
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.score.tasks import TASKS, evaluate
 from sonarllm_cli.weights.loaded import load_writer
-from sonarllm_cli.weights.model_dir import WRITERS
 
 SHORT = Search(beam=2, max_tokens=8)
 VECTORS = ("mse-lcm", "diffusion-lcm")

@@ -28,6 +28,11 @@ def weights(run, name="model"):
     return load_file(run / name / "model.safetensors")
 
 
+def curve(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["nll"] for line in lines if "nll" in line]
+
+
 def newest(run):
     """The step of the last checkpoint."""
     path = Checkpoints(run, keep=1).newest()
@@ -201,10 +206,15 @@ def test_two_ranks_learn_what_one_does(corpus, trained, tmp_path, kind, optimize
     torch.testing.assert_close(weights(tmp_path / "1"), weights(tmp_path / "2"), atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "apart"), [("adamw", 1e-5), ("muon", 1e-3)])
+@pytest.mark.parametrize(("name", "apart"), [("adamw", 1e-5), ("muon", 5e-3)])
 def test_processes_that_take_turns_end_near_one(corpus, tmp_path, name, apart):  # noqa: F811
-    """Apart by what the order of a sum rounds. Muon makes more of it: see learn/muon.py."""
-    settings = changed(sonar(corpus, steps=12, accumulate=3, batch_tokens=128, name=name), run={"weights": "float32"})
+    """Apart by what the order of a sum rounds. Muon makes more of it: see learn/muon.py. The tolerances hold for
+    SONARLLM_TEST_STEPS=200 too, which takes minutes."""
+    steps = int(os.environ.get("SONARLLM_TEST_STEPS", "12"))
+    settings = changed(
+        sonar(corpus, steps=steps, accumulate=3, batch_tokens=128, name=name),
+        run={"weights": "float32", "log_every": 1},
+    )
     Trainer(settings, tmp_path / "1").run()
 
     def to(end):
@@ -216,12 +226,53 @@ def test_processes_that_take_turns_end_near_one(corpus, tmp_path, name, apart): 
             return step(batches, total)
 
         trainer.train_step = step_and_ask_to_stop
-        with contextlib.nullcontext() if end == 12 else pytest.raises(RunError, match=f"stopped at step {end}"):
+        with contextlib.nullcontext() if end == steps else pytest.raises(RunError, match=f"stopped at step {end}"):
             trainer.run()
 
-    for count, end in ((2, 4), (1, 8), (2, 12)):
+    for count, end in ((2, steps // 3), (1, 2 * steps // 3), (2, steps)):
         on_ranks(count, lambda end=end: to(end))
     torch.testing.assert_close(weights(tmp_path / "1"), weights(tmp_path / "r"), atol=apart, rtol=0)
+    for one, turns in zip(curve(tmp_path / "1"), curve(tmp_path / "r"), strict=True):
+        assert turns == pytest.approx(one, rel=1e-4)
+
+
+def test_gradients_are_summed_over_processes_also_where_some_have_none():
+    """Over two micro-batches, of which the last alone tells the others."""
+
+    def work():
+        own = ranks.Ranks("cpu")
+        model = torch.nn.ModuleDict({name: torch.nn.Linear(1, 1, bias=False) for name in "abc"})
+        replica = own.replicated(Sum(model))
+        for i in range(2):
+            with ranks.last_of_step(replica, model, i == 1):
+                replica("a" if own.first else "b").backward()
+        assert [p.grad if p.grad is None else p.grad.item() for p in model.parameters()] == [1, 1, None]  # a mean
+
+    on_ranks(2, work)
+
+
+class Sum(torch.nn.Module):
+    """Of the chosen weight."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, name):
+        return self.model[name].weight.sum()
+
+
+def test_a_process_that_ends_ends_the_others_with_a_line(corpus, tmp_path):  # noqa: F811
+    settings = sonar(corpus, steps=3, accumulate=2)
+
+    def work():
+        trainer = Trainer(settings, tmp_path / "r")
+        if not trainer.ranks.first:
+            os._exit(0)
+        with pytest.raises(RunError, match="another process of this run ended"):
+            trainer.run()
+
+    on_ranks(2, work)
 
 
 def test_sharded_ranks_go_on_with_a_run_of_one(corpus, trained, tmp_path):  # noqa: F811

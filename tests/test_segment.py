@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow import segment as module
+from sonarllm_cli.flow import boundaries, cut
 from sonarllm_cli.flow.segment import Sentence, segment, segment_stream
 from sonarllm_cli.languages import FLORES, NAMES
 
@@ -80,7 +80,7 @@ def test_every_piece_fits_or_is_a_single_grapheme(text, lang, max_chars, max_byt
     for limits in ({"max_chars": max_chars}, {"fits": fits}, {"max_chars": max_chars, "fits": fits}):
         for s in segment(text, lang=lang, **limits):
             small = len(s.flat) <= limits.get("max_chars", 99) and limits.get("fits", str)(s.flat)
-            assert small or all(module._inside_grapheme(s.text, 0, at) for at in range(1, len(s.text)))
+            assert small or all(cut._inside_grapheme(s.text, 0, at) for at in range(1, len(s.text)))
             begins = unicodedata.category(s.text[0])[0] == "M"
             assert not begins or s.start == 0 or text[s.start - 1].isspace()
 
@@ -284,7 +284,7 @@ def test_a_lines_end_is_always_or_never_an_end_if_one_says_so():
 
 
 def test_every_trained_model_is_reached():
-    names = {module._PUNKT.get(code, NAMES[code].casefold()) for code in FLORES}
+    names = {boundaries._PUNKT.get(code, NAMES[code].casefold()) for code in FLORES}
     assert set(punkt.available_languages()) - names == {"english_web"} and len(punkt.available_languages()) == 20
 
 
@@ -428,7 +428,7 @@ def test_models_are_loaded_when_needed_and_once(monkeypatch):
     subprocess.run([sys.executable, "-c", "\n".join(line.strip() for line in code.splitlines())], check=True)
     loads = []
     monkeypatch.setattr(punkt, "load_model", lambda name, load=punkt.load_model: loads.append(name) or load(name))
-    module._boundaries.cache_clear()
+    boundaries.boundaries.cache_clear()
     for lang in ("et", "Estonian", "est_Latn", "et_EE"):
         segment("Üks. Kaks.", lang=lang)
     assert loads == ["estonian"]

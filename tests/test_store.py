@@ -18,6 +18,7 @@ from sonarllm_cli.data import records, store
 from sonarllm_cli.data.store import Stored, embed_documents, read_manifest
 from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.learn.loop import Trainer
+from sonarllm_cli.learn.ranks import Ranks
 from sonarllm_cli.weights.loaded import load_space
 
 ROWS = [
@@ -113,7 +114,7 @@ def test_two_ranks_make_the_same_store(documents, tiny, tmp_path):
     embed_documents([documents], tmp_path / "1", tiny, shard_documents=2)
 
     def work():
-        ranks, shown = store.Ranks("cpu"), []
+        ranks, shown = Ranks("cpu"), []
         embed_documents([documents], tmp_path / "2", tiny, shard_documents=2, ranks=ranks, shown=shown.append)
         assert len(shown) == 2 - ranks.rank  # of three shards
 

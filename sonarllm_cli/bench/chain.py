@@ -23,18 +23,19 @@ from ..flow.compose import Writing, generate_stream
 from ..flow.decode import Search, beam_search
 from ..flow.embed import embed_sentences, encode
 from ..flow.predict import Reader, predict
+from ..nets.layers import onednn_serves
 from ..nets.llama import LlamaConfig
 from ..nets.sonar import Sonar
 from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
-from ..runtime import Runtime, choose
+from ..runtime import Runtime, choose, multiplies_bfloat16, name_of
 from ..tokens import EOS
 from ..weights.loaded import Space, Writer, load_space, load_writer, pack
 from ..weights.shortlist import of_ids
 from . import flops
-from .peers import Peer, Weights, published, random_sonar
+from .peers import DTYPES, Peer, Weights, published, random_sonar
 from .timing import Timing, bandwidth, matrix_rate, side_by_side
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +116,16 @@ def sentence_ids(space: Space, count: int, seed: int) -> list[list[int]]:
     return [[lang, *torch.randint(EOS + 1, top, (n,), generator=generator).tolist(), EOS] for n in lengths]
 
 
-def machine(device: torch.device) -> dict[str, float]:
-    """The limits that shares are of: operations and bytes a second."""
-    return {"float32 rate": matrix_rate(device), "bandwidth": bandwidth(device)}
+def rate(dtype: str, device: torch.device) -> float:
+    """Operations a second of PyTorch's own product in this dtype; 0 where it has none, or only a slow one."""
+    runtime = choose(str(device), dtype)
+    slow = runtime.dtype == torch.bfloat16 and not multiplies_bfloat16(device)
+    return 0.0 if runtime.int8 or slow else matrix_rate(device, runtime.dtype)
 
 
 def bench_embed(wish: Wish) -> dict[str, Any]:
     """`count` texts at once, in each dtype, and by the peer in batches of 5 (its own default) and of `count`."""
-    peer = _peer(wish, "encoder") if wish.peer else None
+    peers = _peers(wish, "encoder")
     spaces = {dtype: space_of(wish, "encoder", dtype) for dtype in wish.dtypes}
     _random.cache_clear()
     first = next(iter(spaces.values()))
@@ -133,13 +136,13 @@ def bench_embed(wish: Wish) -> dict[str, Any]:
 
     def ours(name: str, space: Space, size: int) -> Callable[[], None]:
         def run() -> None:
+            space.runtime.use()
             found[name] = encode(ids, space, size).float().cpu()
 
         return run
 
-    def theirs(name: str, size: int) -> Callable[[], float]:
+    def theirs(name: str, peer: Peer, size: int) -> Callable[[], float]:
         def run() -> float:
-            assert peer
             seconds, found[name] = peer.embed(ids, size)
             return seconds
 
@@ -148,17 +151,17 @@ def bench_embed(wish: Wish) -> dict[str, Any]:
     for dtype, space in spaces.items():
         for size in dict.fromkeys((min(8, wish.count), wish.count)):
             runs[f"{dtype}, {size} at once"] = ours(f"{dtype}, {size} at once", space, size)
-    if peer:
+    for own, peer in peers.items():
         for size in dict.fromkeys((min(5, wish.count), wish.count)):
-            runs[f"{wish.peer}, {size} at once"] = theirs(f"{wish.peer}, {size} at once", size)
+            runs[f"{own}, {size} at once"] = theirs(f"{own}, {size} at once", peer.wait(), size)
     timings = side_by_side(runs, wish.rounds, first.runtime.device)
     base_ND = found[next(iter(runs))]
     rows = []
     for name, timing in timings.items():
         cosine = torch.cosine_similarity(found[name], base_ND, dim=1).min().item()
-        size = flops.encoder_parameters(first.net.config) * BYTES.get(name.split(",")[0], 4)
+        size = flops.encoder_parameters(first.net.config) * BYTES.get(_dtype(name), 4)
         rows.append(Row(name, timing, cost, wish.count, {"cosine": cosine, "weights MB": size / 1e6}))
-    if peer:
+    for peer in peers.values():
         peer.close()
     return _result("embed", "texts", wish, first, rows, tokens=sum(map(len, ids)))
 
@@ -166,7 +169,7 @@ def bench_embed(wish: Wish) -> dict[str, Any]:
 def bench_decode(wish: Wish) -> dict[str, Any]:
     """Beam search of one sentence, then of `count`: steps of up to `max_tokens`, in each dtype, with its `shortlist` of
     words, and by the peer."""
-    peer = _peer(wish, "decoder") if wish.peer else None
+    peers = _peers(wish, "decoder")
     spaces = {dtype: space_of(wish, "decoder", dtype) for dtype in wish.dtypes}
     _random.cache_clear()
     first = next(iter(spaces.values()))
@@ -177,6 +180,8 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
     vectors_ND = torch.randn(wish.count, config.embedding, generator=torch.Generator().manual_seed(wish.seed))
     limit = min(wish.max_tokens, config.max_target_tokens)
     search = Search(beam=wish.beam, max_tokens=limit)
+    for peer in peers.values():
+        peer.decode(vectors_ND, prompt, 1, 4)  # what a library makes of these vectors is made before the clock runs
     rows = []
     for many in dict.fromkeys((1, wish.count)):
         found: dict[str, list[tuple[int, ...]]] = {}
@@ -186,14 +191,14 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
             part_SD = vectors_ND[:many].to(space.runtime.device, space.runtime.dtype)
 
             def run() -> None:
+                space.runtime.use()
                 with torch.inference_mode():
                     found[name] = [h[0][0] for h in beam_search(space, part_SD, prompt, search)]
 
             return run
 
-        def theirs(name: str, many: int = many, found: Any = found) -> Callable[[], float]:
+        def theirs(name: str, peer: Peer, many: int = many, found: Any = found) -> Callable[[], float]:
             def run() -> float:
-                assert peer
                 seconds, ids = peer.decode(vectors_ND[:many], prompt, wish.beam, limit)
                 found[name] = [tuple(i) for i in ids]
                 return seconds
@@ -201,8 +206,7 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
             return run
 
         runs: dict[str, Callable[[], float | None]] = {d: ours(d, space) for d, space in spaces.items()}
-        if peer:
-            runs[wish.peer] = theirs(wish.peer)
+        runs |= {own: theirs(own, peer) for own, peer in peers.items()}
         timings = side_by_side(runs, wish.rounds, first.runtime.device)
         base = found[next(iter(runs))]
         for name, timing in timings.items():
@@ -211,7 +215,7 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
             prompted, after = len(prompt) - flops.EDGE, steps[name] - 1 - flops.EDGE  # one beam reads the prompt
             shape = config if "words" not in name else replace(config, vocab_size=len(words))
             cost = flops.decoder_flops(shape, prompted) + flops.decoder_flops(shape, after, wish.beam)
-            size = flops.decoder_parameters(shape) * BYTES.get(name.split(",")[0], 4)
+            size = flops.decoder_parameters(shape) * BYTES.get(_dtype(name), 4)
             extra = {
                 "same texts": same,
                 "ms a step": 1e3 * timing.median / steps[name],
@@ -219,7 +223,7 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
                 "bytes read": steps[name] * size,
             }
             rows.append(Row(f"{name}, {many} at once", timing, many * cost, many, extra))
-    if peer:
+    for peer in peers.values():
         peer.close()
     return _result("decode", "texts", wish, first, rows, steps=limit - len(prompt))
 
@@ -292,13 +296,15 @@ def published_loop(
         if peers:
             again_1D = peers[0].embed([words], 1)[1].to(context_SD)
         else:
-            again_1D = space.net.encoder(torch.tensor([words]), torch.tensor([len(words)]))
+            ids_1T, length_1 = torch.tensor([words]), torch.tensor([len(words)])
+            again_1D = space.net.encoder(ids_1T.to(context_SD.device), length_1.to(context_SD.device))
         context_SD = torch.cat([context_SD, again_1D])
     return texts
 
 
 def _noise(count: int, space: Space) -> Tensor:
-    return torch.randn(count, space.dim, generator=torch.Generator().manual_seed(0)).to(space.runtime.dtype)
+    noise_SD = torch.randn(count, space.dim, generator=torch.Generator().manual_seed(0))
+    return noise_SD.to(space.runtime.device, space.runtime.dtype)
 
 
 def _writer(wish: Wish, dtype: str) -> Writer:
@@ -318,18 +324,31 @@ def _writer(wish: Wish, dtype: str) -> Writer:
 
 def _plain(wish: Wish, writer: Writer) -> Writer:
     """The same model in plain layers, for the published loop; at the published size the packed one stands in where a
-    peer does the decoding."""
+    peer does the decoding, and on a GPU nothing is packed."""
     if wish.published:
-        if not wish.peer:
+        if not wish.peer and onednn_serves(writer.space.runtime.device, writer.space.runtime.dtype):
             raise UserError("the published loop at the published size needs a library", "give --peer sonar-space")
         return writer
     runtime = choose(wish.device, wish.dtypes[0] if wish.dtypes[0] != "int8" else "float32", seed=wish.seed)
     return load_writer(wish.model, runtime, trainable=True)
 
 
-def _peer(wish: Wish, part: str) -> Peer:
-    weights = Weights(model="" if wish.published else wish.model, seed=wish.seed, layers=wish.layers)
+def _peer(wish: Wish, part: str, dtype: str = "float32") -> Peer:
+    weights = Weights(model="" if wish.published else wish.model, seed=wish.seed, layers=wish.layers, dtype=dtype)
     return Peer(wish.peer, part, weights, wish.peer_python, torch.get_num_threads())
+
+
+def _peers(wish: Wish, part: str) -> dict[str, Peer]:
+    """The library that is asked for, in each dtype that it is compared in, by name."""
+    if not wish.peer:
+        return {}
+    dtypes = DTYPES.get(wish.peer, ("float32",))
+    return {f"{wish.peer} {d}" if len(dtypes) > 1 else wish.peer: _peer(wish, part, d) for d in dtypes}
+
+
+def _dtype(name: str) -> str:
+    """A row's dtype, from its name: "int8, 8 at once", "ctranslate2 int8, 1 at once"."""
+    return name.split(",")[0].split()[-1]
 
 
 def _nothing(_: Any) -> None:
@@ -361,16 +380,20 @@ def quality(wish: Wish, texts: Sequence[str], lang: str) -> dict[str, Any]:
 
 
 def _result(work: str, unit: str, wish: Wish, space: Space, rows: list[Row], **facts: Any) -> dict[str, Any]:
-    limits, config = machine(space.runtime.device), space.net.config
+    config, device = space.net.config, space.runtime.device
+    rates = {dtype: rate(dtype, device) for dtype in dict.fromkeys(("float32", *wish.dtypes))}
+    most = bandwidth(device)
     out = []
     for row in rows:
-        t = row.timing
+        t, own = row.timing, rates.get(_dtype(row.name))
         found = {"name": row.name, "seconds": t.median, "spread": t.spread, f"{unit}/s": row.units / t.median}
         if row.operations:
             found["GFLOP/s"] = row.operations / t.median / 1e9
-            found["of float32 rate"] = row.operations / t.median / limits["float32 rate"]
+            found["of float32 rate"] = row.operations / t.median / rates["float32"]
+            if own:
+                found["of own rate"] = row.operations / t.median / own
         if "bytes read" in row.extra:
-            found["of bandwidth"] = row.extra.pop("bytes read") / t.median / limits["bandwidth"]
+            found["of bandwidth"] = row.extra.pop("bytes read") / t.median / most
         out.append({**found, **row.extra})
     return {
         "work": work,
@@ -379,8 +402,9 @@ def _result(work: str, unit: str, wish: Wish, space: Space, rows: list[Row], **f
         "texts": wish.count,
         **facts,
         "threads": torch.get_num_threads(),
-        "float32 GFLOP/s": limits["float32 rate"] / 1e9,
-        "bandwidth GB/s": limits["bandwidth"] / 1e9,
+        "device": name_of(device),
+        **{f"{dtype} GFLOP/s": found / 1e9 for dtype, found in rates.items() if found},
+        "bandwidth GB/s": most / 1e9,
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "rows": out,
     }

@@ -11,7 +11,6 @@ Legend: T tokens, S sentences, D embedding.
 from __future__ import annotations
 
 import gc
-import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,13 +21,14 @@ from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import encode
 from ..flow.predict import CHUNK, Reader, Report
+from ..nets.kinds import VECTORS
 from ..nets.llama import LlamaConfig
 from ..nets.sonar import SonarConfig
 from ..nets.token_lm import TokenLM, TokenLMConfig
 from ..tokens import EOS
 from ..weights.loaded import Writer, pack
 from . import flops
-from .timing import peak_memory
+from .timing import now, peak_memory
 
 PUBLISHED = flops.Shapes(SonarConfig(), LlamaConfig(), 128256)  # the 600M body and Llama 3's vocabulary
 BLOCK = 1024  # sentences embedded at once
@@ -64,7 +64,7 @@ def bench_context(
 
     `time_limit`: seconds that the token LLM may take; what would take longer is extrapolated.
     """
-    if writer.kind != "sonar-llm":
+    if writer.row.reads != VECTORS or writer.row.noise:
         raise UserError(f"{writer.name} is a {writer.kind} model", "name a sonar-llm model: sonarllm models list")
     most = writer.space.net.config.max_source_tokens - flops.EDGE
     if not 1 <= per_sentence <= most:
@@ -102,7 +102,7 @@ def _sonar_llm(writer: Writer, lengths: list[int], per_sentence: int, report: Re
     for count in counts:
         gc.collect()
         with peak_memory(space.runtime.device) as peak:
-            start = time.perf_counter()
+            start = now(space.runtime.device)
             while done < count:
                 many = min(BLOCK, count - done)
                 words = torch.randint(EOS + 1, last, (many, per_sentence), generator=generator).tolist()
@@ -111,11 +111,11 @@ def _sonar_llm(writer: Writer, lengths: list[int], per_sentence: int, report: Re
                 if report:
                     report("embedding", done, counts[-1])
             document_SD = torch.cat(blocks)
-            embedding += time.perf_counter() - start
-            start = time.perf_counter()
+            middle = now(space.runtime.device)
+            embedding += middle - start
             next_D = Reader(writer).read(document_SD, report if count == counts[-1] else None)
             decode_batch(next_D[None], writer.lang, space, Search(beam=1))
-            found.append((embedding + time.perf_counter() - start, document_SD.nbytes + peak()))
+            found.append((embedding + now(space.runtime.device) - middle, document_SD.nbytes + peak()))
         blocks = [document_SD]
     return found
 
@@ -150,9 +150,9 @@ def _token_llm(
                 continue
         gc.collect()
         with peak_memory(runtime.device) as peak:
-            start = time.perf_counter()
+            start = now(runtime.device)
             read_tokens(net, torch.randint(shapes.vocab_size, (n,), device=runtime.device))
-            seconds = time.perf_counter() - start
+            seconds = now(runtime.device) - start
             measured = seconds, peak(), n
         spent += seconds
         found.append((seconds, measured[1], False))

@@ -1,4 +1,5 @@
-"""Another library doing the same work on the same weights, in a process of its own: sonar-space or transformers.
+"""Another library doing the same work on the same weights, in a process of its own: sonar-space, transformers, or an
+engine for CPUs (engines.py).
 
 The parent (`Peer`) writes one JSON object a line to the worker's stdin and reads one from its stdout: first what to
 build, then pieces of work, each timed where it runs. The worker may run under another Python, where the library is.
@@ -25,18 +26,23 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..nets.sonar import Sonar, SonarConfig
 from ..weights.layouts import CONTROL_ROWS, SONAR_DECODERS, SONAR_ENCODERS, Layout
+from . import engines
 
-LIBRARIES = ("sonar-space", "transformers")
+# What a library is compared in, and on; "" is both.
+DTYPES = {"ctranslate2": engines.DTYPES, "onnxruntime": engines.DTYPES}
+PART = {"ctranslate2": "decoder", "onnxruntime": "encoder"}
+LIBRARIES = ("sonar-space", "transformers", *DTYPES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
     """Whose weights: a model by name or folder, or random ones of the published shape, the same for one `seed`, with
-    `layers` layers (0: all)."""
+    `layers` layers (0: all); in which dtype."""
 
     model: str = ""
     seed: int = 0
     layers: int = 0
+    dtype: str = "float32"
 
 
 def published(layers: int) -> SonarConfig:
@@ -159,7 +165,10 @@ def main() -> None:
 
 
 def _build(request: dict[str, Any]) -> tuple[Run, dict[str, str]]:
-    part = request["part"]
+    part, library = request["part"], request["library"]
+    if part != (only := PART.get(library, part)):
+        work = "embed" if only == "encoder" else "decode"
+        raise UserError(f"is compared on the {only} alone", f"use it with bench {work}")
     if request["model"]:
         from ..runtime import choose
         from ..weights.loaded import load_space
@@ -170,8 +179,12 @@ def _build(request: dict[str, Any]) -> tuple[Run, dict[str, str]]:
     config = net.config
     if config.pool_width or config.norm_embedding or config.embedding != config.width or config.pooling != "mean":
         raise UserError("has no place for this model's vectors", "compare on --size published, or an imported SONAR")
-    make = _sonar_space if request["library"] == "sonar-space" else _transformers
-    return make(net, part)
+    if library == "ctranslate2":
+        return engines.ctranslate2_decoder(net, request["dtype"])
+    if library == "onnxruntime":
+        embed, versions = engines.onnxruntime_encoder(net, request["dtype"])
+        return lambda request: _in_batches(request, embed), versions
+    return _sonar_space(net, part) if library == "sonar-space" else _transformers(net, part)
 
 
 def _fill(peer: nn.Module, own: nn.Module, layout: Layout) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,21 +30,24 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data import corpus
+from ..data.records import Data
 from ..errors import RunError, UserError
 from ..learn import optim
 from ..learn.losses import sentences_nll
-from ..learn.recipe import Data, Optim
+from ..learn.recipe import Optim
 from ..learn.watch import matrix_rate, peak_memory
 from ..nets.layers import sinusoid_TM
 from ..nets.sonar import DecoderLayer, SonarConfig, SonarDecoder
 from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
-from ..runtime import DTYPES, choose
+from ..runtime import choose, name_of
 from ..tokens import EOS, PAD
+from .timing import now
 
 LENGTHS = Path(__file__).parent.parent / "assets" / "lengths.json"
 ENDING_TOKENS = 4
 MOST_SENTENCES, MOST_TOKENS = 32, 256
 LANG = 256_047  # any id will do
+LOSSES_AGREE = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 2e-2}  # relative difference, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +110,13 @@ def micro_batches(setup: BenchTrain, vocab_size: int, dim: int) -> list[Micro]:
     return out
 
 
-def build(setup: BenchTrain) -> tuple[SonarLLM, SonarDecoder]:
+def build(setup: BenchTrain, device: torch.device) -> tuple[SonarLLM, SonarDecoder]:
     """A concept model of the size called 100M and a frozen decoder of the published width and vocabulary."""
     torch.manual_seed(setup.seed)
     space = SonarConfig(decoder_layers=setup.decoder_layers)
     shape = {"width": 512, "ffn": 2048, "layers": 8, "heads": 16, "head_size": 32}
     model = SonarLLM(SonarLLMConfig(**shape, embedding=space.embedding))
     model.body.init_()
-    device = choose(setup.device).device
     return model.to(device), SonarDecoder(space).requires_grad_(False).to(device)
 
 
@@ -209,15 +210,15 @@ class PublishedLayer(nn.Module):
 
 def measure(setup: BenchTrain, which: str) -> dict[str, Any]:
     """Steps of one of the two in this process: seconds of each, peak bytes, the loss with dropout off."""
-    torch.set_num_threads(setup.threads)
-    model, decoder = build(setup)
+    runtime = choose(setup.device, setup.dtype, setup.threads)
+    model, decoder = build(setup, runtime.device)
     device = decoder.embed.weight.device
     step = micro_batches(setup, decoder.config.vocab_size, decoder.config.embedding)
     published = PublishedDecoder(decoder).to(device)
     optimizers = optim.optimizers(model, Optim())
 
     def backward() -> float:
-        with torch.autocast(device.type, DTYPES[setup.dtype], enabled=setup.dtype != "float32"):
+        with torch.autocast(device.type, runtime.dtype, enabled=runtime.dtype != torch.float32):
             if which == "ours":
                 loss = our_loss(model, decoder, step)
                 loss.backward()
@@ -236,18 +237,17 @@ def measure(setup: BenchTrain, which: str) -> dict[str, Any]:
     seconds = []
     for _ in range(setup.steps):
         optimizers[0].zero_grad(set_to_none=True)
-        began = time.perf_counter()
+        began = now(device)
         backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizers[0].step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    facts = {"seconds": sorted(seconds)[len(seconds) // 2], "peak_bytes": peak_memory(device), "loss": loss}
+        seconds.append(now(device) - began)
+    facts: dict[str, Any] = {"seconds": sorted(seconds)[len(seconds) // 2], "loss": loss}
+    facts["device"], facts["peak_bytes"] = name_of(device), peak_memory(device)
     facts["sentences"] = sum(len(body) - 1 for micro in step for body in micro.ids)
     facts["sentences_s"] = facts["sentences"] / facts["seconds"]
     facts["flops"] = counter.get_total_flops()
-    facts["peak_share"] = facts["flops"] / facts["seconds"] / matrix_rate(device, DTYPES[setup.dtype])
+    facts["peak_share"] = facts["flops"] / facts["seconds"] / matrix_rate(device, runtime.dtype)
     return facts
 
 
@@ -266,7 +266,7 @@ def compare(setup: BenchTrain) -> dict[str, Any]:
     out["speed_up"] = ours["sentences_s"] / theirs["sentences_s"]
     out["memory_share"] = ours["peak_bytes"] / theirs["peak_bytes"]
     out["loss_difference"] = abs(ours["loss"] - theirs["loss"]) / theirs["loss"]
-    if out["loss_difference"] > (1e-4 if setup.dtype == "float32" else 2e-2):
+    if out["loss_difference"] > LOSSES_AGREE[setup.dtype]:
         raise RunError(f"the losses differ: {theirs['loss']:.6f} and {ours['loss']:.6f}", "report this")
     return out
 

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..learn import watch
+
 PRODUCT = (512, 1024, 8192)  # tokens × inputs × outputs: a feed-forward layer of the published SONAR
 
 
@@ -45,13 +47,20 @@ class Timing:
         return (self.high - self.low) / 2 / self.median
 
 
-def clock(run: Callable[[], Any], device: torch.device | None = None) -> float:
-    """Seconds of one call; a GPU's work is waited for."""
-    start = time.perf_counter()
-    run()
+def now(device: torch.device | None = None) -> float:
+    """Seconds of the clock, when the device has done all it was given."""
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    elif device is not None and device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def clock(run: Callable[[], Any], device: torch.device | None = None) -> float:
+    """Seconds of one call; a GPU's work is waited for."""
+    start = now(device)
+    run()
+    return now(device) - start
 
 
 def side_by_side(
@@ -75,7 +84,10 @@ def side_by_side(
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, rounds: int = 9) -> float:
-    """Operations a second of PyTorch's own product of `PRODUCT`'s shape: the median."""
+    """Operations a second of PyTorch's own product: of `PRODUCT`'s shape, the median; on a GPU, which that would not
+    fill, of a large square."""
+    if device.type == "cuda":
+        return watch.matrix_rate(device, dtype)
     N, I, O = PRODUCT
     x, weight = (torch.randn(n, I, device=device).to(dtype) for n in (N, O))
     with torch.inference_mode():
@@ -83,8 +95,9 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, rounds
     return 2 * N * I * O / timing.median
 
 
-def bandwidth(device: torch.device, megabytes: int = 512, rounds: int = 5) -> float:
+def bandwidth(device: torch.device, megabytes: int = 0, rounds: int = 5) -> float:
     """Bytes a second that a sum over a large table reads: the median."""
+    megabytes = megabytes or (4096 if device.type == "cuda" else 512)
     table = torch.ones(megabytes << 18, device=device)
     return (megabytes << 20) / side_by_side({"": lambda: _nothing(table.sum())}, rounds, device)[""].median
 

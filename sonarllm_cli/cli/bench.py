@@ -12,6 +12,7 @@ from .bench_train import train
 from .common import json_option, line, quiet_options, reporting
 
 model_option = click.option("-m", "--model", default="mini", help="A model's name or folder.", show_default=True)
+PEERS = ("sonar-space", "transformers", "ctranslate2", "onnxruntime")  # as bench.peers has them, which needs torch
 threads_option = click.option("--threads", type=int, help="Processor cores to use.")
 device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True)
 
@@ -30,7 +31,7 @@ def tokens(text: str) -> int:
 @click.option("--context", metavar="N", help="Tokens to go up to: 64K, 1M …")
 @click.option("--tokens-per-sentence", default=60, show_default=True, help="Of the document that is measured.")
 @click.option("--time-limit", default=45.0, show_default=True, help="Seconds for the token LLM; beyond, extrapolated.")
-@click.option("--dtype", default="auto", help="float32, bfloat16, float16, int8 (CPU) or auto.", show_default=True)
+@click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16, tf32 (GPU), int8 (CPU) or auto.")
 @click.option("--plot", metavar="FILE", help="Draw seconds over tokens (.png, .svg, .pdf).")
 @model_option
 @device_option
@@ -119,7 +120,7 @@ def _show_context(result: dict[str, Any]) -> None:
 
 
 work_options: tuple[Callable[[Any], Any], ...] = (
-    click.option("--peer", type=click.Choice(["sonar-space", "transformers"]), help="Compare with this library."),
+    click.option("--peer", type=click.Choice(PEERS), help="Compare with this library; engines in int8 too."),
     click.option("--peer-python", default="", metavar="PATH", help="The Python that has it, if not this one."),
     click.option("--size", type=click.Choice(["published"]), help="Random weights of the published shape; no model."),
     click.option("--layers", default=0, show_default=True, help="Layers of the published size; 0: all 24."),
@@ -127,7 +128,7 @@ work_options: tuple[Callable[[Any], Any], ...] = (
         "--dtypes",
         default="auto",
         show_default=True,
-        help="To compare, the first is 1: float32,bfloat16,int8. auto: those that the device has.",
+        help="To compare, the first is 1: float32,tf32,bfloat16,int8. auto: those that the device has.",
     ),
     click.option("--texts", default=32, show_default=True, help="Texts at once."),
     click.option("--rounds", default=3, show_default=True, help="In turns; the median is shown."),
@@ -155,7 +156,8 @@ def _wish(quiet: bool, threads: int | None, device: str, size: str | None, dtype
     set_up_logging(quiet)
     if dtypes == "auto":
         place = choose(device).device
-        has = {"float32": True, "bfloat16": multiplies_bfloat16(place), "int8": place.type == "cpu"}
+        gpu, cpu = place.type == "cuda", place.type == "cpu"
+        has = {"float32": True, "tf32": gpu, "bfloat16": multiplies_bfloat16(place), "int8": cpu}
         names = tuple(name for name, there in has.items() if there)
     else:
         names = tuple(dtypes.split(","))
@@ -239,6 +241,80 @@ def speech(quiet: bool, threads: int | None, device: str, dtypes: str, texts: in
 
     wish = _wish(quiet, threads, device, None, dtypes, max(texts, 1), rounds=max(own["rounds"], 1))
     _show(bench_speech(SpeechWish(dtypes=wish.dtypes, count=texts, device=wish.device, **own)), as_json)
+
+
+@bench.command()
+@click.option("--vectors", default="", metavar="FILE", help="A file of embeddings; else random numbers on disk.")
+@click.option("--count", type=click.IntRange(1), default=100_000, show_default=True, help="Random vectors, in float16.")
+@click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Of random vectors.")
+@click.option("--queries", type=click.IntRange(1), default=16, show_default=True, help="At once.")
+@click.option("-k", type=click.IntRange(1), default=5, show_default=True, help="Nearest to find.")
+@click.option("--index", default="", metavar="ivf,hnsw", help="Also faiss's approximate indexes.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="In turns; the median is shown.")
+@click.option("--seed", default=0, show_default=True, help="Of vectors and queries.")
+@threads_option
+@json_option
+@quiet_options
+def search(quiet: bool, threads: int | None, index: str, as_json: bool, **own: Any) -> None:
+    """Time exact search of vectors on disk beside numpy, and beside faiss where it is installed (its indexes are made
+    first and lie in memory): seconds, and the share of the nearest that each finds.
+
+    \b
+    Example:
+      sonarllm bench search --count 2000 --dim 64 --rounds 1
+    """
+    from ..bench.neighbours import SearchWish, bench_search
+    from ..runtime import choose, set_up_logging
+
+    set_up_logging(quiet)
+    choose("cpu", threads=threads)
+    _show(bench_search(SearchWish(index=tuple(filter(None, index.split(","))), **own)), as_json)
+
+
+@bench.command()
+@click.option("--count", type=click.IntRange(10), default=20_000, show_default=True, help="Random vectors a side.")
+@click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Their width.")
+@click.option("-k", type=click.IntRange(1), default=4, show_default=True, help="Neighbours that the margin is over.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="In turns; the median is shown.")
+@click.option("--seed", default=0, show_default=True, help="Of the vectors.")
+@threads_option
+@json_option
+@quiet_options
+def mine(quiet: bool, threads: int | None, as_json: bool, **own: Any) -> None:
+    """Time mining beside LASER's way, a flat index of faiss in each direction, where that is installed.
+
+    \b
+    Example:
+      sonarllm bench mine --count 500 --dim 64 --rounds 1
+    """
+    from ..bench.neighbours import MineWish, bench_mine
+    from ..runtime import choose, set_up_logging
+
+    set_up_logging(quiet)
+    choose("cpu", threads=threads)
+    _show(bench_mine(MineWish(**own)), as_json)
+
+
+@bench.command()
+@click.option("--count", type=click.IntRange(400), default=20_000, show_default=True, help="Sentences a side.")
+@click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Width of their random vectors.")
+@click.option("--seed", default=0, show_default=True, help="Of the vectors.")
+@threads_option
+@json_option
+@quiet_options
+def align(quiet: bool, threads: int | None, as_json: bool, **own: Any) -> None:
+    """Time aligning documents of a quarter, a half and all of so many sentences, from their vectors.
+
+    \b
+    Example:
+      sonarllm bench align --count 400 --dim 64
+    """
+    from ..bench.neighbours import bench_align
+    from ..runtime import choose, set_up_logging
+
+    set_up_logging(quiet)
+    choose("cpu", threads=threads)
+    _show(bench_align(**own), as_json)
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

@@ -14,7 +14,7 @@ from .common import json_option, line
 @click.option("--decoder-layers", type=click.IntRange(1), default=2, show_default=True, help="The published has 24.")
 @click.option("--steps", type=click.IntRange(1), default=3, show_default=True, help="Timed; the median is shown.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "tf32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="On a CPU.")
 @click.option("--seed", default=0, show_default=True, help="Of weights and of which documents.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")

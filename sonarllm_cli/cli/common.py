@@ -87,7 +87,7 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--dtype",
             default="auto",
-            help="float32, bfloat16, float16, int8 (CPU) or auto.",
+            help="float32, bfloat16, float16, tf32 (GPU), int8 (CPU) or auto.",
             show_default=True,
             shell_complete=complete.dtypes,
         ),

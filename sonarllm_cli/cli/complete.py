@@ -46,7 +46,7 @@ def dtypes(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found
     return [CompletionItem(name) for name in ("auto", *DTYPES) if name.startswith(incomplete)]
 
 
-DTYPES = ("float32", "bfloat16", "float16", "int8")  # as runtime.choose has them, which needs torch
+DTYPES = ("float32", "bfloat16", "float16", "tf32", "int8")  # as runtime.choose has them, which needs torch
 
 
 def recipes(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -33,6 +33,18 @@ from .launch import is_first, launch
 )
 @click.option("--shard-documents", type=click.IntRange(1), default=4096, show_default=True, help="Of a store's shard.")
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes that make a store's shards.")
+@click.option(
+    "--engine",
+    type=click.Choice(["processes", "ray"]),
+    default="processes",
+    show_default=True,
+    help="What makes a store: --nproc processes, or workers of Ray, here or on a cluster.",
+)
+@click.option(
+    "--ray-address", metavar="ADDRESS", help="Of a Ray that runs (auto, HOST:PORT); else one is started here."
+)
+@click.option("--workers", type=click.IntRange(1), help="Of Ray, at most.  [default: as many as there is room for]")
+@click.option("--cores", type=click.IntRange(1), default=1, show_default=True, help="Of a Ray worker without a GPU.")
 @compute_options
 @click.pass_obj
 def embed(
@@ -49,6 +61,10 @@ def embed(
     max_tokens: int,
     shard_documents: int,
     nproc: int,
+    engine: str,
+    ray_address: str | None,
+    workers: int | None,
+    cores: int,
     compute: Compute,
 ) -> None:
     """Turn texts, one a line, into embeddings, in order.
@@ -62,7 +78,8 @@ def embed(
 
     With --store, FILEs are documents: JSON Lines ({"text": …, "title"?, "id"?}; also .xz, .gz), Parquet, plain texts
     and folders of them, or hf:ORG/NAME[:SPLIT]. Parquet shards in DIR are what data.store of a recipe names. Run
-    again, it goes on where it was; --nproc and torchrun divide the shards.
+    again, it goes on where it was; --nproc and torchrun divide the shards. --engine ray gives them to workers of Ray,
+    one a GPU or one every so many cores, on all machines of a cluster that see DIR: docs/scale.md.
 
     \b
     Example:
@@ -81,19 +98,22 @@ def embed(
         return
     if output or not files or "-" in files:
         raise UserError("a store is made of files, in a folder", "sonarllm embed --store DIR FILE…, without -o")
-    if nproc > 1 and "RANK" not in os.environ:
+    options: dict[str, Any] = {
+        "lang": lang,
+        "text_field": text_field or "text",
+        "on_long": on_long or "split",
+        "max_tokens": max_tokens,
+    }
+    if engine == "ray":
+        if nproc > 1:
+            raise UserError("Ray has workers, not processes", "give --workers in place of --nproc")
+        _embed_on_ray(files, store, compute, shard_documents, ray_address, workers, cores, options)
+    elif ray_address or workers:
+        raise UserError("--ray-address and --workers are Ray's", "add --engine ray")
+    elif nproc > 1 and "RANK" not in os.environ:
         launch(nproc, words)  # the same command, which RANK then tells what to do
-        return
-    _embed_documents(
-        files,
-        store,
-        compute,
-        lang=lang,
-        text_field=text_field or "text",
-        on_long=on_long or "split",
-        max_tokens=max_tokens,
-        shard_documents=shard_documents,
-    )
+    else:
+        _embed_documents(files, store, compute, shard_documents=shard_documents, **options)
 
 
 def _embed_lines(
@@ -175,13 +195,65 @@ def _embed_recordings(
         raise UserError(f"{failed} could not be embedded", "they are named above; the others are done")
 
 
+def _embed_on_ray(
+    files: Sequence[str],
+    store: str,
+    compute: Compute,
+    shard_documents: int,
+    address: str | None,
+    workers: int | None,
+    cores: int,
+    options: dict[str, Any],
+) -> None:
+    from pathlib import Path
+
+    from ..data.embedder import DocumentEmbedder
+    from ..data.on_ray import embed_on_ray
+    from ..runtime import set_up_logging
+
+    set_up_logging(compute.quiet)
+    embedder = DocumentEmbedder(model=compute.model, device=compute.device, dtype=compute.dtype, **options)
+    made = embed_on_ray(
+        files,
+        Path(store),
+        embedder,
+        shard_documents=shard_documents,
+        address=address,
+        workers=workers,
+        cores=cores,
+        shown=_counted(""),
+    )
+    _told(made, store)
+
+
+def _counted(by: str) -> Callable[[int], None]:
+    """Says how many documents are done, together, whenever some are."""
+    from ..runtime import log
+
+    done = 0
+
+    def shown(documents: int) -> None:
+        nonlocal done
+        done += documents
+        log.info("%d documents%s", done, by)
+
+    return shown
+
+
+def _told(made: dict[str, Any], store: str) -> None:
+    from ..runtime import log
+
+    log.info("%d documents, %d sentences in %d shards", made["documents"], made["sentences"], len(made["shards"]))
+    click.echo(store)
+
+
 def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang: str, **options: Any) -> None:
     from pathlib import Path
 
     from ..data.store import embed_documents
     from ..languages import resolve
     from ..learn.ranks import Ranks
-    from ..runtime import choose, log, set_up_logging
+    from ..runtime import choose, set_up_logging
     from ..weights.loaded import load_space
 
     resolve(lang)
@@ -189,15 +261,8 @@ def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang
     ranks = Ranks(compute.device)
     space = load_space(compute.model, choose(str(ranks.device), compute.dtype))
     lang = resolve(lang, space.tokenizer.langs)
-    done = 0
-
-    def shown(documents: int) -> None:
-        nonlocal done
-        done += documents
-        log.info("%d documents%s", done, f" by each of {ranks.count} processes" if ranks.count > 1 else "")
-
-    made = embed_documents(files, Path(store), space, lang=lang, ranks=ranks, shown=shown, **options)
+    by = f" by each of {ranks.count} processes" if ranks.count > 1 else ""
+    made = embed_documents(files, Path(store), space, lang=lang, ranks=ranks, shown=_counted(by), **options)
     ranks.leave()
     if made:
-        log.info("%d documents, %d sentences in %d shards", made["documents"], made["sentences"], len(made["shards"]))
-        click.echo(store)
+        _told(made, store)

@@ -77,7 +77,7 @@ words_option: Option = click.option(
     "--words", type=Words(), default="1-30", show_default=True, help="Of the (English) sentences that are taken."
 )
 out_option: Option = click.option("--out-of-english", is_flag=True, help="Translate out of English, not into it.")
-# what `measure.tasks.evaluate` takes of them
+# what `score.tasks.evaluate` takes of them
 TAKEN = ("beam", "rules", "sampling", "tokenizer", "words", "out_of_english")
 CONTINUES: tuple[Option, ...] = (*WRITES, no_repeat_option)  # a summary never repeats a sentence
 
@@ -98,7 +98,7 @@ def task_options(
     own: tuple[Option, ...] = CONTINUES,
     show: Callable[[dict[str, Any], TextIO], None] = show_figures,
 ) -> Callable[..., Any]:
-    """What every task takes, and its own; the command gets it as one dict of what `measure.tasks.evaluate` takes, and
+    """What every task takes, and its own; the command gets it as one dict of what `score.tasks.evaluate` takes, and
     what it returns is printed, by `show` where it is not JSON."""
 
     @functools.wraps(command)
@@ -113,7 +113,7 @@ def task_options(
         **values: Any,
     ) -> None:
         from ..io.files import open_output
-        from ..score.tasks import seen_texts
+        from ..score.plan import seen_texts
 
         if not data:
             raise UserError("nothing to score on", "name a file: --data valid.jsonl")
@@ -162,7 +162,7 @@ def task_options(
 
 
 def _task(name: str, short: str, help: str, example: str, own: tuple[Option, ...] = CONTINUES) -> None:
-    """A task of `measure.tasks.TASKS` as a command of the group."""
+    """A task of `score.tasks.TASKS` as a command of the group."""
 
     def run(options: dict[str, Any]) -> dict[str, Any]:
         from ..score.tasks import evaluate as score
@@ -205,10 +205,10 @@ def xsim(options: dict[str, Any], plus: str | None) -> dict[str, Any]:
       sonarllm evaluate xsim --data examples/pairs.jsonl
     """
     from ..io.files import read_lines
-    from ..score import tasks
+    from ..score import spaces, tasks
 
     candidates = [row.text for row in read_lines(plus)] if plus else []
-    result = tasks.evaluate("xsim", run=functools.partial(tasks.xsim, plus=candidates), **options)
+    result = tasks.evaluate("xsim", run=functools.partial(spaces.xsim_errors, plus=candidates), **options)
     result["settings"] |= {"plus": plus} if plus else {}
     return result
 
@@ -303,7 +303,7 @@ def align(options: dict[str, Any], noise: float) -> dict[str, Any]:
     Example:
       sonarllm evaluate align --data examples/pairs.jsonl
     """
-    from ..score.tasks import aligned
+    from ..score.spaces import aligned
     from ..score.tasks import evaluate as score
 
     result = score("align", run=aligned(noise), **options)
@@ -323,8 +323,8 @@ def bitext(options: dict[str, Any], strangers: int, threshold: float | None) -> 
     Example:
       sonarllm evaluate bitext --data examples/pairs.jsonl --strangers 2
     """
+    from ..score.spaces import mined
     from ..score.tasks import evaluate as score
-    from ..score.tasks import mined
 
     result = score("bitext", run=mined(strangers, threshold), **options)
     result["settings"]["strangers"] = strangers
@@ -350,7 +350,7 @@ def judge(
     """
     from ..score.judge import Judge
     from ..score.tasks import evaluate as score
-    from ..score.tasks import judged
+    from ..score.writers import judged
 
     if not endpoint:
         raise UserError("no judge to ask", "name its API: --endpoint https://api.openai.com/v1 --judge-model gpt-4o")

@@ -18,11 +18,10 @@ import torch
 from ..errors import UserError
 from ..flow.segment import segment
 from ..languages import resolve
-from ..learn.recipe import Data
 from ..runtime import log
 from ..tokens import EOS, TAGS, Tokenizer
 from .prepared import Prepared
-from .records import records
+from .records import Data, records
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Documents for every kind that reads sentence embeddings: a table of sentences, and documents as rows of it.
 
-    data = DocumentData(settings, folder, space)
+    data = DocumentData(config, folder, space, seed=42)
     for step in data.steps(data.epoch(0)):      # a step is a list of micro-batches
         for batch in step:
             context_BSD, at_B, at_S, row_N = data.context(batch.documents)
@@ -29,12 +29,12 @@ from torch import Tensor
 from ..errors import RunError, UserError
 from ..flow.embed import encode
 from ..io.files import atomic_file
-from ..learn.recipe import Settings
 from ..nets.sonar_llm import ENDING, MARKER
 from ..runtime import log
 from ..tokens import EOS, Tokenizer
 from ..weights.loaded import Space
 from . import corpus, prepared
+from .records import Data
 from .store import Stored
 
 SAMPLED = 16384  # sentences that a mean is taken of
@@ -255,11 +255,21 @@ class Documents:
 
 
 class DocumentData:
-    """The documents of a recipe, for training and validation, in the space `space`."""
+    """The documents that `data` names, for training and validation, in the space `space`; in steps of `documents` of
+    them, and micro-batches of about `batch_tokens` labels."""
 
-    def __init__(self, settings: Settings, folder: Path, space: Space, *, embed: bool = True) -> None:
-        self.settings = settings
-        data = settings.data
+    def __init__(
+        self,
+        data: Data,
+        folder: Path,
+        space: Space,
+        *,
+        seed: int = 0,
+        documents: int = 512,
+        batch_tokens: int = 4096,
+        embed: bool = True,
+    ) -> None:
+        self.config, self.seed, self.step_documents, self.batch_tokens = data, seed, documents, batch_tokens
         if not (data.documents or data.store or data.prepared):
             raise UserError("the recipe names no documents", "add --set data.documents=FOLDER, or JSON Lines")
         train = corpus.documents(data, data.documents)
@@ -297,7 +307,7 @@ class DocumentData:
     def _documents(self, documents: list[tuple[str, list[str]]], table: Sentences) -> Documents:
         """A document ends before a sentence that is too long; one that is then too short is left out, and one in which
         nothing follows its first sentence, neither a title nor the ending."""
-        data, row = self.settings.data, table.row
+        data, row = self.config, table.row
         out: list[tuple[int, list[int]]] = []
         cut = short = 0
         for title, body in documents:
@@ -314,7 +324,7 @@ class DocumentData:
 
     def _stored(self, store: Stored, first: int, room: int) -> Documents:
         """The documents of a store whose rows begin at `first` in the table, by the rules of `_documents`."""
-        data = self.settings.data
+        data = self.config
         title, start, count = store.documents()
         fits = (store.labels > 1) & (store.labels <= room + 1)
         long = np.append(np.flatnonzero(~fits), len(store))
@@ -336,8 +346,8 @@ class DocumentData:
 
     def epoch(self, number: int) -> Lazy[Document]:
         """Every document once, in random order, as a text or as a summarisation."""
-        rng = np.random.default_rng([self.settings.run.seed, number])
-        as_summary = rng.random(len(self.train)) < self.settings.data.summaries
+        rng = np.random.default_rng([self.seed, number])
+        as_summary = rng.random(len(self.train)) < self.config.summaries
         order = rng.permutation(len(self.train))
         return Lazy(len(order), lambda i: self.document(self.train, int(order[i]), bool(as_summary[order[i]])))
 
@@ -353,8 +363,8 @@ class DocumentData:
         return Document(np.array([*body, 1, title, 0], np.int32), len(body) + 1, i)
 
     def steps(self, epoch: Sequence[Document]) -> Lazy[list[Batch]]:
-        """Optimisation steps of `optim.documents` documents, in micro-batches of about `optim.batch_tokens` labels."""
-        size = self.settings.optim.documents
+        """Optimisation steps, each a list of micro-batches."""
+        size = self.step_documents
         return Lazy(-(-len(epoch) // size), lambda i: self._step(epoch[i * size : (i + 1) * size]))
 
     def _step(self, step: Sequence[Document]) -> list[Batch]:
@@ -362,7 +372,7 @@ class DocumentData:
         groups: list[list[Document]] = [[]]
         held = 0
         for document, count in zip(step, labels):
-            if groups[-1] and held + count > self.settings.optim.batch_tokens:
+            if groups[-1] and held + count > self.batch_tokens:
                 groups.append([])
                 held = 0
             groups[-1].append(document)

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from ..bounds import Count, Share, Whole, Within
 from ..errors import RunError, UserError
 from ..io.files import numbered_lines, open_bytes, parse_json, read_errors, read_text, text_ending
 
@@ -21,6 +23,29 @@ Record = dict[str, Any]
 PLAIN = (".txt", ".md")
 LONGEST = 10_000_000  # characters of a line
 _HUB = re.compile(r"hf:(?P<name>[\w./-]+?)(?::(?P<split>[\w\[\]%:+-]+))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a run reads. Paths are relative to `root`, which is relative to the current folder."""
+
+    root: str = "."
+    documents: list[str] = field(default_factory=list)  # JSON Lines, {"paragraphs": [[block, …], …], "title"?}; of
+    # sonar-speech: clips, {"audio": …, "text": …, "lang"?}, also TSV and Parquet with bytes
+    pairs: list[str] = field(default_factory=list)  # JSON Lines, {"lang": "it", "en": …, "it": …}
+    valid_documents: list[str] = field(default_factory=list)
+    valid_pairs: list[str] = field(default_factory=list)
+    valid_share: Annotated[float, Within(low=0, below=1)] = 0.0  # of documents held out, where no valid_documents are
+    prepared: str = ""  # one file with tokenizer, items, documents and a teacher's vectors (recipes/mini/prepare.py)
+    store: str = ""  # a folder that `sonarllm embed --store` made: documents, embedded once
+    valid_store: str = ""
+    lang: str = "eng_Latn"  # of documents
+    limit: Whole = 0  # rows of each file; 0: all
+    max_tokens: Annotated[int, Within(low=4)] = 128  # of a sentence; longer ones are left out and counted
+    max_sentences: Annotated[int, Within(low=2)] = 32  # of a document
+    min_sentences: Count = 2
+    split: bool = False  # a document over max_sentences goes on as the next one; if not, its rest is left out
+    summaries: Share = 0.5  # share of documents read as body, marker, title
 
 
 def records(source: str, root: str = "") -> Iterator[tuple[str, Record]]:

@@ -15,12 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,6 @@ from ..errors import RunError, UserError
 from ..flow.embed import encode
 from ..flow.segment import segment
 from ..io.files import atomic_file, atomic_write
-from ..learn.ranks import Ranks
 from ..runtime import log
 from ..tokens import EOS, Tokenizer, fitting
 from ..weights.loaded import Space
@@ -49,6 +48,29 @@ MANIFEST = "manifest.json"
 
 
 # ---------------------------------------------------------------------------------------------- writing
+
+
+class Processes(Protocol):
+    """Those among which the shards are divided, seen from one of them: learn/ranks.py's, or none but this one."""
+
+    rank: int
+    count: int
+
+    @property
+    def first(self) -> bool: ...
+    def wait(self) -> None: ...
+
+
+@dataclass
+class Alone:
+    """The only process."""
+
+    rank: int = 0
+    count: int = 1
+    first = True
+
+    def wait(self) -> None:
+        """For nobody."""
 
 
 @dataclass
@@ -85,7 +107,7 @@ def embed_documents(
     max_tokens: int = 256,
     on_long: str = "split",
     shard_documents: int = SHARD_DOCUMENTS,
-    ranks: Ranks | None = None,
+    ranks: Processes | None = None,
     shown: Callable[[int], None] = lambda documents: None,
 ) -> dict[str, Any]:
     """Every document of `inputs` into the store `folder`; → its manifest.
@@ -94,33 +116,54 @@ def embed_documents(
     encoder and options, is kept. A sentence over `max_tokens`, or over what the model decodes, is split,
     kept as it is for training to end the document before it (`truncate`), or an error. `shown` is told of progress.
     """
-    ranks = ranks or Ranks("cpu")
-    max_tokens = min(max_tokens, space.net.config.max_target_tokens)
+    ranks = ranks or Alone()
     if ranks.first:
-        _check_folder(folder, space)
+        begin(folder, space)
     ranks.wait()
-    options = {"lang": lang, "field": text_field, "max_tokens": max_tokens, "on_long": on_long, "dim": space.dim}
+    options = options_of(space, lang, text_field, max_tokens, on_long)
     shards = 0
-    stream = (row for source in inputs for row in records(source))
-    while rows := list(islice(stream, shard_documents)):
-        if shards % ranks.count == ranks.rank:
-            path = folder / f"shard-{shards:05d}.parquet"
-            key = hashlib.sha256(json.dumps([FORMAT, space.fingerprint, options, rows], default=str).encode())
-            if _footer(path).get("key") != key.hexdigest():
-                sentences, skips = _sentences(rows, space.tokenizer, options)
-                _write_shard(path, sentences, skips, space, key.hexdigest(), options)
+    for number, rows in split(inputs, shard_documents):
+        if number % ranks.count == ranks.rank:
+            make_shard(folder, number, rows, space, options)
             shown(len(rows))
         shards += 1
     ranks.wait()
-    if not shards:
-        raise UserError("no documents in " + ", ".join(inputs), "give files with documents")
-    manifest = _manifest(folder, shards, space, lang, inputs) if ranks.first else {}
+    manifest = finish(folder, shards, space, lang, inputs) if ranks.first else {}
     ranks.wait()
     return manifest
 
 
-def _check_folder(folder: Path, space: Space) -> None:
-    """A new folder, or a store of the same space."""
+Rows = Sequence[tuple[str, Record]]  # documents, each with its place
+
+
+def options_of(space: Space, lang: str, text_field: str, max_tokens: int, on_long: str) -> dict[str, Any]:
+    """What a shard depends on beside its documents and encoder."""
+    max_tokens = min(max_tokens, space.net.config.max_target_tokens)
+    return {"lang": lang, "field": text_field, "max_tokens": max_tokens, "on_long": on_long, "dim": space.dim}
+
+
+def split(inputs: Sequence[str], shard_documents: int) -> Iterator[tuple[int, Rows]]:
+    """The documents of `inputs` in order, each shard's with its number."""
+    stream = (row for source in inputs for row in records(source))
+    number = 0
+    while rows := list(islice(stream, shard_documents)):
+        yield number, rows
+        number += 1
+
+
+def make_shard(folder: Path, number: int, rows: Rows, space: Space, options: dict[str, Any]) -> Path:
+    """Segment, embed and write a shard; one that is there already, of the same documents, encoder and options, is
+    kept. JSON gives the same documents back: who makes shards elsewhere may send them as that."""
+    path = folder / f"shard-{number:05d}.parquet"
+    key = hashlib.sha256(json.dumps([FORMAT, space.fingerprint, options, rows], default=str).encode()).hexdigest()
+    if _footer(path).get("key") != key:
+        sentences, skips = sentences_of(rows, space.tokenizer, options)
+        _write_shard(path, sentences, skips, space, key, options)
+    return path
+
+
+def begin(folder: Path, space: Space) -> None:
+    """Make a new folder, or go on with a store of the same space. UserError for a folder that is neither."""
     if (folder / MANIFEST).is_file():
         found = read_manifest(folder)["space"]
         if found["fingerprint"] != space.fingerprint:
@@ -131,13 +174,15 @@ def _check_folder(folder: Path, space: Space) -> None:
     elif folder.is_dir() and any(not p.name.startswith((".", "shard-")) for p in folder.iterdir()):
         raise UserError(f"{folder} holds other things and no {MANIFEST}", "choose another --store")
     folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
     for scratch in folder.glob(".shard-*.tmp-*"):  # what a killed process left half-written
         scratch.unlink()
 
 
-def _sentences(
-    rows: Sequence[tuple[str, Record]], tokenizer: Tokenizer, options: dict[str, Any]
-) -> tuple[list[Sentence], Skips]:
+def sentences_of(rows: Rows, tokenizer: Tokenizer, options: dict[str, Any]) -> tuple[list[Sentence], Skips]:
     """Documents → their titles and sentences in reading order, and what was left out."""
     lang, out, skips = options["lang"], [], Skips()
     fits = fitting(tokenizer, options["max_tokens"] - 1)  # a target has one control token more
@@ -167,15 +212,21 @@ def _sentences(
     return out, skips
 
 
-def _write_shard(
-    path: Path, sentences: list[Sentence], skips: Skips, space: Space, key: str, options: dict[str, Any]
-) -> None:
-    lang, words = options["lang"], space.tokenizer.content([s.text for s in sentences])
-    room = space.net.config.max_source_tokens - 2
+def embedded(texts: Sequence[str], lang: str, space: Space) -> tuple[Tensor, list[int]]:
+    """Sentences → embeddings_ND in float16, and the words of each in tokens. RunError for what float16 can't hold."""
+    words, room = space.tokenizer.content(texts), space.net.config.max_source_tokens - 2
     embeddings_ND = encode([[space.tokenizer.lang_id(lang), *w[:room], EOS] for w in words], space).cpu().half()
     if not bool(embeddings_ND.isfinite().all()):
         row = int((~embeddings_ND.isfinite()).any(1).nonzero()[0])
-        raise RunError(f"the embedding of {sentences[row].text[:60]!r} has no place in float16", "leave it out")
+        raise RunError(f"the embedding of {texts[row][:60]!r} has no place in float16", "leave it out")
+    return embeddings_ND, [len(w) for w in words]
+
+
+def _write_shard(
+    path: Path, sentences: list[Sentence], skips: Skips, space: Space, key: str, options: dict[str, Any]
+) -> None:
+    lang = options["lang"]
+    embeddings_ND, tokens = embedded([s.text for s in sentences], lang, space)
     documents = sum(s.position == 0 for s in sentences)
     facts = {"key": key, "documents": documents, "skipped": skips.count, "places": skips.places}
     columns = {
@@ -183,7 +234,7 @@ def _write_shard(
         "lang": pa.array([lang] * len(sentences), pa.string()),
         "document": pa.array([s.document for s in sentences], pa.string()),
         "position": pa.array([s.position for s in sentences], pa.int32()),
-        "tokens": pa.array([len(w) for w in words], pa.int32()),
+        "tokens": pa.array(tokens, pa.int32()),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings_ND.numpy().reshape(-1)), space.dim),
     }
     table = pa.table(columns).replace_schema_metadata(
@@ -210,16 +261,33 @@ def _footer(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _manifest(folder: Path, count: int, space: Space, lang: str, inputs: Sequence[str]) -> dict[str, Any]:
-    """Write the manifest of the first `count` shards, and delete what an earlier, longer store left beyond them."""
-    entries, skips = [], Skips()
+def entry_of(path: Path) -> dict[str, Any]:
+    """What the manifest says of a shard; all of it is read."""
+    rows, documents = pq.read_metadata(path).num_rows, _footer(path)["documents"]
+    size = path.stat().st_size
+    return {"file": path.name, "rows": rows, "documents": documents, "bytes": size, "sha256": digest(path)}
+
+
+def finish(
+    folder: Path,
+    count: int,
+    space: Space,
+    lang: str,
+    inputs: Sequence[str],
+    entries: Mapping[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Write the manifest of the first `count` shards, and delete what an earlier, longer store left beyond them.
+    `entries` are those that are known already, by file. UserError where there is no shard."""
+    if not count:
+        raise UserError("no documents in " + ", ".join(inputs), "give files with documents")
+    _sweep(folder)
+    made, skips = [], Skips()
     for path in sorted(folder.glob("shard-*.parquet")):
         if int(path.stem.split("-")[1]) >= count:
             path.unlink()
             continue
-        facts, rows = _footer(path), pq.read_metadata(path).num_rows
-        entry = {"file": path.name, "rows": rows, "documents": facts["documents"], "bytes": path.stat().st_size}
-        entries.append({**entry, "sha256": digest(path)})
+        made.append((entries or {}).get(path.name) or entry_of(path))
+        facts = _footer(path)
         skips.merge(Skips(facts["skipped"], facts["places"]))
     for what, number in skips.count.items():
         log.info("%d %s: %s%s", number, what, ", ".join(skips.places[what]), " …" if number > NAMED else "")
@@ -228,10 +296,10 @@ def _manifest(folder: Path, count: int, space: Space, lang: str, inputs: Sequenc
         "space": {"name": space.name, "fingerprint": space.fingerprint, "dim": space.dim},
         "lang": lang,
         "inputs": list(inputs),
-        "documents": sum(entry["documents"] for entry in entries),
-        "sentences": sum(entry["rows"] for entry in entries),
+        "documents": sum(entry["documents"] for entry in made),
+        "sentences": sum(entry["rows"] for entry in made),
         "skipped": skips.count,
-        "shards": entries,
+        "shards": made,
     }
     atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest

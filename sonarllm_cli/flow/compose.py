@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import UserError, nearest
 from ..io.audio import Recording
 from ..languages import resolve
-from ..nets.diffusion_lcm import DiffusionLCM, DiffusionLCMConfig
+from ..nets.kinds import TOKENS
 from ..runtime import Runtime, log
 from ..weights.loaded import DEFAULT, Writer, load_writer
 from .decode import Hypothesis, Search, decode_batch
@@ -145,7 +145,7 @@ def read_source(
     if not speech:
         raise UserError(f"{source.name} is a recording", "name the encoder of its language: --speech sonar-speech-eng")
     heard = speech if isinstance(speech, SpeechModel) else load_speech(speech, writer.space.runtime)
-    listened = read_recording(source, heard, writer.space, lang, words=words or writer.kind == "token-llm")
+    listened = read_recording(source, heard, writer.space, lang, words=words or writer.row.reads == TOKENS)
     return listened.texts, listened.text_SD, listened.times, ""
 
 
@@ -268,9 +268,10 @@ def generate_stream(
         unread_SD, unread = fed_1D, [best.text]
 
 
-def sampling_of(writer: Writer, writing: Writing) -> DiffusionLCMConfig | None:
-    """How a diffusion model samples: its own way, but for what `writing` says. UserError for other kinds asked to."""
-    if isinstance(writer.net, DiffusionLCM):
+def sampling_of(writer: Writer, writing: Writing) -> Any:
+    """The config by which a diffusion model samples: its own, but for what `writing` says; None for other kinds, and
+    UserError where one is asked to."""
+    if writer.row.noise:
         return replace(writer.net.config, **writing.sampling)
     if writing.sampling:
         cure = "leave --guidance and --diffusion-steps out"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..runtime import Runtime, by_length, shrinking
+from ..runtime import Runtime, by_length, choose, shrinking
 from ..tokens import EOS, fitting
 from ..weights.loaded import DEFAULT, Space, load_space
 from .language import language_of
@@ -74,17 +75,59 @@ def embed(
     `on_long="split"` such a text becomes several rows.
     """
     if audio is not None:
-        from .embed_speech import embed_audio, load_speech
+        from .embed_speech import load_speech, recordings_of
 
         if isinstance(model, Space):
             raise UserError(f"{model.name} has no ears", "give the name of a speech encoder")
-        return embed_audio(audio, rate, load_speech(model, runtime), whole=whole, batch_size=batch_size)
-    space = model if isinstance(model, Space) else load_space(model, runtime)
+        return load_speech(model, runtime).embed(recordings_of(audio, rate), whole=whole, batch_size=batch_size)
+    from .encoders import load_encoder
+
+    encoder = SpaceEncoder(model) if isinstance(model, Space) else load_encoder(model, runtime or choose())
     texts = [texts] if isinstance(texts, str) else texts
-    lang = language_of("\n".join(texts[:TOLD]), lang, space.tokenizer.langs)
+    lang = language_of("\n".join(texts[:TOLD]), lang, encoder.langs)
     lines = [Line(t, lang, f"text {i + 1}") for i, t in enumerate(texts)]
-    blocks = [b.embeddings_ND for b in embed_stream(lines, space, batch_size=batch_size, on_long=on_long)]
-    return np.concatenate(blocks) if blocks else np.zeros((0, space.dim), np.float32)
+    return encoder.embed(lines, batch_size=batch_size, on_long=on_long)
+
+
+@dataclass(frozen=True)
+class SpaceEncoder:
+    """The text encoder of a SONAR space; see flow/encoders.py."""
+
+    space: Space
+
+    @classmethod
+    def load(cls, name: str, folder: Path, config: dict[str, Any], runtime: Runtime) -> SpaceEncoder:
+        """That of the space `name`, or of the one that a model lives in."""
+        return cls(load_space(name, runtime))
+
+    @property
+    def dim(self) -> int:
+        return self.space.dim
+
+    @property
+    def fingerprint(self) -> str:
+        return self.space.fingerprint
+
+    @property
+    def langs(self) -> list[str] | None:
+        return self.space.tokenizer.langs
+
+    @property
+    def limit(self) -> float | None:
+        return self.space.net.config.max_source_tokens
+
+    def stream(self, items: Iterable[Line], *, batch_size: int | None, on_long: str) -> Iterator[Block]:
+        """Any number of texts, a chunk at a time."""
+        return embed_stream(items, self.space, batch_size=batch_size, on_long=on_long)
+
+    def embed(self, items: Iterable[Line], *, batch_size: int | None = None, on_long: str = "truncate") -> np.ndarray:
+        """Texts → embeddings_ND."""
+        return gathered(self.stream(items, batch_size=batch_size, on_long=on_long), self.dim)
+
+
+def gathered(blocks: Iterable[Block], dim: int) -> np.ndarray:
+    """The embeddings_ND of all blocks."""
+    return np.concatenate([np.zeros((0, dim), np.float32), *(block.embeddings_ND for block in blocks)])
 
 
 def embed_stream(

@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +24,11 @@ from torch import Tensor
 from ..errors import UserError
 from ..io.audio import RATE, Recording
 from ..nets import fbank
-from ..nets.speech import SpeechConfig, SpeechEncoder
+from ..nets.speech import SpeechEncoder
 from ..runtime import Runtime, by_length, choose, shrinking
-from ..weights import model_dir, registry, tensors
+from ..weights import tensors
 from ..weights.loaded import Space, pack
+from .encoders import load
 from .utterances import LONGEST, Utterance, utterances
 
 CHUNK = 1200.0  # seconds of speech held at once; batches are sorted by length within a chunk
@@ -59,9 +61,36 @@ class SpeechModel:
     net: SpeechEncoder
     runtime: Runtime
 
+    @classmethod
+    def load(cls, name: str, folder: Path, config: dict[str, Any], runtime: Runtime) -> SpeechModel:
+        """Packed for inference."""
+        net = tensors.load_net(folder, config, runtime.device, runtime.dtype)
+        pack(net, runtime)
+        home = config.get("sonar", {})
+        space, fingerprint = home.get("name", ""), home.get("fingerprint", "")
+        return cls(folder.name, config.get("lang", ""), space, fingerprint, net, runtime)
+
     @property
     def dim(self) -> int:
         return self.net.config.embedding
+
+    @property
+    def langs(self) -> list[str] | None:
+        return [self.lang] if self.lang else None
+
+    @property
+    def limit(self) -> float:
+        return self.net.config.max_steps * fbank.STEP / RATE
+
+    def embed(self, items: Iterable[Recording], *, whole: bool = False, batch_size: int | None = None) -> np.ndarray:
+        """Recordings → embeddings_ND, a row an utterance, or with `whole` each. Raises the first thing that went
+        wrong."""
+        found = [np.zeros((0, self.dim), np.float32)]
+        for block in embed_recordings(items, self, whole=whole, batch_size=batch_size):
+            if block.failures:
+                raise block.failures[0]
+            found.append(block.embeddings_ND)
+        return np.concatenate(found)
 
     def check(self, space: Space) -> None:
         """UserError if its vectors are not of `space`."""
@@ -82,27 +111,10 @@ class SpeechBlock:
     failures: list[UserError] = field(default_factory=list)
 
 
-def is_speech(name: str) -> bool:
-    """Whether a model is a speech encoder."""
-    return model_dir.read_config(registry.find(name))["kind"] == model_dir.SPEECH
-
-
 def load_speech(name: str, runtime: Runtime | None = None) -> SpeechModel:
     """A speech encoder by name or folder, packed for inference. UserError for a model of another kind."""
-    runtime = runtime or choose()
-    folder = registry.find(name)
-    config = model_dir.read_config(folder)
-    if config["kind"] != model_dir.SPEECH:
-        cure = "name a speech encoder: sonarllm models list"
-        raise UserError(f"{name} is a {config['kind']} model: it can't hear", cure)
-    with torch.device("meta"):
-        net = SpeechEncoder(model_dir.net_config(SpeechConfig, folder, config))
-    tensors.load_weights(net, folder, runtime.device, runtime.dtype)
-    pack(net, runtime)
-    home = config.get("sonar", {})
-    return SpeechModel(
-        folder.name, config.get("lang", ""), home.get("name", ""), home.get("fingerprint", ""), net, runtime
-    )
+    encoder: SpeechModel = load(name, runtime or choose(), ": it can't hear", "name a speech encoder", sound=True)
+    return encoder
 
 
 def embed_recordings(
@@ -115,7 +127,7 @@ def embed_recordings(
 ) -> Iterator[SpeechBlock]:
     """Any number of recordings, a chunk of utterances at a time: memory does not grow with them. With `whole` each is
     one utterance. What fails is in the blocks' `failures`, by recording or utterance."""
-    longest = model.net.config.max_steps * fbank.STEP / RATE
+    longest = model.limit
     steps: list[Tensor] = []
     heard: list[Heard] = []
     failures: list[UserError] = []
@@ -180,20 +192,7 @@ def padded(steps: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tenso
     return step_BSF.to(device), length_B.to(device)
 
 
-def embed_audio(
-    audio: object,
-    rate: int,
-    model: SpeechModel,
-    *,
-    whole: bool = False,
-    batch_size: int | None = None,
-) -> np.ndarray:
-    """`embed(audio=…)`: files or arrays, or one of them → embeddings_ND. Raises the first thing that went wrong."""
+def recordings_of(audio: object, rate: int) -> list[Recording]:
+    """`embed(audio=…)`: files or arrays, or one of them."""
     several = audio if isinstance(audio, list | tuple) else [audio]
-    recordings = [Recording(a if isinstance(a, str | os.PathLike) else np.asarray(a), rate) for a in several]
-    found = []
-    for block in embed_recordings(recordings, model, whole=whole, batch_size=batch_size):
-        if block.failures:
-            raise block.failures[0]
-        found.append(block.embeddings_ND)
-    return np.concatenate(found) if found else np.zeros((0, model.dim), np.float32)
+    return [Recording(a if isinstance(a, str | os.PathLike) else np.asarray(a), rate) for a in several]

@@ -1,31 +1,34 @@
-"""Whatever turns texts into vectors: the encoder of a SONAR space, or LASER2.
+"""Whatever turns items into vectors of a space: texts by the encoder of a SONAR space or by LASER2, speech by its own.
 
     encoder = load_encoder("my-laser2", runtime)
-    for block in encoder.stream(lines): block.embeddings_ND
+    vectors_ND = encoder.embed([Line("A sentence.", "eng_Latn")])
 
-Legend: N texts, B texts of a batch, T tokens, D embedding.
+Which class a kind of model is embedded by, its row says (nets/kinds.py). To add an encoder: a class with these members,
+its `load` among them, in a file of its own here; and a row.
+
+Legend: N items, D embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from ..errors import UserError
-from ..nets.laser2 import EOS, FIRST_PIECE, PAD, UNK, Laser2, Laser2Config
-from ..runtime import Runtime, by_length, shrinking
-from ..weights import model_dir, registry, tensors
-from ..weights.loaded import Space, load_space
-from .embed import BATCH_TOKENS, CHUNK, Block, Line, embed_stream
+from ..nets import kinds
+from ..runtime import Runtime
+from ..weights import model_dir, registry
+from .embed import Block, Line
 
 
 class Encoder(Protocol):
-    """What embeds texts. `langs` are the languages that it knows; None: it isn't told one."""
+    """What embeds texts; `SpeechModel`, which embeds recordings, has the same members but for what it takes.
+
+    `langs` are the languages that it knows; None: it isn't told one. `limit` is the longest item that it takes whole:
+    tokens of a text, seconds of speech; None: any.
+    """
 
     @property
     def dim(self) -> int: ...
@@ -33,91 +36,27 @@ class Encoder(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def langs(self) -> list[str] | None: ...
+    @property
+    def limit(self) -> float | None: ...
 
-    def stream(self, lines: Iterable[Line], *, batch_size: int | None, on_long: str) -> Iterator[Block]:
-        """Any number of lines, a chunk at a time."""
+    def stream(self, items: Iterable[Line], *, batch_size: int | None, on_long: str) -> Iterator[Block]:
+        """Any number of items, a chunk at a time."""
+
+    def embed(self, items: Iterable[Line], *, batch_size: int | None = None, on_long: str = "truncate") -> np.ndarray:
+        """All at once: → vectors_ND, float32."""
 
 
 def load_encoder(name: str, runtime: Runtime) -> Encoder:
-    """The text encoder of a model: LASER2's own, else that of its space."""
+    """The text encoder of a model: LASER2's own, else that of its space. UserError for one that embeds no texts."""
+    encoder: Encoder = load(name, runtime, ", not a space", "name a sonar model", sound=False)
+    return encoder
+
+
+def load(name: str, runtime: Runtime, wrong: str, cure: str, *, sound: bool) -> Any:
+    """The encoder of a model, of `sound` or texts. UserError in these words for a model that is none."""
     folder = registry.find(name)
     config = model_dir.read_config(folder)
-    if config["kind"] != "laser2":
-        return SpaceEncoder(load_space(name, runtime))
-    with torch.device("meta"):
-        net = Laser2(model_dir.net_config(Laser2Config, folder, config))
-    tensors.load_weights(net, folder, runtime.device, runtime.dtype)
-    model_dir.check_hash(folder, config, "tokenizer.model")
-    return LaserEncoder(net, folder, config, runtime)
-
-
-@dataclass(frozen=True)
-class SpaceEncoder:
-    """The text encoder of a SONAR space."""
-
-    space: Space
-
-    @property
-    def dim(self) -> int:
-        return self.space.dim
-
-    @property
-    def fingerprint(self) -> str:
-        return self.space.fingerprint
-
-    @property
-    def langs(self) -> list[str] | None:
-        return self.space.tokenizer.langs
-
-    def stream(self, lines: Iterable[Line], *, batch_size: int | None, on_long: str) -> Iterator[Block]:
-        return embed_stream(lines, self.space, batch_size=batch_size, on_long=on_long)
-
-
-class LaserEncoder:
-    """LASER2 with its pieces. It takes texts of any length, in any language, and is told none."""
-
-    langs = None
-
-    def __init__(self, net: Laser2, folder: Any, config: dict[str, Any], runtime: Runtime) -> None:
-        import sentencepiece
-        from sacremoses import MosesPunctNormalizer
-
-        self.net, self.runtime = net, runtime
-        self.fingerprint: str = config.get("fingerprint", "")
-        self.laser = config.get("reads_as") == "laser"
-        self._punctuated = MosesPunctNormalizer("en").normalize  # in whatever language, as LASER's own tokenizer
-        self.pieces = sentencepiece.SentencePieceProcessor()
-        try:
-            self.pieces.LoadFromSerializedProto((folder / "tokenizer.model").read_bytes())
-        except (OSError, RuntimeError):
-            raise UserError(f"{folder / 'tokenizer.model'} can't be read", model_dir.AGAIN) from None
-
-    @property
-    def dim(self) -> int:
-        return self.net.config.embedding
-
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Texts → ids. As LASER reads them their punctuation is Moses' English one, they are lower-cased, and a piece
-        that it doesn't know is `<unk>`; as sonar-space does they are as they are, and such a piece is `<s>`."""
-        texts = [self._punctuated(text).lower() for text in texts] if self.laser else list(texts)
-        unknown = UNK if self.laser else 0
-        found = self.pieces.EncodeAsIds(texts) if texts else []
-        return [[*(p + FIRST_PIECE if p else unknown for p in pieces), EOS] for pieces in found]
-
-    def stream(self, lines: Iterable[Line], *, batch_size: int | None, on_long: str) -> Iterator[Block]:
-        iterator = iter(lines)
-        while chunk := list(islice(iterator, CHUNK)):
-            ids = self.ids([line.text for line in chunk])
-            out_ND = np.empty((len(chunk), self.dim), np.float32)
-            cost = None if batch_size else BATCH_TOKENS.get(self.runtime.device.type, 16384)
-            for rows in by_length([len(i) for i in ids], batch_size or 4096, cost):
-                out_ND[rows] = shrinking(lambda part, ids=ids: self._encode([ids[i] for i in part]), rows)  # type: ignore[misc]
-            yield Block(out_ND, chunk, [])
-
-    @torch.inference_mode()
-    def _encode(self, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        length = [len(i) for i in ids]
-        ids_BT = torch.full((len(ids), max(length)), PAD)
-        for row, i in enumerate(ids):
-            ids_BT[row, : len(i)] = torch.tensor(i)
-        return list(self.net(ids_BT.to(self.runtime.device), torch.tensor(length)).float().cpu().numpy())
+    row = kinds.kind_of(config["kind"])
+    if not row.encoder or (row.reads == kinds.SOUND) != sound:
+        raise UserError(f"{name} is a {row.name} model{wrong}", f"{cure}: sonarllm models list")
+    return kinds.load(__package__, row.encoder).load(name, folder, config, runtime)

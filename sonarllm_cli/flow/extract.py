@@ -17,13 +17,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from .segment import _CLOSERS, _HARD, _QUOTES, _UNSPACED
+from .marks import CLOSERS, HARD, QUOTES, UNSPACED
 
 LEAD = 3.0  # weight of 1/(1 + i) against a z-score; fitted, see docs/extract.md
 LEAST_WORDS = 6  # of a candidate
 
-_STOP = re.compile(f"[.!?…{_HARD}][{re.escape(_CLOSERS + _QUOTES)}]*$")
-_WORD = re.compile(rf"{_UNSPACED.pattern}|(?:(?!{_UNSPACED.pattern})\w)+")  # where no spaces are
+_STOP = re.compile(f"[.!?…{HARD}][{re.escape(CLOSERS + QUOTES)}]*$")
+_WORD = re.compile(rf"{UNSPACED.pattern}|(?:(?!{UNSPACED.pattern})\w)+")  # where no spaces are
 
 Weights = dict[str, float]
 

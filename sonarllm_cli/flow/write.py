@@ -12,13 +12,13 @@ Legend: S sentences, T tokens, R rows (beams, samples), V vocabulary, D embeddin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..nets.diffusion_lcm import DiffusionLCMConfig
+from ..nets.kinds import TOKENS
 from ..nets.layers import KVCache
 from ..nets.token_lm import TokenLM
 from ..tokens import EOS
@@ -41,10 +41,10 @@ def author_of(
     lang: str,
     search: Search,
     generator: torch.Generator | None = None,
-    sampling: DiffusionLCMConfig | None = None,
+    sampling: Any = None,
 ) -> Author:
     """The author that a model's kind is. UserError for a token LLM asked for another language than its own."""
-    if not isinstance(writer.net, TokenLM):
+    if writer.row.reads != TOKENS:
         return ConceptAuthor(writer, lang, search, generator, sampling)
     if writer.space.tokenizer.lang_id(lang) != writer.space.tokenizer.lang_id(writer.lang):
         raise UserError(f"{writer.name} writes tokens of {writer.lang}, not {lang}", "leave --out-lang out")
@@ -60,7 +60,7 @@ class ConceptAuthor:
         lang: str,
         search: Search,
         generator: torch.Generator | None,
-        sampling: DiffusionLCMConfig | None,
+        sampling: Any,
     ) -> None:
         self.space, self.lang, self.search, self.generator = writer.space, lang, search, generator
         self.reader = Reader(writer, generator, sampling)

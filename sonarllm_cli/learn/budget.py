@@ -11,21 +11,19 @@ Legend: D embedding, M width, F feed-forward, L layers, V vocabulary, S sentence
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..nets.kinds import VECTORS, kind_of
 from ..nets.llama import LlamaConfig
 from ..nets.sonar import Sonar, SonarConfig
-from ..nets.speech import SpeechConfig, speech_flops
-from ..nets.token_lm import TokenLMConfig
-from ..weights.model_dir import SPEECH
-from .build import build_model, space_config, trained_parameters
+from .build import build_model, space_config, task_class, trained_parameters
 from .losses import chunk_size
 from .recipe import Settings
 
 SENTENCE_TOKENS = 30  # words of a sentence and one `</s>`, where there is no data to count
-UTTERANCE_STEPS = 250  # steps of 20 ms of an utterance, likewise
 ADAMW, MUON = 8, 4  # bytes of optimizer state a float32 parameter
 
 
@@ -78,11 +76,11 @@ def estimate(settings: Settings, ranks: int = 1, gpu: bool = False) -> Budget:
     whole = sum(p.numel() for p in model.parameters())
     held = 1 / ranks if settings.parallel.shard == "full" and ranks > 1 else 1.0
     within = 1.0 if held < 1 else 0.0
-    space = space_config(settings.sonar) if settings.kind not in ("sonar", SPEECH) else None
-    through = space is not None and settings.kind != "token-llm"
-    frozen = whole - count + (_decoder_parameters(space) if space is not None and through else 0)
+    row, task = kind_of(settings.kind), task_class(settings.kind)
+    space = space_config(settings.sonar) if row.writer else None
+    frozen = whole - count + (_decoder_parameters(space) if space is not None and row.reads == VECTORS else 0)
     half = 2 if settings.run.dtype == "bfloat16" else 4
-    tokens, sentences, shape = _step(settings)
+    tokens, sentences, shape = task.size(settings)
     return Budget(
         trainable=count,
         frozen=frozen,
@@ -93,49 +91,44 @@ def estimate(settings: Settings, ranks: int = 1, gpu: bool = False) -> Budget:
         gradients=4 * count * (held + within),
         optimizer=state * held,
         frozen_weights=frozen * (half if gpu else 4),
-        activations=_activations(settings, model, space, half),
+        activations=task.activations(settings, model.config, space, half),
         shape=shape,
-        unit="steps of 20 ms" if settings.kind == SPEECH else "target tokens",
+        unit=task.unit,
     )
 
 
-def _step(settings: Settings) -> tuple[int, int, str]:
-    """Labelled tokens and sentences of a step, and the assumption in words."""
-    if settings.kind == "sonar":
-        tokens = settings.optim.accumulate * settings.optim.batch_tokens
-        return tokens, tokens // SENTENCE_TOKENS, f"at {SENTENCE_TOKENS} tokens a sentence, nothing padded"
-    if settings.kind == SPEECH:
-        steps = int(settings.optim.accumulate * settings.speech.batch_seconds * 50)
-        return steps, steps // UTTERANCE_STEPS, f"at {UTTERANCE_STEPS / 50:g} s an utterance, nothing padded"
-    sentences = settings.optim.documents * settings.data.max_sentences
-    shape = f"at {settings.data.max_sentences} sentences a document, {SENTENCE_TOKENS} tokens a sentence"
-    return sentences * SENTENCE_TOKENS, sentences, shape
+class Cost:
+    """What a step of a kind costs: the base of a task. What a kind does not say of itself is as of one that reads
+    documents with a Llama body."""
 
+    unit = "target tokens"
 
-# ---------------------------------------------------------------------------------------------- FLOPs
+    @classmethod
+    def size(cls, settings: Settings) -> tuple[int, int, str]:
+        """Labelled tokens and sentences of a step, and the assumption in words."""
+        sentences = settings.optim.documents * settings.data.max_sentences
+        shape = f"at {settings.data.max_sentences} sentences a document, {SENTENCE_TOKENS} tokens a sentence"
+        return sentences * SENTENCE_TOKENS, sentences, shape
+
+    @classmethod
+    def flops(cls, settings: Settings, model: Any, space: SonarConfig | None, tokens: int, sentences: int) -> float:
+        """FLOPs of the matrix products of a step, 2 a multiply-add: forward 1, backward 2 through what learns, 1
+        through what is frozen (activations alone). Without a formula, 6 a parameter and position."""
+        return 6.0 * sentences * sum(p.numel() for p in model.parameters())
+
+    @classmethod
+    def activations(cls, settings: Settings, config: Any, space: SonarConfig | None, half: int) -> float:
+        """Bytes that one micro-batch keeps for its backward pass, at `half` bytes a number."""
+        return settings.optim.batch_tokens / SENTENCE_TOKENS * body_activations(settings, config, half)
 
 
 def step_flops(settings: Settings, model: nn.Module, space: SonarConfig | None, tokens: int, sentences: int) -> float:
-    """FLOPs of the matrix products of a step, 2 a multiply-add: forward 1, backward 2 through what learns, 1 through
-    what is frozen (activations alone). Kinds without a formula of their own: 6 a parameter and position."""
-    read = tokens + sentences  # the language token too, or `</s> __lang__` without the words' last label
-    length = read / max(1, sentences)
-    config = getattr(model, "config", None)
-    if isinstance(config, SonarConfig):
-        through = read * (encoder_flops(config, length) + decoder_flops(config, length))
-        return 3 * (through + sentences * cross_flops(config) + 2 * tokens * config.width * config.vocab_size)
-    if isinstance(config, SpeechConfig):
-        return 3 * sentences * speech_flops(config, tokens // max(1, sentences))
-    if isinstance(config, LlamaConfig) and space is not None and settings.kind == "sonar-llm":
-        body = sentences * body_flops(config, space.embedding, settings.data.max_sentences)
-        through = read * decoder_flops(space, length) + sentences * cross_flops(space)
-        return 3 * body + 2 * (through + 2 * tokens * space.width * space.vocab_size)
-    if settings.kind == "mse-lcm" and isinstance(config, LlamaConfig) and space is not None:
-        return 3 * sentences * body_flops(config, space.embedding, settings.data.max_sentences)
-    if isinstance(config, TokenLMConfig):
-        body = body_flops(config, 0, settings.data.max_sentences * SENTENCE_TOKENS)
-        return 3 * tokens * (body + 2 * config.width * config.vocab_size)
-    return 6.0 * sentences * sum(p.numel() for p in model.parameters())
+    """FLOPs of a step's matrix products, by the formula of its kind."""
+    count: float = task_class(settings.kind).flops(settings, model, space, tokens, sentences)
+    return count
+
+
+# ---------------------------------------------------------------------------------------------- FLOPs
 
 
 def body_flops(config: LlamaConfig, embedding: int, length: int) -> float:
@@ -168,30 +161,17 @@ def _decoder_parameters(config: SonarConfig) -> int:
         return sum(p.numel() for p in Sonar(config).decoder.parameters())
 
 
-def _activations(settings: Settings, model: nn.Module, space: SonarConfig | None, half: int) -> float:
-    """Bytes that one micro-batch keeps for its backward pass: a layer keeps 8 M + 2 F numbers a token (a Llama layer
-    8 M + 4 F a position), or its input alone with `parallel.recompute`; and one chunk of logits."""
+def layer_activations(settings: Settings, width: int, ffn: int, gates: int) -> float:
+    """Numbers that a layer keeps of a token for its backward pass: 8 M + 2 F, of a Llama layer's position 8 M + 4 F
+    (`gates`), or its input alone with `parallel.recompute`."""
+    return width if settings.parallel.recompute else 8 * width + gates * ffn
 
-    def stack(layers: int, width: int, ffn: int, gates: int) -> float:
-        return layers * (width if settings.parallel.recompute else 8 * width + gates * ffn) * half
 
-    tokens, config = settings.optim.batch_tokens, getattr(model, "config", None)
-    if isinstance(config, SonarConfig):
-        logits = 4 * chunk_size(config.vocab_size) * config.vocab_size
-        both = stack(config.encoder_layers + config.decoder_layers, config.width, config.ffn, 2)
-        return tokens * both + logits
-    if isinstance(config, SpeechConfig):  # a layer keeps 24 M + 4 F numbers a step, beside its scores
-        steps = settings.speech.batch_seconds * 50
-        scores = 0 if settings.parallel.recompute else 3 * config.heads * UTTERANCE_STEPS
-        layer = config.width if settings.parallel.recompute else 24 * config.width + 4 * config.ffn
-        return steps * config.layers * (layer + scores) * half
-    kept = 0.0
-    if isinstance(config, LlamaConfig):
-        positions = tokens if isinstance(config, TokenLMConfig) else tokens / SENTENCE_TOKENS
-        kept = positions * stack(config.layers, config.width, config.ffn, 4)
-    if isinstance(config, TokenLMConfig):
-        kept += 4 * chunk_size(config.vocab_size) * config.vocab_size
-    if space is not None and settings.kind == "sonar-llm":
-        logits = 4 * chunk_size(space.vocab_size) * space.vocab_size
-        kept += tokens * stack(space.decoder_layers, space.width, space.ffn, 2) + logits
-    return kept
+def body_activations(settings: Settings, config: LlamaConfig, half: int) -> float:
+    """Bytes that a Llama body keeps of a position."""
+    return config.layers * layer_activations(settings, config.width, config.ffn, 4) * half
+
+
+def logits_bytes(vocab_size: int) -> int:
+    """One chunk of logits."""
+    return 4 * chunk_size(vocab_size) * vocab_size

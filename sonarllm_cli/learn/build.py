@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..data.documents import DocumentData
 from ..errors import UserError
-from ..nets.kinds import NETS
-from ..nets.sonar import Sonar, SonarConfig
-from ..nets.speech import SpeechConfig, SpeechEncoder
-from ..tokens import TAGS
+from ..nets.kinds import kind_of, load
+from ..nets.sonar import SonarConfig
 from ..weights import model_dir, registry
-from .recipe import Settings, config_from
+from ..weights.loaded import Space
+from .recipe import Settings
 
 
 class Task(Protocol):
-    """What a kind of model brings to the loop.
+    """What a kind of model brings to the loop. Its class is named in nets/kinds.py, and says what a step costs
+    (budget.py).
 
     It may also have `frozen`, a network that the loss goes through and that does not learn, and `describe(batch)`,
     which names a micro-batch's texts in messages. Facts of a loss are token-weighted figures, and the counts `tokens`
     (needed) and `sentences`. A task is made on its process' `device`.
     """
+
+    @classmethod
+    def shape(cls, settings: Settings) -> Any:
+        """The config of the network that the recipe describes, before any data is read."""
 
     @property
     def model(self) -> nn.Module: ...
@@ -37,48 +41,24 @@ class Task(Protocol):
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None: ...
 
 
+def task_class(kind: str) -> Any:
+    """What trains a kind."""
+    return load(f"{__package__}.tasks", kind_of(kind).task)
+
+
 def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
     """The task of the recipe's kind; its data is read here, after [model] was found to describe a network."""
     build_model(settings)
-    if settings.kind == "sonar":
-        from .tasks.sonar import SonarTask
-
-        return SonarTask(settings, folder, device)
-    if settings.kind == "token-llm":
-        from .tasks.token_llm import TokenLLMTask
-
-        return TokenLLMTask(settings, folder, device)
-    if settings.kind in ("mse-lcm", "diffusion-lcm"):
-        from .tasks.lcm import DiffusionTask, LCMTask
-
-        return (LCMTask if settings.kind == "mse-lcm" else DiffusionTask)(settings, folder, device)
-    if settings.kind == model_dir.SPEECH:
-        from .tasks.speech import SpeechTask
-
-        return SpeechTask(settings, folder, device)
-    from .tasks.sonar_llm import SonarLLMTask
-
-    return SonarLLMTask(settings, folder, device)
+    task: Task = task_class(settings.kind)(settings, folder, device)
+    return task
 
 
 def build_model(settings: Settings) -> nn.Module:
     """The network that the recipe trains, without memory. The shape of a space that is not on this machine is taken to
     be the published one's."""
-    init = settings.run.init
     with torch.device("meta"):
-        if settings.kind == "sonar":
-            vocabulary = settings.vocabulary
-            ids = 1 + vocabulary.pieces + len(vocabulary.langs) + len(TAGS)
-            base = asdict(space_config(init)) if init else {"vocab_size": ids}
-            return Sonar(config_from(SonarConfig, {**base, **settings.model}))
-        if settings.kind == model_dir.SPEECH:
-            fields = {"embedding": space_config(settings.sonar).embedding, **settings.model}
-            return SpeechEncoder(config_from(SpeechConfig, fields))
-        config_class, net_class = NETS[settings.kind]
-        key = "vocab_size" if settings.kind == "token-llm" else "embedding"
-        given = {key: getattr(space_config(settings.sonar), key)}
-        begun = asdict(shape_of(init, settings.kind)) if init else {}
-        return net_class(config_from(config_class, {**begun, **given, **settings.model}))
+        model: nn.Module = kind_of(settings.kind).net(task_class(settings.kind).shape(settings))
+    return model
 
 
 def shape_of(name: str, kind: str) -> Any:
@@ -87,7 +67,21 @@ def shape_of(name: str, kind: str) -> Any:
     config = model_dir.read_config(folder)
     if config["kind"] != kind:
         raise UserError(f"run.init {name} is a {config['kind']} model", f"name a {kind} model")
-    return model_dir.net_config(NETS[kind][0], folder, config)
+    return model_dir.net_config(kind_of(kind).config, folder, config)
+
+
+def read_documents(settings: Settings, folder: Path, space: Space, *, embed: bool = True) -> DocumentData:
+    """The recipe's documents; their embeddings are kept in `folder`."""
+    optim = settings.optim
+    return DocumentData(
+        settings.data,
+        folder,
+        space,
+        seed=settings.run.seed,
+        documents=optim.documents,
+        batch_tokens=optim.batch_tokens,
+        embed=embed,
+    )
 
 
 def trained_parameters(settings: Settings, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -106,7 +100,7 @@ def space_config(name: str) -> SonarConfig:
     try:
         folder = registry.find(name)
         config = model_dir.read_config(folder)
-        if config["kind"] != "sonar":
+        if not kind_of(config["kind"]).space:
             return space_config(model_dir.space_of(folder, config))
         return model_dir.net_config(SonarConfig, folder, config)
     except (UserError, KeyError, TypeError, ValueError):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ..errors import RunError, UserError
@@ -26,7 +26,7 @@ from ..runtime import DTYPES, log, multiplies_bfloat16
 from . import optim
 from .build import make_task
 from .checkpoint import Checkpoints, claimed, restore
-from .ranks import Ranks, blocks, gathered, last_of_step, shard, whole
+from .ranks import Ranks, blocks, gathered, last_of_step, shard, together, whole
 from .recipe import Settings, changes, to_toml
 from .watch import Watch, Window, matrix_rate
 
@@ -122,10 +122,9 @@ class Trainer:
         rate = optim.rate(self.step, total, self.settings.optim)
         self.task.model.train()
         window, value, suspects = Window(), 0.0, []
-        share = list(self.ranks.share(batches, even=self.sharded))
+        share = list(self.ranks.share(batches))
         for i, (place, batch, counts) in enumerate(share):
-            last_of_step(self.task.model, i == len(share) - 1)
-            loss, facts = self._learn(batch, place, counts)
+            loss, facts = self._learn(batch, place, counts, last=i == len(share) - 1)
             if counts:
                 value += loss
                 window.add(facts)
@@ -136,7 +135,6 @@ class Trainer:
             raise self._not_finite("loss", suspects)
         self.stop, self.due, self.seconds = any(one[1] for one in everyone), *everyone[0][2:4]  # the first's clock
         trainable = self._trainable()
-        self.ranks.sum_gradients(trainable)
         norm = torch.nn.utils.clip_grad_norm_(trainable, self.settings.optim.clip)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not math.isfinite(norm):
@@ -204,8 +202,11 @@ class Trainer:
                 _recompute(layer)
             if self.settings.run.compile:
                 layer.compile(dynamic=True)
+        self.objective: nn.Module = _Objective(self.task)
         if self.sharded:
             shard(model, self.ranks, self.dtype)
+        else:
+            self.objective = self.ranks.replicated(self.objective)
 
     def _open(self, steps: Sequence[Sequence[Any]], total: int) -> None:
         """Say what is about to happen, and get ready to watch it."""
@@ -249,19 +250,23 @@ class Trainer:
         steps = self.task.steps(self.task.epoch(self.epoch))
         return steps if isinstance(steps, Sequence) else list(steps)
 
-    def _learn(self, batch: Any, place: int, counts: bool = True) -> tuple[float, dict[str, Any]]:
-        """A micro-batch's gradients are added to the weights' own; → its share of the loss, and what to log of it. What
-        is random in it hangs on seed, step and place alone."""
+    def _learn(
+        self, batch: Any, place: int, counts: bool = True, *, last: bool = False
+    ) -> tuple[float, dict[str, Any]]:
+        """A micro-batch's gradients are added to the weights' own, with the `last` of the step those of all processes;
+        → its share of the loss, and what to log of it. What is random in it hangs on seed, step and place alone."""
         seed = (self.settings.run.seed * 1_000_003 + self.step) * 1_009 + place
         torch.manual_seed(seed)  # dropout
 
         def work() -> tuple[float, dict[str, Any]]:
-            loss, facts = self.task.loss(batch, torch.Generator().manual_seed(seed))
-            # sharded gradients are a mean over processes: scaled here to be the sum that unsharded ones are
-            (loss * (self.ranks.count if counts else 0) if self.sharded else loss).backward()
+            loss, facts = self.objective(batch, torch.Generator().manual_seed(seed))
+            # gradients become a mean over processes: scaled here to be the sum
+            with together():
+                (loss * (self.ranks.count if counts else 0)).backward()
             return loss.item(), facts
 
-        return self._in_dtype(work)
+        with last_of_step(self.objective, self.task.model, last):
+            return self._in_dtype(work)
 
     def _in_dtype(self, work: Callable[[], Any]) -> Any:
         """`work` with the network's weights in the dtype of the run's products. The optimizer keeps them in float32,
@@ -395,6 +400,18 @@ class Trainer:
         if "run.best" in changed:
             self.best = math.inf
         log.info("continuing at step %d%s", self.step, f", with another {', '.join(changed)}" if changed else "")
+
+
+class _Objective(nn.Module):
+    """A task's loss as a module of its network: what several processes wrap to add up its gradients."""
+
+    def __init__(self, task: Any) -> None:
+        super().__init__()
+        self.task, self.model = task, task.model
+        self.unused = nn.Parameter(torch.zeros(()))  # DDP, told to look for such ones, warns where it finds none
+
+    def forward(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        return self.task.loss(batch, generator)
 
 
 class _Step(nn.Module):

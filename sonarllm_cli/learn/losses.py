@@ -171,7 +171,9 @@ def teaching(z_BD: Tensor, teacher_BK: Tensor) -> Tensor:
 
 
 def noised(z_BD: Tensor, amount_BD: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """z' = μ + √(1−a²)·(z−μ) + a·σ·ε: from the vector itself (a 0) to a draw from the batch's own distribution (a 1).
+    """What is best guessed of a vector that is known through noise: z' = μ + (1−a²)·(z−μ) + a·√(1−a²)·σ·ε, from the
+    vector itself (a 0) to the mean (a 1). It is the posterior mean of z given √(1−a²)·(z−μ) + a·σ·ε, which is what a
+    model that predicts vectors puts out; a decoder that was taught by it writes texts from what is not certain.
 
     Mean and deviation are the batch's, per dimension, without gradient. z_BD, amount_BD (or amount_B1) → z_BD.
     """
@@ -181,4 +183,5 @@ def noised(z_BD: Tensor, amount_BD: Tensor, generator: torch.Generator | None = 
         drawn_BD = torch.randn(z.shape, generator=generator, device=generator.device if generator else z.device)
         noise_BD = drawn_BD.to(z.device) * std_D
     a = amount_BD.to(z.dtype)
-    return (mean_D + (1 - a * a).sqrt() * (z_BD - mean_D) + a * noise_BD).to(z_BD.dtype)
+    known = 1 - a * a
+    return (mean_D + known * (z_BD - mean_D) + a * known.sqrt() * noise_BD).to(z_BD.dtype)

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.documents import DocumentData
 from ..errors import UserError
-from ..nets.sonar_llm import SonarLLM
+from ..nets.kinds import VECTORS
 from ..runtime import by_length, choose, log
 from ..weights.loaded import Space, load_writer
+from .build import read_documents
 from .recipe import Settings
 
 DOCUMENTS = 32  # read at once
@@ -38,9 +38,9 @@ class Guesses:
             raise UserError("loss.guess needs a concept model", "add run.writer, a model in the space of run.init")
         room = int(settings.loss.guess * settings.optim.batch_tokens)  # padded tokens drawn at once
         writer = load_writer(settings.run.writer, choose("cpu", "float32"), settings.run.init)
-        if not isinstance(writer.net, SonarLLM):
+        if writer.row.reads != VECTORS or writer.row.noise:
             raise UserError(f"run.writer {writer.name} is a {writer.kind} model", "name a sonar-llm model")
-        data = DocumentData(settings, folder, space)
+        data = read_documents(settings, folder, space)
         self.table = data.table
         epoch = data.epoch(0)
         vectors, rows = [], []

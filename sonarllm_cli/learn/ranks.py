@@ -1,9 +1,10 @@
-"""Several processes that train one model: each takes its share of a step's micro-batches, gradients are summed.
+"""Several processes that train one model: each takes its share of a step's micro-batches, and gradients are added up
+while the backward pass of the last one computes.
 
     torchrun --nproc-per-node 2 -m sonarllm_cli train recipes/mini/sonar-llm.toml      # or: train … --nproc 2
 
 The step is the same whatever their number: micro-batches, their random numbers and what they are divided by depend on
-the step alone. Each process has a GPU (NCCL), or all compute on CPUs (gloo). Weights are whole in every process,
+the step alone. Each process has a GPU (NCCL), or all compute on CPUs (gloo). Weights are whole in every process (DDP),
 or with `parallel.shard = "full"` each keeps its part of weights, gradients and optimizer state between steps (FSDP2).
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -22,12 +23,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import RunError
 from ..runtime import choose
 
 T = TypeVar("T")
-MESSAGE = 1 << 24  # numbers that one message of gradients holds: 64 MiB
 PATIENCE = timedelta(days=7)  # of processes that wait while the first reads and embeds a corpus
 
 
@@ -54,12 +55,12 @@ class Ranks:
         """Whether this is the process that writes."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T], *, even: bool = False) -> Iterator[tuple[int, T, bool]]:
-        """(place, item, counts) of those that are this process' to do. With `even` every process gets as many: one that
-        has none left repeats the last, which then does not count."""
+    def share(self, items: Sequence[T]) -> Iterator[tuple[int, T, bool]]:
+        """(place, item, counts) of those that are this process' to do, as many in every process: one that has none left
+        repeats the last, which then does not count."""
         for i in range(self.rank, len(items), self.count):
             yield i, items[i], True
-        if even and self.rank >= (len(items) % self.count or self.count):
+        if self.rank >= (len(items) % self.count or self.count):
             yield len(items) - 1, items[-1], False
 
     def gather(self, value: T) -> list[T]:
@@ -67,27 +68,18 @@ class Ranks:
         if self.count == 1:
             return [value]
         found: list[Any] = [None] * self.count
-        with _together():
+        with together():
             dist.all_gather_object(found, value)
         return found
 
-    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Add up the gradients of all processes, in messages of `MESSAGE` numbers; one without a gradient counts as
-        zero. Sharded ones were summed on their way."""
-        parameters = list(parameters)
-        if self.count == 1 or any(isinstance(p, DTensor) for p in parameters):
-            return
-        held: list[Tensor] = []
-        for i, p in enumerate(parameters):
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            held.append(p.grad)
-            if i + 1 == len(parameters) or sum(g.numel() for g in held) + parameters[i + 1].numel() > MESSAGE:
-                flat = torch.cat([g.flatten() for g in held])
-                with _together():
-                    dist.all_reduce(flat)
-                for grad, part in zip(held, flat.split([g.numel() for g in held])):
-                    grad.copy_(part.view_as(grad))
-                held = []
+    def replicated(self, module: nn.Module) -> nn.Module:
+        """`module`, called as it is, whose gradients are a mean over the processes once a backward pass under
+        `last_of_step(…, True)` ends; one that no micro-batch of a process has counts as zero there. Alone, itself."""
+        if self.count == 1:
+            return module
+        # with find_unused_parameters messages stay as they are first laid out: sums round alike after a resume
+        with together():
+            return DistributedDataParallel(module, find_unused_parameters=True, gradient_as_bucket_view=True)
 
     def divide(self, tensors: Sequence[Tensor], work: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """`work` of each tensor, of its shape and dtype, done by one process and told to all."""
@@ -95,7 +87,7 @@ class Ranks:
             return [work(tensor) for tensor in tensors]
         own = [i % self.count == self.rank for i in range(len(tensors))]
         found = [work(tensor).contiguous() if mine else torch.empty_like(tensor) for tensor, mine in zip(tensors, own)]
-        with _together():
+        with together():
             for i, tensor in enumerate(found):
                 dist.broadcast(tensor, src=i % self.count)
         return found
@@ -103,7 +95,7 @@ class Ranks:
     def wait(self) -> None:
         """Until all are here, however long the others take."""
         if self.count > 1:
-            with _together():
+            with together():
                 dist.barrier(group=self._patient)
 
     def leave(self) -> None:
@@ -112,12 +104,14 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def _together() -> Iterator[None]:
+def together() -> Iterator[None]:
     """What all processes do at once fails where one has left: that one says why."""
     try:
         yield
     except RuntimeError as error:
-        raise RunError("another process of this run ended", "see its message") from error
+        if isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL")):
+            raise RunError("another process of this run ended", "see its message") from error
+        raise
 
 
 # ---------------------------------------------------------------------------------------------- sharded weights
@@ -142,12 +136,16 @@ def shard(model: nn.Module, ranks: Ranks, dtype: torch.dtype) -> None:
         fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
 
 
-def last_of_step(model: nn.Module, last: bool) -> None:
-    """Tell a sharded model whether the coming backward pass is the step's last, which sums gradients and lets go of
-    the whole parameters."""
+@contextlib.contextmanager
+def last_of_step(objective: nn.Module, model: nn.Module, last: bool) -> Iterator[None]:
+    """The forward and backward pass in here is the step's last, which adds up the gradients of all processes and, of a
+    sharded model, lets go of the whole parameters; or, unless `last`, its gradients stay this process' own."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(last)
         model.set_reshard_after_backward(last)
+    replicas = isinstance(objective, DistributedDataParallel) and not last
+    with objective.no_sync() if replicas else contextlib.nullcontext():  # type: ignore[operator]
+        yield
 
 
 @contextlib.contextmanager

@@ -18,90 +18,17 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..bounds import MOST, Count, OneOf, Positive, Share, Weight, Whole, Within, one_of
+from ..data.records import Data
 from ..errors import UserError, nearest
-from ..weights.model_dir import SPEECH, WRITERS
+from ..nets.kinds import TRAINED, kind_of
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-KINDS = ("sonar", *WRITERS, SPEECH)
 WEIGHTS = ("float32", "float16", "bfloat16", "int8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Within:
-    """Bounds of a number, or of each number in a list: `low` and `high` are within, `above` and `below` are not. A list
-    has `count` of them, or at least `least`."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    above: float = -math.inf
-    below: float = math.inf
-    count: int = 0
-    least: int = 0
-
-    def check(self, key: str, value: Any) -> None:
-        """UserError that says what to use instead."""
-        values = value if isinstance(value, list) else [value]
-        if self.count and len(values) != self.count:
-            raise UserError(f"{key} has {len(values)} numbers", f"give it {self.count}")
-        if len(values) < self.least:
-            raise UserError(f"{key} is empty", f"give it {self.least} or more")
-        for one in values:
-            if isinstance(one, int | float) and not (self.low <= one <= self.high and self.above < one < self.below):
-                raise UserError(f"{key} is {value}", f"use {self}")
-
-    def __str__(self) -> str:
-        if self.low > -math.inf and self.high < math.inf:
-            return f"{self.low:g} to {self.high:g}"
-        ends = {f"{self.low:g} or more": self.low, f"more than {self.above:g}": self.above}
-        ends |= {f"{self.high:g} or less": self.high, f"less than {self.below:g}": self.below}
-        return " and ".join(words for words, end in ends.items() if math.isfinite(end))
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """What a text, or each text of a list, may be."""
-
-    known: tuple[str, ...]
-
-    def check(self, key: str, value: Any) -> None:
-        """UserError with the nearest."""
-        for one in value if isinstance(value, list) else [value]:
-            _one_of(key, one, self.known)
-
-
-Whole = Annotated[int, Within(low=0)]
-Count = Annotated[int, Within(low=1)]
-Share = Annotated[float, Within(low=0, high=1)]
-Weight = Annotated[float, Within(low=0)]
-Positive = Annotated[float, Within(above=0)]
-MOST = (1 << 31) - 1  # of any whole number
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """What a run reads. Paths are relative to `root`, which is relative to the current folder."""
-
-    root: str = "."
-    documents: list[str] = field(default_factory=list)  # JSON Lines, {"paragraphs": [[block, …], …], "title"?}; of
-    # sonar-speech: clips, {"audio": …, "text": …, "lang"?}, also TSV and Parquet with bytes
-    pairs: list[str] = field(default_factory=list)  # JSON Lines, {"lang": "it", "en": …, "it": …}
-    valid_documents: list[str] = field(default_factory=list)
-    valid_pairs: list[str] = field(default_factory=list)
-    valid_share: Annotated[float, Within(low=0, below=1)] = 0.0  # of documents held out, where no valid_documents are
-    prepared: str = ""  # one file with tokenizer, items, documents and a teacher's vectors (recipes/mini/prepare.py)
-    store: str = ""  # a folder that `sonarllm embed --store` made: documents, embedded once
-    valid_store: str = ""
-    lang: str = "eng_Latn"  # of documents
-    limit: Whole = 0  # rows of each file; 0: all
-    max_tokens: Annotated[int, Within(low=4)] = 128  # of a sentence; longer ones are left out and counted
-    max_sentences: Annotated[int, Within(low=2)] = 32  # of a document
-    min_sentences: Count = 2
-    split: bool = False  # a document over max_sentences goes on as the next one; if not, its rest is left out
-    summaries: Share = 0.5  # share of documents read as body, marker, title
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +138,7 @@ class Parallel:
 class Settings:
     """A whole run."""
 
-    kind: Annotated[str, OneOf(KINDS)]
+    kind: Annotated[str, OneOf(TRAINED)]
     name: str = ""
     about: str = ""  # for the model card
     licence: str = ""
@@ -231,7 +158,7 @@ class Settings:
                 f"speech.batch_seconds {self.speech.batch_seconds:g} holds no clip of {self.speech.max_seconds:g} s",
                 f"use speech.batch_seconds = {self.speech.max_seconds:g} or more",
             )
-        if self.parallel.shard == "full" and self.kind in ("sonar", SPEECH):
+        if self.parallel.shard == "full" and not kind_of(self.kind).shards:
             raise UserError(
                 "parallel.shard = full does not cut this kind's two networks", 'use parallel.shard = "none"'
             )
@@ -245,13 +172,6 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
-
-
-def _one_of(key: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        guess = nearest(value, list(known))
-        hint = f"did you mean {guess!r}? " if guess else ""
-        raise UserError(f"{key} {value!r} is unknown", f"{hint}use one of {', '.join(known)}")
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Settings:
@@ -296,7 +216,7 @@ def _for_kind(table: dict[str, Any], kind: str | None) -> dict[str, Any]:
     if not isinstance(special, dict):
         raise UserError("for must be a section", "write [for.mse-lcm.optim]")
     for name in special:
-        _one_of("for", name, KINDS)
+        one_of("for", name, TRAINED)
     table = _merged(table, special.get(str(table.get("kind")), {}))
     if isinstance(table.get("name"), str):
         table["name"] = table["name"].replace("{kind}", str(table.get("kind")))
@@ -314,7 +234,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def build(table: dict[str, Any]) -> Settings:
     """A nested table → Settings; UserError for an unknown key, a wrong type, or a missing `kind`."""
     if "kind" not in table:
-        raise UserError("the recipe names no kind", f"add a line such as kind = {KINDS[1]!r}")
+        raise UserError("the recipe names no kind", f"add a line such as kind = {TRAINED[1]!r}")
     return _fill(Settings, table, "")
 
 

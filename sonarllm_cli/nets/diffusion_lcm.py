@@ -237,6 +237,33 @@ class DiffusionLCM(nn.Module):
         normal_BSD = self.normaliser(embedding_BSD).to(self.body.norm.weight.dtype)
         return self.body(self.project_in(normal_BSD), caches)
 
+    def remember(self, chunk_BSD: Tensor, caches: list[KVCache] | None, memory: list[Tensor]) -> None:
+        """As a SONAR-LLM's: read sentences after those in `caches`; `memory` holds what was made of each."""
+        memory.append(self.read(chunk_BSD, caches))
+
+    def next(
+        self,
+        memory: list[Tensor],
+        generator: torch.Generator | None = None,
+        sampling: DiffusionLCMConfig | None = None,
+    ) -> Tensor:
+        """An embedding after all that was read: → next_BD."""
+        memory[:] = [torch.cat(memory, 1)]
+        B, S, _ = memory[0].shape
+        all_B1C = torch.ones(B, 1, S + 1, dtype=torch.bool, device=memory[0].device)
+        return self.sample(memory[0], all_B1C, generator, sampling)[:, 0]
+
+    def next_all(
+        self,
+        context_BSD: Tensor,
+        generator: torch.Generator | None = None,
+        sampling: DiffusionLCMConfig | None = None,
+    ) -> Tensor:
+        """An embedding after each beginning of the context: → next_BSD."""
+        B, S, _ = context_BSD.shape
+        seen_SC = torch.ones(S, S + 1, dtype=torch.bool, device=context_BSD.device).tril(1)
+        return self.sample(self.read(context_BSD), seen_SC.expand(B, S, S + 1), generator, sampling)
+
     def columns(self, context_BSM: Tensor) -> list[Tensor]:
         """What each layer attends to, once for all steps: → L × key_value_2BHCK"""
         return [layer.columns(context_BSM) for layer in self.denoiser]  # type: ignore[operator]

@@ -90,9 +90,3 @@ class Mutox(nn.Module):
         for layer in self.layers[:-1]:
             x_BF = torch.relu(layer(x_BF))
         return self.layers[-1](x_BF)[:, 0]
-
-
-HEADS: dict[str, tuple[type[BlaserConfig] | type[MutoxConfig], type[Blaser] | type[Mutox]]] = {
-    "blaser": (BlaserConfig, Blaser),
-    "mutox": (MutoxConfig, Mutox),
-}

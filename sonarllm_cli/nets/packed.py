@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import FeedForward
-from .sonar import Embed, SonarDecoder
+from .sonar import Embed
 
 TILE = 256  # tokens through an int8 layer at once: what lies between its products stays in the cache
 
@@ -28,7 +28,6 @@ def pack_(net: nn.Module, *, int8: bool = False) -> nn.Module:
     """Replace each linear layer, feed-forward and token table of `net` by its packed twin. The network must be on a CPU
     for which `available` holds."""
     shared: dict[int, nn.Module] = {}
-    projecting = {id(m.embed) for m in net.modules() if isinstance(m, SonarDecoder)}
 
     def twin(module: nn.Module) -> nn.Module | None:
         if isinstance(module, FeedForward):
@@ -36,7 +35,7 @@ def pack_(net: nn.Module, *, int8: bool = False) -> nn.Module:
         if isinstance(module, nn.Linear):
             return Int8Linear(module) if int8 else PackedLinear(module)
         if isinstance(module, Embed) and int8:
-            return Int8Embed(module, projects=id(module) in projecting)
+            return Int8Embed(module, projects=module.projects)
         return None
 
     def walk(module: nn.Module) -> None:

@@ -57,12 +57,14 @@ class SonarConfig:
 
 
 class Embed(nn.Module):
-    """Token embedding × √M + position: ids_BT, first position → x_BTM. Its `weight` is also the output projection."""
+    """Token embedding × √M + position: ids_BT, first position → x_BTM. Where it `projects`, its `weight` is the output
+    projection too."""
 
     float32 = True  # in training, whatever its products' dtype: a frequent word's gradient is a sum of very many
 
-    def __init__(self, config: SonarConfig) -> None:
+    def __init__(self, config: SonarConfig, projects: bool = False) -> None:
         super().__init__()
+        self.projects = projects
         self.scale, self.width = config.width**0.5, config.width
         self.max_tokens = max(config.max_source_tokens, config.max_target_tokens)
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.width))
@@ -204,7 +206,7 @@ class SonarDecoder(nn.Module):
     def __init__(self, config: SonarConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = Embed(config)
+        self.embed = Embed(config, projects=True)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.layer_norm = nn.LayerNorm(config.width)
 

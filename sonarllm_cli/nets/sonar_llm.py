@@ -7,7 +7,9 @@ Source: Dragunov et al. 2025 (arXiv 2508.05305); position k − 1 predicts sente
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .layers import KVCache
@@ -42,6 +44,19 @@ class SonarLLM(nn.Module):
 
     def forward(self, context_BSD: Tensor, caches: list[KVCache] | None = None) -> Tensor:
         return self.project_out(self.body(self.project_in(context_BSD.to(self.body.norm.weight.dtype)), caches))
+
+    def remember(self, chunk_BSD: Tensor, caches: list[KVCache] | None, memory: list[Tensor]) -> None:
+        """Read sentences after those in `caches`. `memory` holds what `next` needs of all that was read."""
+        memory[:] = [self(chunk_BSD, caches)[:, -1]]
+
+    def next(self, memory: list[Tensor], generator: torch.Generator | None = None, sampling: Any = None) -> Tensor:
+        """The embedding after all that was read: → next_BD. What begins as noise draws it from `generator`, and may be
+        sampled otherwise than its config says."""
+        return memory[-1]
+
+    def next_all(self, context_BSD: Tensor, generator: torch.Generator | None = None, sampling: Any = None) -> Tensor:
+        """What follows each beginning of the context: → next_BSD."""
+        return self(context_BSD)
 
     def init_(self) -> SonarLLM:
         """The body's start; projectors keep PyTorch's."""

@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import corpus
+from ..data.records import Data
 from ..errors import UserError
 from ..flow.embed import embed_sentences
 from ..flow.extract import LEAD, centrality, ranked, z_scores
-from ..learn.recipe import Data
 from ..weights.loaded import load_space
 from .metrics import rouge
-from .tasks import Result, Sample, Wish, _draw
+from .plan import Plan, Result, Sample, drawn
 
 COUNTS = (1, 2, 3)  # sentences chosen
 ROUGES = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
@@ -37,10 +37,10 @@ MOST = 400  # sentences of a text that are looked at
 Scores = dict[tuple[int, str], float]  # (sentences chosen, which ROUGE) → 0 to 100
 
 
-def extraction(model: str, data: list[str], run: Wish) -> Result:
+def extraction(model: str, data: list[str], run: Plan) -> Result:
     """Each way's scores, mean over the documents, and the mean of all nine. Takes documents with a `summary`, several
     `summaries`, or else a title."""
-    rows = _draw(_documents(data, set(run.seen)), run.limit, run.seed)
+    rows = drawn(_documents(data, set(run.seen)), run.limit, run.seed)
     if len(rows) < 2:
         raise UserError(
             "fewer than two documents with a summary in the data",

@@ -116,9 +116,7 @@ class SentenceEncoder:
             if value != usual:
                 raise UserError(f"{name} {value!r} means nothing to this encoder", "leave it out")
         lines = [Line(text, self._lang(text, lang or self.lang), f"text {i + 1}") for i, text in enumerate(given)]
-        blocks = self.encoder.stream(lines, batch_size=batch_size, on_long="truncate")
-        parts = [np.zeros((0, self.encoder.dim), np.float32), *(block.embeddings_ND for block in blocks)]
-        vectors_ND = torch.from_numpy(np.concatenate(parts))[:, :truncate_dim]
+        vectors_ND = torch.from_numpy(self.encoder.embed(lines, batch_size=batch_size))[:, :truncate_dim]
         if normalize_embeddings:
             vectors_ND = F.normalize(vectors_ND, dim=1)
         if convert_to_tensor:

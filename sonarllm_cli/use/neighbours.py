@@ -20,8 +20,11 @@ from ..errors import UserError
 BLOCK = 4096  # vectors at once: 16 MiB of float32 at width 1024
 
 
-def unit(vectors_ND: np.ndarray | Tensor, name: str = "the vectors", first: int = 0) -> Tensor:
+def unit(
+    vectors_ND: np.ndarray | Tensor, name: str = "the vectors", first: int = 0, *, in_place: bool = False
+) -> Tensor:
     """Vectors of length 1 in float32: vectors_ND → unit_ND. Row `first` of `name` is the first, for messages.
+    `in_place` spares memory, and the time it takes to get some: those given may be overwritten.
 
     UserError for a vector that is not finite or has length 0, and so no direction.
     """
@@ -32,7 +35,7 @@ def unit(vectors_ND: np.ndarray | Tensor, name: str = "the vectors", first: int 
         row = int(bad[0])
         what = "is all zeros" if length_N1[row] == 0 else "is not finite"
         raise UserError(f"{name}, row {first + row + 1}: the vector {what}", "remove it, or embed its text again")
-    return value_ND / length_N1
+    return value_ND.div_(length_N1) if in_place else value_ND / length_N1
 
 
 def nearest(query_QD: Tensor, blocks: Iterable[Tensor], k: int) -> tuple[Tensor, Tensor]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import UserError
-from ..nets.heads import HEADS, Blaser, Mutox
+from ..nets.kinds import NUMBER, kind_of
 from ..runtime import Runtime
 from ..weights import model_dir, registry, tensors
 from .neighbours import unit
@@ -24,10 +25,13 @@ from .sides import Side, same_space
 
 @dataclass(frozen=True)
 class Head:
-    """A head ready to run, and the space whose vectors it reads: its name and fingerprint, "" where none is known."""
+    """A head ready to run, and the space whose vectors it reads: its name and fingerprint, "" where none is known.
+
+    Its network has `config.embedding`, the vectors' D, and `takes`, what each of its arguments is: vectors_BD … →
+    number_B."""
 
     name: str
-    net: Blaser | Mutox
+    net: Any
     space: str
     fingerprint: str
     runtime: Runtime
@@ -37,12 +41,9 @@ def load_head(name: str, runtime: Runtime) -> Head | None:
     """A head by the name or folder of its model; None for a model that is none."""
     folder = registry.find(name)
     config = model_dir.read_config(folder)
-    if config["kind"] not in HEADS:
+    if kind_of(config["kind"]).writes != NUMBER:
         return None
-    shape, network = HEADS[config["kind"]]
-    with torch.device("meta"):
-        net = network(model_dir.net_config(shape, folder, config))
-    tensors.load_weights(net, folder, runtime.device, runtime.dtype)
+    net = tensors.load_net(folder, config, runtime.device, runtime.dtype)
     home = config.get("sonar", {})
     space = model_dir.space_of(folder, config) if home else ""
     return Head(folder.name, net, space, home.get("fingerprint", ""), runtime)

@@ -41,7 +41,7 @@ class Side(Protocol):
     def dim(self) -> int: ...
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All vectors, from the first, `BLOCK` or fewer at a time: vectors_ND."""
+        """All vectors, from the first, `BLOCK` or fewer at a time: vectors_ND, the caller's own."""
 
     def texts(self, rows: Iterable[int]) -> dict[int, str]:
         """The texts of these rows; UserError where the file keeps none."""
@@ -65,7 +65,7 @@ class Embedded:
 
     def blocks(self) -> Iterator[np.ndarray]:
         for i in range(0, len(self.vectors_ND), BLOCK):
-            yield self.vectors_ND[i : i + BLOCK]
+            yield self.vectors_ND[i : i + BLOCK].copy()
 
     def texts(self, rows: Iterable[int]) -> dict[int, str]:
         return {row: self.lines[row] for row in rows}
@@ -169,5 +169,5 @@ def unit_blocks(side: Side) -> Iterator[Tensor]:
     """The side's vectors at length 1: blocks of unit_ND."""
     first = 0
     for vectors_ND in side.blocks():
-        yield unit(vectors_ND, side.name, first)
+        yield unit(vectors_ND, side.name, first, in_place=True)
         first += len(vectors_ND)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..languages import FLORES, NAMES, resolve
+from ..nets.kinds import kind_of
 from ..nets.sonar import Sonar, SonarConfig
 from ..nets.sonar_llm import BEGINNING, ENDING, SonarLLM, SonarLLMConfig
 from ..nets.speech import SpeechConfig, SpeechEncoder
@@ -323,7 +324,7 @@ def import_speech(
     facts: dict[str, Any] = {"sonar": _lives_in(sonar, home)} if sonar else {}
     tensors.save(
         folder,
-        kind=model_dir.SPEECH,
+        kind="sonar-speech",
         model=net,
         weights=_weights(dtype, found),
         tensor=fill(net, {"": found}),
@@ -437,7 +438,7 @@ def import_sonar_llm(
 def _home(sonar: str) -> dict[str, Any]:
     """The config of a space. UserError for a model of another kind."""
     home = model_dir.read_config(registry.find(sonar))
-    if home["kind"] != "sonar":
+    if not kind_of(home["kind"]).space:
         raise UserError(f"{sonar} is a {home['kind']} model, not a space", "name a sonar model: sonarllm models list")
     return home
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..nets.heads import HEADS, BlaserConfig, MutoxConfig
+from ..nets.heads import BlaserConfig, MutoxConfig
+from ..nets.kinds import KINDS
 from ..nets.laser2 import FIRST_PIECE, Laser2, Laser2Config
 from ..nets.sonar import SonarConfig
 from . import model_dir, registry, tensors
@@ -88,7 +89,7 @@ def _import(
 ) -> Path:
     folder = registry.target(name)
     with torch.device("meta"):
-        net = HEADS[kind][1](config)  # type: ignore[arg-type]
+        net = KINDS[kind].net(config)
     tensors.save(
         folder,
         kind=kind,

@@ -22,6 +22,7 @@ from typing import Any
 
 from ..errors import RunError, UserError, nearest
 from ..io.files import atomic_folder
+from ..nets import kinds
 from ..runtime import log
 from . import convert, convert_heads, model_dir, registry
 from .fetch import fetch as fetch_file
@@ -66,19 +67,13 @@ def pull(
             say(f"its space {entry['sonar']} is here already")
         else:
             pull(entry["sonar"], dtype=dtype, say=say)
-    if "url" in entry:
-        return _pull_addresses(folder.name, entry, dtype, say)
-    if entry["kind"] == "blaser":
-        return _pull_blaser(folder.name, entry, dtype, say)
-    if entry["kind"] == "sonar-llm":
-        return _pull_concept(folder.name, entry["repo"], None, entry["sonar"], dtype, entry, say)
-    return _pull_sonar(folder.name, entry, dtype, say)
+    return kinds.load(__package__, kinds.KINDS[entry["kind"]].pull)(folder.name, entry, dtype, say)
 
 
 # ---------------------------------------------------------------------------------------------- the kinds of model
 
 
-def _pull_sonar(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
+def pull_sonar(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
     _say_licence(name, entry["licence"], f"{entry['encoder']}, {entry['decoder']}", say)
     words = fetch(entry["tokenizer"], [TOKENIZER]) / TOKENIZER
     encoder, decoder = (_fetch_weights(entry[side], entry.get(f"{side}_file")) for side in ("encoder", "decoder"))
@@ -94,7 +89,7 @@ def _pull_sonar(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say
     )
 
 
-def _pull_addresses(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
+def pull_addresses(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
     """A speech encoder, MuTox or LASER2, which are on no hub. Files are not kept once they are converted."""
     _say_licence(name, entry["licence"], entry["url"], say)
     files, hashes = [], []
@@ -120,6 +115,11 @@ def _pull_addresses(name: str, entry: Mapping[str, Any], dtype: str | None, say:
     return folder
 
 
+def pull_concept(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
+    """From the repository that the catalogue names."""
+    return _pull_concept(name, entry["repo"], None, entry["sonar"], dtype, entry, say)
+
+
 def _pull_concept(
     name: str, repo: str, revision: str | None, sonar: str, dtype: str | None, entry: Mapping[str, Any], say: Say
 ) -> Path:
@@ -133,7 +133,7 @@ def _pull_concept(
     )
 
 
-def _pull_blaser(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
+def pull_blaser(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
     _say_licence(name, entry["licence"], entry["repo"], say)
     file = _fetch_weights(entry["repo"], entry["file"])
     _check_hashes(entry, (entry["repo"], file), say=say)

@@ -7,20 +7,16 @@ writer = load_writer("mini", runtime)      # with its space
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from ..errors import UserError
-from ..nets.diffusion_lcm import DiffusionLCM
-from ..nets.kinds import NETS
+from ..nets.kinds import WRITERS, Kind, kind_of
 from ..nets.layers import onednn_serves
-from ..nets.mse_lcm import MseLCM
 from ..nets.packed import pack_
-from ..nets.sonar import Sonar, SonarConfig
-from ..nets.sonar_llm import ENDING, SonarLLM
-from ..nets.token_lm import TokenLM
+from ..nets.sonar import Sonar
+from ..nets.sonar_llm import ENDING
 from ..runtime import Runtime, choose
 from ..tokens import Tokenizer
 from . import model_dir, registry, tensors
@@ -54,7 +50,7 @@ class Writer:
     text and its summary, `lang` the language it was trained to write."""
 
     name: str
-    net: SonarLLM | MseLCM | DiffusionLCM | TokenLM
+    net: Any  # of its kind; of a concept model, with the methods of `SonarLLM`
     space: Space
     marker: str
     ending: str
@@ -62,6 +58,11 @@ class Writer:
     lang: str
     familiar: float  # bits a byte up to which its space reconstructs text of its field; 0 where nobody measured
     kind: str
+
+    @property
+    def row(self) -> Kind:
+        """What its kind is."""
+        return kind_of(self.kind)
 
 
 def pack(net: nn.Module, runtime: Runtime) -> None:
@@ -77,16 +78,13 @@ def load_space(name: str = DEFAULT, runtime: Runtime | None = None, *, trainable
     for inference, unless gradients are to go through it (`trainable`)."""
     runtime = runtime or choose()
     folder, config = registry.find_space(name)
-    shape = model_dir.net_config(SonarConfig, folder, config)
-    with torch.device("meta"):
-        net = Sonar(shape)
-    tensors.load_weights(net, folder, runtime.device, runtime.dtype)
+    net = tensors.load_net(folder, config, runtime.device, runtime.dtype)
     if not trainable:
         pack(net, runtime)
     tokenizer = model_dir.load_tokenizer(folder, config)
-    if tokenizer.vocab_size > shape.vocab_size:
+    if tokenizer.vocab_size > net.config.vocab_size:
         raise UserError(
-            f"{folder}'s tokenizer has {tokenizer.vocab_size} ids, the model {shape.vocab_size}", model_dir.AGAIN
+            f"{folder}'s tokenizer has {tokenizer.vocab_size} ids, the model {net.config.vocab_size}", model_dir.AGAIN
         )
     return Space(folder.name, config.get("fingerprint", ""), tokenizer, net, runtime)
 
@@ -98,8 +96,8 @@ def load_writer(
     runtime = runtime or choose()
     folder = registry.find(name)
     config = model_dir.read_config(folder)
-    if config["kind"] not in model_dir.WRITERS:
-        cure = f"name a model of another kind ({', '.join(model_dir.WRITERS)}): sonarllm models list"
+    if not kind_of(config["kind"]).writer:
+        cure = f"name a model of another kind ({', '.join(WRITERS)}): sonarllm models list"
         raise UserError(f"{name} is a {config['kind']} model: it can't write texts", cure)
     home = load_space(space or model_dir.space_of(folder, config), runtime, trainable=trainable)
     want = config.get("sonar", {}).get("fingerprint", "")
@@ -109,10 +107,7 @@ def load_writer(
             f"({home.fingerprint})",
             "use the space it names, or train a concept model in this one",
         )
-    with torch.device("meta"):
-        config_class, net_class = NETS[config["kind"]]
-        net = net_class(model_dir.net_config(config_class, folder, config))
-    tensors.load_weights(net, folder, runtime.device, runtime.dtype)
+    net = tensors.load_net(folder, config, runtime.device, runtime.dtype)
     if not trainable:
         pack(net, replace(runtime, int8=False))  # the concept model is small beside its space
     return Writer(

@@ -19,8 +19,6 @@ from ..errors import UserError
 from ..tokens import Tokenizer
 
 FORMAT = 1
-WRITERS = ("sonar-llm", "token-llm", "mse-lcm", "diffusion-lcm")  # kinds that write texts, in a space of their own
-SPEECH = "sonar-speech"  # the kind that turns sound into a space's vectors
 AGAIN = "fetch or import the model again"
 STORED = ("float32", "float16", "bfloat16", "int8")  # how weights may be stored
 HASHED = ("model.safetensors", "tokenizer.model")  # the files that are trusted only if their hash is right

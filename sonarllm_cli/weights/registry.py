@@ -24,6 +24,7 @@ from typing import Any
 from ..errors import UserError, nearest
 from ..io.files import locked
 from ..languages import NAMES
+from ..nets.kinds import kind_of
 from ..tokens import Tokenizer
 from . import model_dir
 
@@ -92,11 +93,11 @@ def find_space(name: str) -> tuple[Path, dict[str, Any]]:
     """The folder and `config.json` of a space, by its own name or that of a concept model that lives in it."""
     folder = find(name)
     config = model_dir.read_config(folder)
-    if config["kind"] in model_dir.WRITERS:
+    if kind_of(config["kind"]).writer:
         name = model_dir.space_of(folder, config)
         folder = find(name)
         config = model_dir.read_config(folder)
-    if config["kind"] != "sonar":
+    if not kind_of(config["kind"]).space:
         raise UserError(f"{name} is a {config['kind']} model, not a space", "name a sonar model: sonarllm models list")
     return folder, config
 
@@ -166,7 +167,7 @@ def catalogue() -> dict[str, dict[str, Any]]:
         for row in group["langs"]:
             code, lang = row.split("=") if "=" in row else (row.split("_")[0], row)
             table[f"sonar-speech-{code}"] = {
-                "kind": model_dir.SPEECH,
+                "kind": "sonar-speech",
                 "about": f"SONAR speech encoder, {NAMES[lang]}",
                 "licence": group["licence"],
                 "parameters": group["parameters"],

@@ -21,14 +21,23 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..io.files import atomic_folder
-from .model_dir import AGAIN, FORMAT, check_files, digest, hash_of, read_config
+from ..nets.kinds import kind_of
+from .model_dir import AGAIN, FORMAT, check_files, digest, hash_of, net_config, read_config
 from .model_dir import STORED as STORED_NAMES
 
 CHECK_BYTES = 100 << 20  # weights up to this size are hashed at every load; larger ones by `models verify`
 STORED: dict[str, torch.dtype] = {name: getattr(torch, name) for name in STORED_NAMES}
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int8: "I8"}  # safetensors' words
-SPACES = ("sonar", "laser2")  # the kinds that make a space, which has a name
 N = TypeVar("N", bound=nn.Module)
+
+
+def load_net(folder: Path, config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """The network of a model folder, whose `config.json` is `config`. UserError as of `net_config`, `load_weights`."""
+    row = kind_of(config["kind"])
+    shape = net_config(row.config, folder, config)
+    with torch.device("meta"):
+        net = row.net(shape)
+    return load_weights(net, folder, device, dtype)
 
 
 def load_weights(model: N, folder: Path, device: torch.device, dtype: torch.dtype) -> N:
@@ -162,22 +171,20 @@ def save(
     with atomic_folder(folder, marker="config.json") as scratch:
         own = dict(model.named_parameters())  # each once, however many modules share it
         shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
-        identity = _Identity(tensor or own.__getitem__)
-        write_weights(
-            scratch / "model.safetensors", shapes, weights, identity.tensor if kind in SPACES else identity.of
-        )
-        names = ["model.safetensors"]
+        identity, names = _Identity(tensor or own.__getitem__), kind_of(kind).names_space
+        write_weights(scratch / "model.safetensors", shapes, weights, identity.tensor if names else identity.of)
+        made = ["model.safetensors"]
         if tokenizer is not None:
             (scratch / "tokenizer.model").write_bytes(tokenizer)
-            names.append("tokenizer.model")
-        files = {name: digest(scratch / name) for name in names}
+            made.append("tokenizer.model")
+        files = {name: digest(scratch / name) for name in made}
         config = {
             "format": FORMAT,
             "kind": kind,
             "model": dataclasses.asdict(model.config),  # type: ignore[call-overload]
             "weights": weights,
             "files": files,
-            **({"fingerprint": identity.name(model.config, files, facts)} if kind in SPACES else {}),
+            **({"fingerprint": identity.name(model.config, files, facts)} if names else {}),
             **facts,
         }
         (scratch / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", "utf-8")

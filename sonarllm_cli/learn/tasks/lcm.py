@@ -20,6 +20,8 @@ from torch import Tensor
 
 from ...data.documents import Batch, Document, Lazy
 from ...nets.diffusion_lcm import noised
+from ...nets.sonar import SonarConfig
+from ..budget import Cost, body_flops
 from ..recipe import Settings
 from .sonar_llm import CPU, SonarLLMTask
 
@@ -34,6 +36,17 @@ class LCMTask(SonarLLMTask):
         rows = self.data.train.flat
         self.model.normaliser.fit_(self.table.embeddings(rows[:: max(1, len(rows) // FITTED)]))
         self.normaliser = copy.deepcopy(self.model.normaliser).to(device)  # whole, where the model's is sharded
+
+    @classmethod
+    def flops(cls, settings: Settings, model: Any, space: SonarConfig | None, tokens: int, sentences: int) -> float:
+        """The body, three times: no decoder is asked."""
+        assert space is not None
+        return 3 * sentences * body_flops(model.config, space.embedding, settings.data.max_sentences)
+
+    @classmethod
+    def activations(cls, settings: Settings, config: Any, space: SonarConfig | None, half: int) -> float:
+        """The body's."""
+        return Cost.activations(settings, config, space, half)
 
     def steps(self, epoch: Sequence[Document]) -> Sequence[list[Batch]]:
         """As for SONAR-LLM, but `step_tokens` counts target sentences: each weighs the same, however long it is."""
@@ -82,6 +95,14 @@ class LCMTask(SonarLLMTask):
 
 class DiffusionTask(LCMTask):
     """A `diffusion-lcm` run: x̂₀ from a step and a noise drawn for each sentence, some without what came before."""
+
+    @classmethod
+    def flops(cls, settings: Settings, model: Any, space: SonarConfig | None, tokens: int, sentences: int) -> float:
+        """6 a parameter and position."""
+        return Cost.flops(settings, model, space, tokens, sentences)
+
+    def _start(self, model: Any) -> Any:
+        return model
 
     def _errors(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
         return self._grouped(documents, lambda group: self._errors_of_group(group, generator))

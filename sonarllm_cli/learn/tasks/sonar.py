@@ -22,9 +22,19 @@ from ...data import corpus, prepared
 from ...errors import UserError
 from ...nets.sonar import Sonar, SonarConfig
 from ...runtime import choose, log
-from ...tokens import UNK, Tokenizer
+from ...tokens import TAGS, UNK, Tokenizer
 from ...weights import tensors
 from ...weights.loaded import load_space
+from ..budget import (
+    SENTENCE_TOKENS,
+    Cost,
+    cross_flops,
+    decoder_flops,
+    encoder_flops,
+    layer_activations,
+    logits_bytes,
+)
+from ..build import space_config
 from ..card import card
 from ..losses import alignment, contrast, noised, sentence_nll, sentences_nll, teaching
 from ..predictions import Guesses
@@ -92,7 +102,7 @@ class Draw:
         return from_BD if self.amount_B1 is None else noised(from_BD, self.amount_B1, generator)
 
 
-class SonarTask:
+class SonarTask(Cost):
     """Data, model and loss of one `sonar` run, for the loop."""
 
     def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
@@ -108,6 +118,36 @@ class SonarTask:
         self.model = self._begun()
         self.guesses = Guesses(settings, folder, self.base) if settings.loss.guess else None
         log.info("%d sentences and pairs in %s", len(self.train.left), ", ".join(self.tokenizer.langs))
+
+    @classmethod
+    def shape(cls, settings: Settings) -> SonarConfig:
+        """The config of the networks that the recipe describes."""
+        vocabulary, init = settings.vocabulary, settings.run.init
+        ids = 1 + vocabulary.pieces + len(vocabulary.langs) + len(TAGS)
+        base = asdict(space_config(init)) if init else {"vocab_size": ids}
+        config: SonarConfig = config_from(SonarConfig, {**base, **settings.model})
+        return config
+
+    @classmethod
+    def size(cls, settings: Settings) -> tuple[int, int, str]:
+        """As many tokens as fit."""
+        tokens = settings.optim.accumulate * settings.optim.batch_tokens
+        return tokens, tokens // SENTENCE_TOKENS, f"at {SENTENCE_TOKENS} tokens a sentence, nothing padded"
+
+    @classmethod
+    def flops(cls, settings: Settings, model: Any, space: SonarConfig | None, tokens: int, sentences: int) -> float:
+        """Encoder and decoder, three times."""
+        config, read = model.config, tokens + sentences  # the language token too
+        length = read / max(1, sentences)
+        through = read * (encoder_flops(config, length) + decoder_flops(config, length))
+        return 3 * (through + sentences * cross_flops(config) + 2 * tokens * config.width * config.vocab_size)
+
+    @classmethod
+    def activations(cls, settings: Settings, config: Any, space: SonarConfig | None, half: int) -> float:
+        """Both networks', of every token."""
+        layers = config.encoder_layers + config.decoder_layers
+        both = layers * layer_activations(settings, config.width, config.ffn, 2) * half
+        return settings.optim.batch_tokens * both + logits_bytes(config.vocab_size)
 
     def _read_prepared(self) -> None:
         """Tokenizer and items of `data.prepared`."""

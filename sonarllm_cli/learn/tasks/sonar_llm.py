@@ -21,16 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...data.documents import Batch, Document, DocumentData
+from ...data.documents import Batch, Document
 from ...errors import UserError
 from ...flow.familiar import reconstruction
-from ...nets.kinds import NETS
-from ...nets.sonar import SonarDecoder
-from ...nets.sonar_llm import ENDING, MARKER, SonarLLM
+from ...nets.kinds import kind_of
+from ...nets.sonar import SonarConfig, SonarDecoder
+from ...nets.sonar_llm import ENDING, MARKER
 from ...runtime import by_length, choose, multiplies_bfloat16
 from ...weights import registry, tensors
 from ...weights.loaded import load_space
-from ..build import shape_of
+from ..budget import Cost, body_flops, cross_flops, decoder_flops, layer_activations, logits_bytes
+from ..build import read_documents, shape_of, space_config
 from ..card import card
 from ..losses import sentences_nll
 from ..recipe import Settings, config_from
@@ -41,7 +42,7 @@ FAMILIAR_DOCUMENTS = 1024  # of them looked at
 POSITIONS = 512  # padded sentences that the body reads at once
 
 
-class SonarLLMTask:
+class SonarLLMTask(Cost):
     """Data, model and loss of one `sonar-llm` run, for the loop. Other kinds on the same documents are made of it."""
 
     embeds = True  # whether the kind reads embeddings
@@ -51,32 +52,38 @@ class SonarLLMTask:
         if not settings.sonar:
             raise UserError("the recipe names no space", 'add sonar = "mini-sonar", or a model folder')
         self.space = load_space(settings.sonar, choose(str(device), "float32"), trainable=True)
-        self.data = DocumentData(settings, folder, self.space, embed=self.embeds)
+        self.data = read_documents(settings, folder, self.space, embed=self.embeds)
         self.table = self.data.table
         self.std_D = self.table.std() if settings.loss.input_noise and self.embeds else torch.zeros(self.space.dim)
         self.frozen: SonarDecoder | None = self.space.net.decoder if self.embeds else None
         del self.space.net.encoder  # its work is done
         if self.frozen is not None and settings.run.dtype == "bfloat16" and multiplies_bfloat16(device):
             self.frozen.to(torch.bfloat16)
-        config_class, net_class = NETS[settings.kind]
-        begun = asdict(shape_of(settings.run.init, settings.kind)) if settings.run.init else {}
-        self.config = config_from(config_class, {**begun, **self._given(), **settings.model})
+        self.config = self._shape(settings, self._given())
         for name, value in self._given().items():
             if getattr(self.config, name) != value:
                 raise UserError(
                     f"model.{name} is {getattr(self.config, name)}, {self.space.name} has {value}",
                     f"leave model.{name} out",
                 )
-        self.model = self._begun(net_class)
+        self.model = self._begun(kind_of(settings.kind).net)
 
-    def _begun(self, net_class: type) -> Any:
+    @classmethod
+    def shape(cls, settings: Settings) -> Any:
+        """The config of the network that the recipe describes."""
+        given = kind_of(settings.kind).given
+        return cls._shape(settings, {given: getattr(space_config(settings.sonar), given)})
+
+    @staticmethod
+    def _shape(settings: Settings, given: dict[str, int]) -> Any:
+        begun = asdict(shape_of(settings.run.init, settings.kind)) if settings.run.init else {}
+        return config_from(kind_of(settings.kind).config, {**begun, **given, **settings.model})
+
+    def _begun(self, net_class: Any) -> Any:
         """The network before its first step: that of `run.init`, a model of this kind and of the shape that [model]
         gives, if any; or a new one, which predicts the mean embedding whatever it reads."""
         if not (init := self.settings.run.init):
-            model = net_class(self.config).init_()
-            if isinstance(model, SonarLLM):
-                model.project_out.bias.data.copy_(self.data.mean())
-            return model
+            return self._start(net_class(self.config).init_())
         shape = shape_of(init, self.settings.kind)
         if shape != self.config:
             raise UserError(f"run.init {init} has another shape than the recipe", "leave [model] out")
@@ -85,9 +92,30 @@ class SonarLLMTask:
         tensors.load_weights(model, registry.find(init), CPU, torch.float32)
         return model.requires_grad_(True)
 
+    def _start(self, model: Any) -> Any:
+        model.project_out.bias.data.copy_(self.data.mean())
+        return model
+
     def _given(self) -> dict[str, int]:
         """What the space decides of the network."""
         return {"embedding": self.space.dim}
+
+    @classmethod
+    def flops(cls, settings: Settings, model: Any, space: SonarConfig | None, tokens: int, sentences: int) -> float:
+        """The body, three times, and twice the frozen decoder: it reads the language token too."""
+        assert space is not None
+        read = tokens + sentences
+        body = sentences * body_flops(model.config, space.embedding, settings.data.max_sentences)
+        through = read * decoder_flops(space, read / max(1, sentences)) + sentences * cross_flops(space)
+        return 3 * body + 2 * (through + 2 * tokens * space.width * space.vocab_size)
+
+    @classmethod
+    def activations(cls, settings: Settings, config: Any, space: SonarConfig | None, half: int) -> float:
+        """The body's and the frozen decoder's."""
+        assert space is not None
+        layers = space.decoder_layers * layer_activations(settings, space.width, space.ffn, 2) * half
+        own = super().activations(settings, config, space, half)
+        return own + settings.optim.batch_tokens * layers + logits_bytes(space.vocab_size)
 
     # ------------------------------------------------------------------------------------------ batches
 

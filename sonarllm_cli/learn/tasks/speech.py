@@ -32,15 +32,20 @@ from ...flow.embed import embed_sentences
 from ...flow.embed_speech import padded
 from ...io.files import atomic_file
 from ...nets import fbank
-from ...nets.speech import SpeechConfig, SpeechEncoder, StepNorm
+from ...nets.kinds import SOUND, kind_of
+from ...nets.sonar import SonarConfig
+from ...nets.speech import SpeechConfig, SpeechEncoder, StepNorm, speech_flops
 from ...runtime import choose, log
 from ...weights import convert, model_dir, registry, tensors
 from ...weights.loaded import Space, load_space
+from ..budget import Cost
+from ..build import space_config
 from ..card import card
 from ..recipe import Settings, Speech, config_from
 
 CPU = torch.device("cpu")
 POOL = 64  # micro-batches that are sorted by length together
+UTTERANCE_STEPS = 250  # steps of 20 ms of an utterance, where there is no data to count
 AHEAD = 4  # micro-batches whose features are made before they are asked for
 
 
@@ -79,8 +84,10 @@ class Features:
             raise UserError(f"{clip.place}: {error}", "leave the clip out") from None
 
 
-class SpeechTask:
+class SpeechTask(Cost):
     """Data, model and loss of one `sonar-speech` run, for the loop."""
+
+    unit = "steps of 20 ms"
 
     def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
         self.settings, self.device = settings, device
@@ -109,6 +116,32 @@ class SpeechTask:
     def _clips(self, names: Sequence[str]) -> list[Clip]:
         data, speech = self.settings.data, self.settings.speech
         return read_clips(names, data.root, lang=data.lang, max_seconds=speech.max_seconds, limit=data.limit)
+
+    @classmethod
+    def shape(cls, settings: Settings) -> SpeechConfig:
+        """The config of the network that the recipe describes, if it is a new one."""
+        fields = {"embedding": space_config(settings.sonar).embedding, **settings.model}
+        config: SpeechConfig = config_from(SpeechConfig, fields)
+        return config
+
+    @classmethod
+    def size(cls, settings: Settings) -> tuple[int, int, str]:
+        """As many steps of sound as fit, and utterances."""
+        steps = int(settings.optim.accumulate * settings.speech.batch_seconds * 50)
+        return steps, steps // UTTERANCE_STEPS, f"at {UTTERANCE_STEPS / 50:g} s an utterance, nothing padded"
+
+    @classmethod
+    def flops(cls, settings: Settings, model: Any, space: SonarConfig | None, tokens: int, sentences: int) -> float:
+        """The encoder, three times."""
+        return 3 * sentences * speech_flops(model.config, tokens // max(1, sentences))
+
+    @classmethod
+    def activations(cls, settings: Settings, config: Any, space: SonarConfig | None, half: int) -> float:
+        """A layer keeps 24 M + 4 F numbers a step, beside its scores."""
+        recompute = settings.parallel.recompute
+        scores = 0 if recompute else 3 * config.heads * UTTERANCE_STEPS
+        layer = config.width if recompute else 24 * config.width + 4 * config.ffn
+        return settings.speech.batch_seconds * 50 * config.layers * (layer + scores) * half
 
     # ------------------------------------------------------------------------------------------ batches
 
@@ -176,9 +209,9 @@ class SpeechTask:
         """The finished model folder, which names its space."""
         tensors.save(
             folder,
-            kind=model_dir.SPEECH,
+            kind=self.settings.kind,
             model=model,
-            card=card(self.settings, model_dir.SPEECH, facts, unit="steps of 20 ms"),
+            card=card(self.settings, self.settings.kind, facts, unit=self.unit),
             licence=self.settings.licence,
             weights=self.settings.run.weights,
             lang=self.langs[0] if len(self.langs) == 1 else "",
@@ -251,12 +284,10 @@ def _beginning(init: str) -> tuple[SpeechConfig, dict[str, Tensor]]:
         if not os.path.exists(os.path.expanduser(init)):
             raise
         return convert.speech_beginning(init)
-    if config["kind"] != model_dir.SPEECH:
+    if kind_of(config["kind"]).reads != SOUND:
         raise UserError(f"run.init {init} is a {config['kind']} model", "name a speech encoder")
-    shape = model_dir.net_config(SpeechConfig, folder, config)
-    with torch.device("meta"):
-        model = SpeechEncoder(shape)
-    return shape, dict(tensors.load_weights(model, folder, CPU, torch.float32).state_dict())
+    model = tensors.load_net(folder, config, CPU, torch.float32)
+    return model.config, dict(model.state_dict())
 
 
 def batches(seconds: Sequence[float], most: float, rng: np.random.Generator) -> list[np.ndarray]:

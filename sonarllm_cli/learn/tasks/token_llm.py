@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from ...data.documents import Batch, Document
+from ...nets.sonar import SonarConfig
 from ...runtime import by_length
 from ...tokens import EOS
+from ..budget import SENTENCE_TOKENS, body_activations, body_flops, logits_bytes
 from ..losses import token_nll
 from ..recipe import Settings
 from .sonar_llm import CPU, SonarLLMTask
@@ -36,6 +38,20 @@ class TokenLLMTask(SonarLLMTask):
     def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
         super().__init__(settings, folder, device)
         del self.space.net.decoder
+
+    @classmethod
+    def flops(cls, settings: Settings, model: Any, space: SonarConfig | None, tokens: int, sentences: int) -> float:
+        """The body over all tokens of a document, and logits of each."""
+        body = body_flops(model.config, 0, settings.data.max_sentences * SENTENCE_TOKENS)
+        return 3 * tokens * (body + 2 * model.config.width * model.config.vocab_size)
+
+    @classmethod
+    def activations(cls, settings: Settings, config: Any, space: SonarConfig | None, half: int) -> float:
+        """The body's, of every token."""
+        return settings.optim.batch_tokens * body_activations(settings, config, half) + logits_bytes(config.vocab_size)
+
+    def _start(self, model: Any) -> Any:
+        return model
 
     def _given(self) -> dict[str, int]:
         return {"vocab_size": self.space.tokenizer.vocab_size}

@@ -1,0 +1,232 @@
+"""What a space is worth: tasks that embed, and decode what was embedded.
+
+Legend: N texts, Q queries, K nearest, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import corpus
+from ..data.clips import read_clips
+from ..data.records import Data
+from ..errors import UserError
+from ..flow.decode import Search, decode_batch
+from ..flow.embed import Line, embed, embed_sentences, embed_stream
+from ..flow.embed_speech import embed_recordings, load_speech
+from ..languages import resolve
+from ..use import align
+from ..use.mine import mine
+from ..use.neighbours import nearest, unit
+from ..use.sides import Embedded
+from ..weights import model_dir, registry
+from ..weights.loaded import Space, load_space
+from . import metrics
+from .alignment import noisy
+from .plan import Plan, Result, Sample, Task, by_language, drawn, pairs_by_language
+
+
+def autoencoding(model: str, data: list[str], run: Plan) -> Result:
+    """Embed and decode in the same language: BLEU and exact match, by language, of sentences of so many words."""
+    space = load_space(model, run.runtime)
+    figures: dict[str, float] = {}
+    samples: list[Sample] = []
+    for lang, texts in sorted(by_language(data, run.seen).items()):
+        texts = drawn([t for t in texts if run.fits(t)], run.limit, run.seed)
+        found = _decoded(embed_sentences(texts, lang, space), lang, space, run.beam)
+        figures |= {
+            f"{lang} BLEU": run.bleu(found, texts, lang),
+            f"{lang} exact": metrics.exact(found, texts),
+            f"{lang} texts": len(texts),
+        }
+        samples += [{"lang": lang, "text": a, "found": b} for a, b in list(zip(texts, found))[:5]]
+    return figures, samples
+
+
+def translation(model: str, data: list[str], run: Plan) -> Result:
+    """Embed in one language, decode in English, or the other way: chrF and BLEU by language."""
+    space = load_space(model, run.runtime)
+    figures: dict[str, float] = {}
+    samples: list[Sample] = []
+    for lang, pairs in sorted(pairs_by_language(data, run.seen).items()):
+        pairs = drawn([p for p in pairs if run.fits(p[0])], run.limit, run.seed)
+        sides = ("eng_Latn", lang) if run.out else (lang, "eng_Latn")
+        given, wanted = zip(*((a, b) if run.out else (b, a) for a, b in pairs))
+        found = _decoded(embed_sentences(list(given), sides[0], space), sides[1], space, run.beam)
+        name = " → ".join(sides) if run.out else lang
+        figures |= {
+            f"{name} chrF": metrics.chrf(found, list(wanted)),
+            f"{name} BLEU": run.bleu(found, list(wanted), sides[1]),
+            f"{name} texts": len(pairs),
+        }
+        samples += [
+            {"lang": sides[0], "text": g, "found": f, "wanted": w} for g, f, w in list(zip(given, found, wanted))[:5]
+        ]
+    return figures, samples
+
+
+def xsim_errors(model: str, data: list[str], run: Plan, plus: Sequence[str] = ()) -> Result:
+    """How often a text's translation is not its nearest neighbour, both ways, by language; into English also among the
+    altered sentences `plus` (xsim++, Chen et al. 2023)."""
+    space = load_space(model, run.runtime)
+    plus_ND = embed_sentences(plus, "eng_Latn", space) if plus else None
+    figures: dict[str, float] = {}
+    for lang, pairs in sorted(pairs_by_language(data, run.seen).items()):
+        pairs = [p for p in dict.fromkeys(drawn(pairs, run.limit, run.seed))]
+        english, other = [a for a, _ in pairs], [b for _, b in pairs]
+        a_ND, b_ND = embed_sentences(english, "eng_Latn", space), embed_sentences(other, lang, space)
+        figures |= {
+            f"{lang} → eng error": metrics.xsim(b_ND, a_ND, sources=other, targets=english),
+            f"eng → {lang} error": metrics.xsim(a_ND, b_ND, sources=english, targets=other),
+            f"{lang} texts": len(pairs),
+        }
+        if plus_ND is not None:
+            figures[f"{lang} → eng error ++"] = metrics.xsim(
+                b_ND, torch.cat([a_ND, plus_ND]), sources=other, targets=[*english, *plus]
+            )
+    return figures, []
+
+
+def hearing(model: str, data: list[str], run: Plan) -> Result:
+    """Clips against their words, by language: how often the vector of one is not nearest to the other's, and what is
+    decoded in the language spoken: BLEU, chrF, word error rate. `model` is a speech encoder; its space decodes."""
+    heard = load_speech(model, run.runtime)
+    if not heard.space:
+        raise UserError(f"{model} was imported without a space", "import it again, with --sonar SPACE")
+    folder = registry.find(model)
+    space = load_space(model_dir.space_of(folder, model_dir.read_config(folder)), run.runtime)
+    heard.check(space)
+    clips = [clip for clip in read_clips(data, lang=heard.lang or "eng_Latn") if clip.text not in set(run.seen)]
+    figures: dict[str, float] = {}
+    samples: list[Sample] = []
+    for lang in sorted({clip.lang for clip in clips}):
+        own = drawn([clip for clip in clips if clip.lang == lang], run.limit, run.seed)
+        blocks = list(embed_recordings([clip.recording() for clip in own], heard, whole=True))
+        if failures := [failure for block in blocks for failure in block.failures]:
+            raise failures[0]
+        speech_ND = torch.cat([torch.from_numpy(block.embeddings_ND) for block in blocks])
+        texts = [clip.text for clip in own]
+        text_ND = embed_sentences(texts, lang, space).float().cpu()
+        found = _decoded(speech_ND, lang, space, run.beam)
+        once = [i for i, text in enumerate(texts) if texts.index(text) == i]  # a sentence said twice has two right ones
+        figures |= {
+            f"{lang} speech → text error": metrics.xsim(speech_ND[once], text_ND[once]),
+            f"{lang} text → speech error": metrics.xsim(text_ND[once], speech_ND[once]),
+            f"{lang} BLEU": metrics.bleu(found, texts),
+            f"{lang} chrF": metrics.chrf(found, texts),
+            f"{lang} word error rate": metrics.word_errors(found, texts),
+            f"{lang} clips": len(own),
+        }
+        samples += [{"lang": lang, "text": a, "found": b} for a, b in list(zip(texts, found))[:5]]
+    return figures, samples
+
+
+def retrieval(model: str, data: list[str], run: Plan) -> Result:
+    """How often the note that answers a query is the nearest by cosine, and among the five nearest, in per cent: of all
+    queries, by their language, and apart by whether the note is in the same. Notes are {"id", "lang", "text"}, queries
+    {"lang", "text", "note"}, which is the note's id."""
+    space = load_space(model, run.runtime)
+    rows = [row for _, row in corpus.rows(Data(), data)]
+    for row in rows:
+        if not all(isinstance(row.get(key), str) for key in ("lang", "text", "note" if "note" in row else "id")):
+            raise UserError(f"not a note or a query: {row}", 'give {"id", "lang", "text"} and {"lang", "text", "note"}')
+    seen = set(run.seen)
+    notes = {row["id"]: row for row in rows if "note" not in row}
+    queries = drawn([row for row in rows if "note" in row and row["text"] not in seen], run.limit, run.seed)
+    if not notes or not queries:
+        raise UserError(f"{len(notes)} notes and {len(queries)} queries in the data", "give --data for both")
+    if lost := [row["note"] for row in queries if row["note"] not in notes]:
+        raise UserError(f"a query's note {lost[0]!r} is not there", "give --data with all notes")
+    names = list(notes)
+    note_ND, query_QD = (unit(_embedded(part, space)) for part in (list(notes.values()), queries))
+    row_QK = nearest(query_QD, [note_ND], 5)[1].tolist()
+    place: dict[str, list[int]] = {}  # of the answer among the five; 5: it is not there
+    samples: list[Sample] = []
+    for query, row in zip(queries, row_QK):
+        found = [names[i] for i in row]
+        at = found.index(query["note"]) if query["note"] in found else 5
+        kin = "the same language" if query["lang"] == notes[query["note"]]["lang"] else "another language"
+        for group in ("all", query["lang"], kin):
+            place.setdefault(group, []).append(at)
+        if at:
+            samples.append({"text": query["text"], "found": notes[found[0]]["text"]})
+            samples[-1]["wanted"] = notes[query["note"]]["text"]
+    figures: dict[str, float] = {}
+    for group, places in sorted(place.items(), key=lambda item: item[0] != "all"):
+        figures |= {
+            f"{group} top-1": 100 * sum(i < 1 for i in places) / len(places),
+            f"{group} top-5": 100 * sum(i < 5 for i in places) / len(places),
+            f"{group} queries": len(places),
+        }
+    return figures, samples
+
+
+def _embedded(rows: Sequence[dict[str, Any]], space: Space) -> Tensor:
+    """The texts of rows in their own languages: → embeddings_ND."""
+    lines = [Line(row["text"], resolve(row["lang"], space.tokenizer.langs)) for row in rows]
+    return torch.cat([torch.from_numpy(block.embeddings_ND) for block in embed_stream(lines, space)])
+
+
+def aligned(noise: float) -> Task:
+    """A task that aligns two documents made of pairs, of which one in 1 / `noise` is changed (see alignment.py):
+    precision, recall and F1 of pairs, strict, in per cent, by language."""
+
+    def run(model: str, data: list[str], plan: Plan) -> Result:
+        space = load_space(model, plan.runtime)
+        figures: dict[str, float] = {}
+        for lang, pairs in sorted(pairs_by_language(data, plan.seen).items()):
+            pairs = list(dict.fromkeys(pairs))[: plan.limit or None]
+            a, b, true = noisy(pairs, noise, plan.seed)
+            documents = [
+                align.document(side, lambda texts, own=own: embed(texts, lang=own, model=space))  # type: ignore[misc]
+                for side, own in ((a, "eng_Latn"), (b, lang))
+            ]
+            scores = align.f1(align.align(*documents), true)
+            figures |= {f"{lang} {name}": score for name, score in zip(("precision", "recall", "F1"), scores)}
+            figures[f"{lang} sentences"] = len(b)
+        return figures, []
+
+    return run
+
+
+def mined(strangers: int, threshold: float | None) -> Task:
+    """A task that mines pairs hidden among `strangers` times as many texts that have no counterpart, by language (as
+    BUCC, Zweigenbaum et al. 2017): precision, recall and F1 at the threshold that makes F1 best, and at `threshold`."""
+
+    def run(model: str, data: list[str], plan: Plan) -> Result:
+        space = load_space(model, plan.runtime)
+        figures: dict[str, float] = {}
+        for lang, pairs in sorted(pairs_by_language(data, plan.seen).items()):
+            pairs = drawn(list(dict.fromkeys(pairs)), plan.limit, plan.seed)
+            known = len(pairs) // (1 + strangers)
+            if not known:
+                raise UserError(f"{len(pairs)} pairs in {lang} are too few", "give more, or fewer --strangers")
+            texts = {"eng_Latn": [a for a, _ in pairs[:known]], lang: [b for _, b in pairs[:known]]}
+            for i, (a, b) in enumerate(pairs[known:]):
+                texts["eng_Latn" if i % 2 else lang].append(a if i % 2 else b)
+            sides = [
+                Embedded(own, space.fingerprint, side, embed(side, lang=own, model=space))
+                for own, side in texts.items()
+            ]
+            found = mine(*sides)
+            right = [pair.a == pair.b < known for pair in found]
+            best = metrics.best_f1([pair.score for pair in found], right, known)
+            figures |= {f"{lang} {name}": value for name, value in best.items()}
+            if threshold is not None:
+                count = sum(pair.score >= threshold for pair in found)
+                given = metrics.f1(sum(right[:count]), count, known)
+                figures |= {f"{lang} {name} at {threshold:g}": value for name, value in given.items()}
+            figures[f"{lang} pairs"] = known
+        return figures, []
+
+    return run
+
+
+def _decoded(embedding_ND: torch.Tensor, lang: str, space: Space, beam: int) -> list[str]:
+    search = Search(beam=beam)
+    length_sorted = decode_batch(embedding_ND, lang, space, search)
+    return [hypotheses[0].text for hypotheses in length_sorted]

@@ -1,0 +1,67 @@
+"""A kind is one row: outside nets/kinds.py nobody asks what class a network is, nor compares a kind's name."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sonarllm_cli.nets.kinds import KINDS, ROWS, kind_of, load
+
+PACKAGE = Path(__file__).parent.parent / "sonarllm_cli"
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "nets" / "kinds.py"]
+PARTS = {"SonarEncoder", "SonarDecoder", "LlamaConfig", "Llama"}
+CLASSES = {part.split(".")[1] for row in ROWS for part in (row.network, row.shape)} | PARTS
+
+
+def words(node: ast.AST) -> set[str]:
+    """Names, attributes and strings in an expression."""
+    return {
+        word
+        for part in ast.walk(node)
+        for word in (getattr(part, "id", None), getattr(part, "attr", None), getattr(part, "value", None))
+        if isinstance(word, str)
+    }
+
+
+def named(found: set[str]) -> bool:
+    """Whether a kind is named: "sonar" alone is also a key of configs."""
+    return bool(found & KINDS.keys() - {"sonar"}) or {"sonar", "kind"} <= found
+
+
+def asked(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+            if words(node.args[1]) & CLASSES:
+                yield node
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("startswith", "endswith"):
+            if "kind" in words(node.func):
+                yield node
+        elif isinstance(node, ast.Compare) and named(words(node)):
+            yield node
+
+
+@pytest.mark.parametrize(
+    "code, count",
+    [
+        ("isinstance(net, (Sonar, int))", 1),
+        ("config['kind'] == 'sonar'", 1),
+        ("a.kind in ('mse-lcm', 'x')", 1),
+        ("kind.endswith('-lcm')", 1),
+        ("row.reads == TEXT and 'sonar' in entry and isinstance(x, str)", 0),
+    ],
+)
+def test_what_is_counted(code, count):
+    assert len(list(asked(ast.parse(code)))) == count
+
+
+def test_nobody_asks_for_the_kind():
+    found = [f"{path}:{node.lineno}" for path in FILES for node in asked(ast.parse(path.read_text("utf-8")))]
+    assert not found
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_what_a_row_names_is_there(row):
+    assert kind_of(row.name) is row and row.net and row.config
+    for package, name in (("learn.tasks", row.task), ("flow", row.encoder), ("weights", row.pull)):
+        assert not name or callable(load(f"sonarllm_cli.{package}", name))
