@@ -69,7 +69,7 @@ def translate(
         except UserError as error:
             if not many:
                 raise
-            print(f"sonarllm: {name}: {error}", file=sys.stderr)
+            print(f"sonarllm: {error}", file=sys.stderr)
             failed += 1
             return None
 

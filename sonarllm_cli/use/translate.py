@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import Line, embed_stream, fits
 from ..flow.segment import segment
-from ..io.files import text_ending
+from ..io.files import display_name, text_ending
 from ..io.texts import expand, read_texts
 from ..weights.loaded import Space
 
@@ -82,8 +82,11 @@ def read_document(name: str, kind: str = "") -> tuple[str, str]:
     [(_, text)] = read_texts([name])
     kind = kind or ("" if name == "-" else text_ending(name))
     kind = kind if kind in (*SUBTITLES, ".md") else ""
-    for _ in pieces(text, kind):
-        pass
+    try:
+        for _ in pieces(text, kind):
+            pass
+    except UserError as error:
+        raise UserError(f"{display_name(name)}, {error.message}", error.cure) from None
     return text, kind
 
 
@@ -149,7 +152,7 @@ def _cues(text: str, kind: str) -> Iterator[Piece]:
     elif passed:
         yield Piece("".join(passed))
     if not cues:
-        raise UserError(f"there is no time in these subtitles ({kind})", "is it a subtitle file? rename it to .txt")
+        raise UserError(f"there is no time in subtitles ({kind})", "is it a subtitle file? rename it to .txt")
 
 
 def _cue(passed: list[str], held: list[str]) -> Piece:

@@ -29,6 +29,7 @@ from ..io.files import atomic_folder
 from ..nets.layers import SelfAttention, sinusoid_TM
 from ..nets.sonar import Sonar
 from ..runtime import ALIASES, choose
+from . import registry
 from .loaded import load_space
 
 DTYPES = ("float32", "int8")
@@ -94,6 +95,7 @@ def export_onnx(name: str, folder: str | os.PathLike[str], *, dtype: str | None 
     weights = ALIASES.get(dtype, dtype) if dtype else DTYPES[0]
     if weights not in DTYPES:
         raise UserError(f"onnx takes no {dtype}", f"use one of {', '.join(DTYPES)}")
+    registry.find_space(name)
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
