@@ -244,7 +244,7 @@ def resolve(word: str, known: Sequence[str] | None = None) -> str:
     for code in known or ():
         if _key(code) == _key(word):
             return code
-    readings = _readings(word)
+    readings = readings_of(word)
     if not readings:
         raise UserError(f"unknown language {word!r}", _suggestion(word, known))
     if known is None:
@@ -282,7 +282,7 @@ def _index() -> dict[str, list[str]]:
     return index
 
 
-def _readings(word: str) -> list[str]:
+def readings_of(word: str) -> list[str]:
     """The codes that `word` may mean, likeliest first; none for a word that is not understood."""
     index, key = _index(), _key(re.split(r"[.@]", word)[0])  # a locale: de_AT.UTF-8@euro
     if key in index:

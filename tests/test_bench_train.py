@@ -4,20 +4,24 @@ import json
 
 import pytest
 import torch
+from conftest import on_ranks
 
+from sonarllm_cli.bench import processes
 from sonarllm_cli.bench import step as bench_train
 from sonarllm_cli.bench.step import BenchTrain, PublishedDecoder, compare, micro_batches, our_loss
 from sonarllm_cli.errors import UserError
+from sonarllm_cli.learn.ranks import Ranks, last_of_step
 from sonarllm_cli.nets.sonar import SonarConfig, SonarDecoder
 from sonarllm_cli.nets.sonar_llm import SonarLLM, SonarLLMConfig
 
 SETUP = BenchTrain(documents=5, micro=2, steps=1, threads=1)
+SMALL = SonarConfig(width=16, heads=2, ffn=32, decoder_layers=2, vocab_size=60, embedding=24)
 
 
 @pytest.fixture
 def models():
     torch.manual_seed(0)
-    space = SonarConfig(width=16, heads=2, ffn=32, decoder_layers=2, vocab_size=60, embedding=24)
+    space = SMALL
     model = SonarLLM(SonarLLMConfig(width=16, ffn=32, layers=1, heads=2, head_size=8, embedding=24))
     return model, SonarDecoder(space).requires_grad_(False), micro_batches(SETUP, 60, 24)
 
@@ -60,3 +64,41 @@ def test_sides_that_disagree_are_an_error(monkeypatch):
     monkeypatch.setattr(bench_train.subprocess, "run", run)
     with pytest.raises(UserError, match="losses differ"):
         compare(SETUP)
+
+
+def test_two_processes_say_how_long_they_wait(monkeypatch):
+    monkeypatch.setattr(bench_train, "SHAPE", {"width": 16, "ffn": 32, "layers": 1, "heads": 2, "head_size": 8})
+    monkeypatch.setattr(bench_train, "SonarConfig", lambda **_: SMALL)
+    found = []
+
+    def work():
+        found.append(processes.time_steps(BenchTrain(documents=4, micro=1, steps=2, threads=1)))
+        assert list(found[0]["ways"]) == ["apart", "after", "during"]
+        assert found[0]["ways"]["apart"]["waiting"] == 0 < found[0]["ways"]["after"]["waiting"] < 1
+
+    on_ranks(2, work)
+
+
+@pytest.mark.parametrize("way", ["after", "during"])
+def test_gradients_of_processes_add_up_in_either_way(models, way):
+    model, decoder, step = models
+    our_loss(model, decoder, step[:1]).backward()
+    our_loss(model, decoder, step[1:2]).backward()
+    want = model.project_in.weight.grad.clone()
+    model.zero_grad()
+
+    def work():
+        own = Ranks("cpu")
+        objective = own.replicated(processes.Objective(model, decoder))
+        with last_of_step(objective, model, way == "during"):
+            (objective(step[own.rank : own.rank + 1]) * (2 if way == "during" else 1)).backward()
+        if way == "after":
+            processes.sum_after(list(model.parameters()))
+        torch.testing.assert_close(model.project_in.weight.grad, want)
+
+    on_ranks(2, work)
+
+
+def test_documents_must_do_for_the_processes():
+    with pytest.raises(UserError, match="use --documents 8"):
+        processes.measure_processes(BenchTrain(documents=4, micro=4), 2)

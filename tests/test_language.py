@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from sonarllm_cli.errors import UserError
+from sonarllm_cli.flow import language
 from sonarllm_cli.flow.language import language_of
 
 MINI = ["eng_Latn", "deu_Latn", "fra_Latn", "ita_Latn", "spa_Latn"]
@@ -36,3 +37,14 @@ def test_another_language_than_said_is_noted_in_one_line(caplog, lang, notes):
     assert [r.getMessage() for r in caplog.records] == [
         "the text looks Italian, and is read as English; --lang auto tells"
     ] * notes
+
+
+def test_the_identifier_is_read_once_though_a_thread_began_to(monkeypatch):
+    from py3langid.langid import LanguageIdentifier
+
+    plain, reads = LanguageIdentifier.from_model_file, []
+    counted = lambda *a, **k: reads.append(1) or plain(*a, **k)  # noqa: E731
+    monkeypatch.setattr(LanguageIdentifier, "from_model_file", counted)
+    language._read.cache_clear()
+    language.prepare()
+    assert language_of(TEXTS["ita_Latn"], "auto", MINI) == "ita_Latn" and reads == [1]

@@ -8,6 +8,7 @@ from sonarllm_cli.errors import UserError
 from sonarllm_cli.nets.layers import KVCache, attend, plain_attend, sinusoid_TM
 from sonarllm_cli.nets.llama import Llama, LlamaConfig
 from sonarllm_cli.nets.sonar import POOLINGS, Sonar, SonarConfig
+from sonarllm_cli.nets.speech import SpeechConfig, SpeechEncoder
 
 TINY = {"width": 16, "heads": 2, "ffn": 24, "encoder_layers": 2, "decoder_layers": 2, "vocab_size": 50, "embedding": 16}
 
@@ -15,6 +16,14 @@ TINY = {"width": 16, "heads": 2, "ffn": 24, "encoder_layers": 2, "decoder_layers
 def tiny(**changes):
     torch.manual_seed(0)
     return Sonar(SonarConfig(**{**TINY, **changes})).eval()
+
+
+def test_a_network_without_memory_is_not_drawn(monkeypatch):
+    """PyTorch imports its compiler to draw what has no memory: a second of every command's start."""
+    monkeypatch.setattr("torch.nn.init.normal_", lambda *_, **__: pytest.fail("drawn"))
+    with torch.device("meta"):
+        Sonar(SonarConfig(**TINY))
+        SpeechEncoder(SpeechConfig(layers=1, positions="shaw", pooling="attention"))
 
 
 def test_cross_attention_to_one_vector_is_real_attention_collapsed():

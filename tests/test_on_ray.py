@@ -3,11 +3,12 @@
 import json
 import logging
 import os
+import re
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from sonarllm_cli.data.embedder import DocumentEmbedder
@@ -15,6 +16,8 @@ from sonarllm_cli.data.store import embed_documents, read_manifest
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.weights.loaded import load_space
 
+ROOT = Path(__file__).parent.parent
+PAGE = re.findall(r"```python\n(.*?)```", (ROOT / "docs/scale.md").read_text("utf-8"), re.DOTALL)
 ROWS = [
     {"id": "a", "title": "On rain", "text": "It rains. It is cold."},
     {"id": "b", "title": None, "text": "The sun is out."},
@@ -104,12 +107,14 @@ def test_a_killed_worker_loses_nothing_and_what_is_there_is_kept(ray, model, doc
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in (tmp_path / "here").iterdir())
 
 
-def test_what_is_wrong_is_said_as_it_is_without_ray(ray, model, documents, tmp_path):
+def test_what_is_wrong_is_said_as_it_is_without_ray(ray, model, documents, tmp_path, sonarllm):
     from sonarllm_cli.data import on_ray
 
-    with pytest.raises(UserError, match=r"docs\.jsonl, line 1: a sentence is longer than 4 tokens"):
-        strict = DocumentEmbedder(model=model, max_tokens=4, on_long="error")
-        on_ray.embed_on_ray([documents], tmp_path / "s", strict, workers=1)
+    strict = ("--max-tokens", 4, "--on-long", "error")
+    done = sonarllm(
+        "embed", "--store", tmp_path / "s", "--engine", "ray", "--workers", 1, "-m", model, *strict, documents
+    )
+    assert done.returncode == 2 and "docs.jsonl, line 1: a sentence is longer than 4 tokens; use --on-long" in done.err
     with pytest.raises(UserError, match="no machine has 64 cores"):
         on_ray.embed_on_ray([documents], tmp_path / "s", DocumentEmbedder(model=model), cores=64)
     (tmp_path / "bad.jsonl").write_text('{"text": "It rains."}\n[1]\n')
@@ -120,18 +125,23 @@ def test_what_is_wrong_is_said_as_it_is_without_ray(ray, model, documents, tmp_p
     ]
 
 
-def test_ray_data_calls_the_worker(ray, model):
-    made = ray.data.from_arrow(pa.Table.from_pylist(ROWS)).map_batches(
-        DocumentEmbedder, fn_constructor_kwargs={"model": model}, compute=ray.data.ActorPoolStrategy(size=1)
+@pytest.mark.parametrize("engine", ["ray", "datasets"])
+def test_what_the_page_shows_calls_the_worker(engine, request, tmp_path, monkeypatch):
+    """docs/scale.md's own lines, as they stand."""
+    library = request.getfixturevalue("ray") if engine == "ray" else pytest.importorskip(engine)
+    code = next(block for block in PAGE if block.startswith(f"import {engine}\n"))
+    rows = [json.loads(line) for line in (ROOT / "examples/documents.jsonl").read_text("utf-8").splitlines()[:4]]
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples/documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, "docs/scale.md", "exec"), names)
+    made = (
+        columns(library.data.read_parquet(str(tmp_path / "sentences")).take_all())
+        if engine == "ray"
+        else names["sentences"].to_dict()
     )
-    same(columns(made.take_all()), DocumentEmbedder(model=model)(columns(ROWS)))
-
-
-def test_datasets_calls_the_worker(model):
-    datasets = pytest.importorskip("datasets")
-    data = datasets.Dataset.from_list(ROWS)
-    made = data.map(DocumentEmbedder(model=model), batched=True, remove_columns=data.column_names)
-    same(made.to_dict(), DocumentEmbedder(model=model)(columns(ROWS)))
+    same(made, DocumentEmbedder(model="mini")(columns(rows)))
 
 
 def test_frames_go_through_the_worker_as_spark_sends_them(model):

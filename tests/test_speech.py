@@ -5,19 +5,25 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from sonarllm_cli.cli import main
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.decode import Search, decode_batch
-from sonarllm_cli.flow.embed_speech import embed_recordings, encode, load_speech
+from sonarllm_cli.flow.embed_speech import embed_recordings, encode_utterances, load_speech
 from sonarllm_cli.io.audio import Recording, resampled
 from sonarllm_cli.nets import fbank, speech
+from sonarllm_cli.nets.layers import plain_attend
 from sonarllm_cli.nets.speech import SpeechConfig, SpeechEncoder
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.weights import convert, registry
@@ -93,16 +99,16 @@ def test_waves(name):
 def test_the_network_on_given_features(ears, name):
     frames = EXPECTED[f"fbank.{name}"]
     step_SF = frames[: len(frames) // 2 * 2].reshape(-1, fbank.FEATURES)
-    near(encode([step_SF], ears)[0], EXPECTED[f"embedding.{name}"], 1e-5)
+    near(encode_utterances([step_SF], ears)[0], EXPECTED[f"embedding.{name}"], 1e-5)
 
 
 @pytest.mark.parametrize("name", [*CLIPS, *(Path(name).name for name in FACTS["other"])])
 def test_end_to_end(ears, name):
-    near(encode([steps(name)], ears)[0], EXPECTED[f"embedding.{name}"], COARSE.get(name, 1e-4))
+    near(encode_utterances([steps(name)], ears)[0], EXPECTED[f"embedding.{name}"], COARSE.get(name, 1e-4))
 
 
 def test_fairseq2s_layout():
-    got_ND = encode([steps(name) for name in CLIPS], load_speech("small", RUNTIME))
+    got_ND = encode_utterances([steps(name) for name in CLIPS], load_speech("small", RUNTIME))
     for name, got_D, want_D in zip(CLIPS, got_ND, EXPECTED["small.embeddings"], strict=True):
         near(got_D, want_D, COARSE.get(name, 1e-4))
 
@@ -163,7 +169,7 @@ def test_seamless_layout_is_the_same_network(tmp_path):
 
 @pytest.mark.parametrize("lang", list(FACTS["speech_to_text"]))
 def test_texts_through_the_text_decoder(ears, space, lang):
-    vectors_ND = encode([steps(name) for name in CLIPS], ears)
+    vectors_ND = encode_utterances([steps(name) for name in CLIPS], ears)
     found = decode_batch(vectors_ND, lang, space, Search(max_tokens=28))
     assert [hyps[0].text for hyps in found] == FACTS["speech_to_text"][lang]
 
@@ -173,8 +179,8 @@ def test_texts_through_the_text_decoder(ears, space, lang):
 
 def test_a_padded_batch_is_what_each_is_alone(ears):
     everything = [steps(name) for name in CLIPS]
-    alone = torch.cat([encode([one], ears) for one in everything])
-    together = encode(everything, ears, batch_size=len(everything))
+    alone = torch.cat([encode_utterances([one], ears) for one in everything])
+    together = encode_utterances(everything, ears, batch_size=len(everything))
     near(together, alone, 2e-6 * alone.abs().max().item())
     near(together, EXPECTED["batch3_embeddings"], 1e-3)
 
@@ -194,6 +200,35 @@ def test_queries_in_blocks_are_all_at_once(monkeypatch, positions):
     whole = net(x, length)
     monkeypatch.setattr(speech, "SCORES", 2 * 2 * 2 * 100 * 7)  # 7 queries a block
     near(net(x, length), whole, 1e-6)
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that is made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, list | tuple) else [made]:
+            if isinstance(one, torch.Tensor):
+                self.most = max(self.most, one.untyped_storage().nbytes())
+        return made
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("positions", speech.POSITIONS)
+def test_attention_of_a_long_utterance_makes_no_large_tensor(monkeypatch, positions):
+    monkeypatch.setattr(speech, "SCORES", 1 << 13)
+    attention = speech.ConformerAttention(
+        SpeechConfig(width=16, heads=2, ffn=16, layers=1, kernel=3, pooler_heads=2, positions=positions)
+    )
+    most = []
+    for steps in (256, 512):
+        table_RM = speech.distances_RM(steps, 16) if positions == "relative" else None
+        with Largest() as watch:
+            attention(torch.randn(1, steps, 16), table_RM, None)
+        most.append(watch.most)
+    assert most[1] <= 2 * most[0] < 4 * 4 * 256 * 256  # grows with the length alone, and is less than all scores
 
 
 @torch.inference_mode()
@@ -219,6 +254,38 @@ def test_padding_is_not_pooled(pooling):
     x = torch.randn(1, 9, fbank.FEATURES)
     wide = torch.cat([x, torch.full((1, 4, fbank.FEATURES), torch.nan)], 1)
     near(net(wide, torch.tensor([9])), net(x, torch.tensor([9])), 1e-6)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("steps", [8, 9, 10, 11])
+def test_longer_steps_are_the_same_in_a_batch(steps):
+    """Of any length modulo the steps that become one, and with the mean of each step's features as vector."""
+    torch.manual_seed(0)
+    net = SpeechEncoder(
+        SpeechConfig(
+            width=16, heads=2, ffn=16, layers=1, kernel=3, embedding=8, pooling="mean", subsample=4, pool_width=8
+        )
+    ).eval()
+    x = torch.randn(1, steps, fbank.FEATURES)
+    wide = torch.cat([x, torch.full((1, 5, fbank.FEATURES), torch.nan)], 1)
+    got, alone = net(wide, torch.tensor([steps])), net(x, torch.tensor([steps]))
+    near(got, alone, 1e-6)
+    encoded, _ = net.encode(x, None)
+    assert encoded.shape == (1, -(-steps // 4), 16)
+    near(alone, F.relu(net.pool_proj(encoded)).mean(1), 1e-6)
+    net.config = replace(net.config, norm_embedding=True)
+    near(net(x, torch.tensor([steps])), F.layer_norm(alone, (8,)), 1e-6)
+
+
+def test_flops_are_those_of_the_products(monkeypatch):
+    monkeypatch.setattr(speech, "attend", plain_attend)  # the fused kernel's are not counted
+    config = SpeechConfig(
+        width=16, heads=2, ffn=32, layers=2, kernel=3, embedding=8, pooling="mean", subsample=2, pool_width=24
+    )
+    net, steps = SpeechEncoder(config).eval(), 64
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        net(torch.randn(1, steps, fbank.FEATURES), torch.tensor([steps]))
+    assert abs(counter.get_total_flops() / speech.speech_flops(config, steps) - 1) < 0.01
 
 
 def test_statistics_are_of_steps_with_sound():
@@ -278,15 +345,13 @@ def test_speech_is_found_and_embedded_an_utterance_a_row(ears):
     (first, second), length = block.heard, len(voice) / 16_000
     assert 0.8 < first.start < 1.2 and abs(first.end - 1 - length) < 0.4 and abs(second.start - 2 - length) < 0.3
     parts = [fbank.steps(part) for part in talk.cut([(h.start, h.end) for h in block.heard])]
-    near(block.embeddings_ND, encode(parts, ears), 2e-6)
+    near(block.embeddings_ND, encode_utterances(parts, ears), 2e-6)
     with pytest.raises(UserError, match=r"no speech in 1\.0 s"):
         raise next(embed_recordings([Recording(rest, 16_000)], ears)).failures[0]
 
 
 def damaged(folder):
     """Files that are no sound, by what is said of them."""
-    import soundfile
-
     wave = (PARITY / "audio" / "en.wav").read_bytes()
     flac = (PARITY / "audio" / "pcm16.flac").read_bytes()
     made = {
@@ -326,7 +391,7 @@ def test_the_command_embeds_what_it_can(tmp_path, capsys):
     code, _, said = run(
         capsys, "embed", tmp_path / "bad.wav", good, "--whole", "-m", "ears", "-o", tmp_path / "o.parquet"
     )
-    assert code == 2 and "bad.wav is no sound" in said and "1 could not be embedded" in said
+    assert code == 2 and "bad.wav is no sound" in said and "1 could not be done" in said
     import pyarrow.parquet as pq
 
     (row,) = pq.read_table(tmp_path / "o.parquet").to_pylist()
@@ -354,6 +419,35 @@ def test_a_recording_is_summarised_with_times(tmp_path, capsys):
     assert code == 2 and "is a recording; name the encoder" in said
     code, _, said = run(capsys, "summarize", good, "-m", "tiny-llm", "--speech", "small")
     assert code == 2 and "small's space is none that is known" in said
+
+
+def test_a_bad_recording_among_others_is_told_and_they_are_done(tmp_path, capsys):
+    good, silent = PARITY / "audio" / "en.wav", tmp_path / "silent.wav"
+    soundfile.write(silent, np.zeros(8_000), 16_000)
+    (tmp_path / "bad.wav").write_bytes(b"hello")
+    (tmp_path / "text.txt").write_text("The cat sat. The dog ran.")
+    files = [tmp_path / "bad.wav", good, silent, tmp_path / "text.txt"]
+    options = ["-m", "tiny-llm", "--speech", "ears", "--beam", 1, "--max-tokens", 8, "-q"]
+    for command in ("segment", "generate", "summarize"):
+        code, out, said = run(
+            capsys, command, *files[: None if command == "segment" else 3], "--json", *options * (command != "segment")
+        )
+        assert code == 2 and "bad.wav is no sound" in said and "silent.wav: no speech" in said, said
+        assert "2 could not be done" in said and "en.wav" in out and ("text.txt" in out or command != "segment")
+        code, out, said = run(capsys, command, files[0], "--json", *options * (command != "segment"))
+        assert code == 2 and "could not be done" not in said
+
+
+def test_an_encoder_that_comes_with_the_space_is_found(tmp_path, capsys, monkeypatch):
+    good = PARITY / "audio" / "en.wav"
+    options = ["-m", "tiny-llm", "--sentences", 1, "--beam", 1, "--max-tokens", 12, "-q"]
+    code, named, said = run(capsys, "summarize", good, "--speech", "ears", *options)
+    assert code == 0, said
+    shutil.copytree(registry.find("ears"), tmp_path / "built-in-ears")
+    monkeypatch.setattr(registry, "EMBEDDED", tmp_path)
+    assert run(capsys, "summarize", good, *options)[:2] == (0, named)
+    for name in ("tiny", "tiny-llm"):
+        assert load_speech(name, RUNTIME).name == "built-in-ears"
 
 
 def test_a_recording_needs_ears(capsys):
@@ -393,9 +487,9 @@ def test_a_space_of_another_width_is_refused():
 
 def test_int8_and_bfloat16_hear_the_same():
     everything = [steps(name) for name in CLIPS if name != "pauses"]  # whose features are nearly equal in silence
-    want_ND = encode(everything, load_speech("ears", RUNTIME))
+    want_ND = encode_utterances(everything, load_speech("ears", RUNTIME))
     for dtype, least in (("bfloat16", 0.999), ("int8", 0.99)):
-        got_ND = encode(everything, load_speech("ears", choose("cpu", dtype)))
+        got_ND = encode_utterances(everything, load_speech("ears", choose("cpu", dtype)))
         assert torch.cosine_similarity(got_ND.float(), want_ND).min() > least
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -10,13 +11,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import on_ranks
+from safetensors.torch import load_file
 
 from sonarllm_cli.data.clips import read_clips
+from sonarllm_cli.data.features import Features
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.embed_speech import load_speech
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import Speech, build
+from sonarllm_cli.learn.spelling import Speller
 from sonarllm_cli.learn.tasks import speech as speech_task
+from sonarllm_cli.nets import fbank
+from sonarllm_cli.nets.speech import SpeechConfig
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.score import metrics
 from sonarllm_cli.score.tasks import evaluate
@@ -81,7 +88,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(clips, tmp_path):
     whole.run()
     changes["run"] = {"save_every": 3, "keep": 9}
     Trainer(settings(clips, **changes), tmp_path / "parts").run()
-    (tmp_path / "parts" / "checkpoint-6.pt").unlink()
+    shutil.rmtree(tmp_path / "parts" / "checkpoint-6")
     again = Trainer(settings(clips, **changes), tmp_path / "parts", resume=True)
     again.run()
     for (name, one), other in zip(whole.task.model.state_dict().items(), again.task.model.state_dict().values()):
@@ -93,7 +100,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(clips, tmp_path):
 def test_a_student_starts_from_an_encoder_that_is_there(clips, pooling):
     for init, width in ((PARITY / "w2v_bert_2", 32), (PARITY / "speech_encoder.fairseq1.pt", 64)):
         run = build({"kind": "sonar-speech", "run": {"init": str(init)}, "model": {"pooling": pooling}})
-        model = speech_task.begun(run, 64)
+        model = speech_task.starting_network(run, 64)
         assert (model.config.width, model.config.pooling, model.config.embedding) == (width, pooling, 64)
         assert torch.isfinite(model(torch.randn(2, 9, 160), torch.tensor([9, 5]))).all()
 
@@ -107,6 +114,76 @@ def test_the_teacher_reads_once(clips, tmp_path, monkeypatch):
     assert torch.equal(again.vectors_UD, first.vectors_UD)
     with pytest.raises(TypeError):  # other words are read
         speech_task.Teacher(found[:3], space, tmp_path / "teacher.safetensors")
+
+
+def test_bfloat16_products_teach_the_same(clips, tmp_path):
+    slopes = []
+    for dtype in ("float32", "bfloat16"):
+        model = {"conv_norm": "batch", "pooling": "mean", "pool_width": 64, "norm_embedding": True, "subsample": 2}
+        changes = {"model": model, "speech": {"statistics": "masked"}, "run": {"dtype": dtype}}
+        trainer = Trainer(settings(clips, **changes), tmp_path / dtype)
+        trainer._learn(trainer.task.steps(trainer.task.epoch(0))[0][0], 0)
+        slopes.append(torch.cat([p.grad.flatten() for p in trainer.task.model.parameters() if p.requires_grad]))
+    assert torch.cosine_similarity(*slopes, dim=0) > 0.99
+
+
+def test_a_student_that_spells_leaves_its_speller_behind(clips, tmp_path):
+    changes = {"loss": {"spell": 0.5}, "model": {"subsample": 2}, "optim": {"steps": 3}}
+    trainer = Trainer(settings(clips, **changes), tmp_path / "run")
+    before = trainer.task.speller.proj.weight.clone()
+    trainer.run()
+    assert not torch.equal(trainer.task.speller.proj.weight, before)
+    heard = load_speech(str(tmp_path / "run" / "model"), choose("cpu", "float32"))
+    assert not [name for name, _ in heard.net.named_parameters() if "speller" in name]
+
+
+def test_two_processes_learn_what_one_does(clips, tmp_path):
+    """With a speller, and features that both keep in one file."""
+    changes = {"loss": {"spell": 0.5, "contrast": 0.1}, "speech": {"keep": True, "batch_seconds": 2}}
+    run = settings(clips, **changes, optim={"steps": 4, "accumulate": 2})
+    Trainer(run, tmp_path / "1").run()
+    on_ranks(2, lambda: Trainer(run, tmp_path / "2").run())
+    one, two = (load_file(tmp_path / n / "model" / "model.safetensors") for n in "12")
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-3)
+
+
+def test_spelling_is_the_sum_over_all_alignments():
+    """Of "ab" in three places of letters: a path is as likely as the product of its places."""
+    config = SpeechConfig(width=4, heads=2, ffn=4, layers=1, kernel=3, embedding=4, pooler_heads=2, subsample=2)
+    speller = Speller(["Ab, a!"], config)
+    assert speller.number == {"a": 1, "b": 2, " ": 3}
+    encoded = torch.randn(1, 2, 4)
+    chance = speller.proj(encoded).view(4, 4).softmax(1)  # four places, blank and three letters
+    paths = [p for p in itertools.product(range(4), repeat=4) if [k for k, _ in itertools.groupby(p) if k] == [1, 2]]
+    total = sum(chance[range(4), list(p)].prod() for p in paths)
+    torch.testing.assert_close(speller(encoded, None, ["AB?"]), -total.log() / 2)
+    real = torch.tensor([[[True], [False]]])  # padding has no letters, and four are too many for two places
+    assert speller(encoded, real, ["ab a"]) == 0
+
+
+def test_features_are_made_once(clips, tmp_path, monkeypatch):
+    found = read_clips(["train.tsv"], str(clips))
+    kept = Features(found, 1, tmp_path / "features.int8")
+    kept.announce([1])
+    exact, first = Features(found, 0).take(1), kept.take(1)
+    assert (first - exact).abs().max() <= 1 / 32 + 1e-6 and len(first) == len(exact)
+    monkeypatch.setattr(fbank, "steps", None)
+    again = Features(found, 0, tmp_path / "features.int8")
+    assert torch.equal(again.take(1), first)
+    for other, number in ((again, 2), (Features(found[::-1], 0, tmp_path / "features.int8"), 1)):  # not made yet
+        with pytest.raises(TypeError):
+            other.take(number)
+
+
+def test_contrast_counts_beside_the_distance(clips, tmp_path):
+    plain, told = (
+        Trainer(settings(clips, loss={"contrast": weight}), tmp_path / str(weight)).task for weight in (0.0, 0.5)
+    )
+    batch = plain.steps(plain.epoch(0))[0][0]
+    told.model.load_state_dict(plain.model.state_dict())
+    (a, facts), (b, more) = (task.loss(batch, torch.Generator().manual_seed(0)) for task in (plain, told))
+    assert "contrast" not in facts and more["contrast"] > 0
+    torch.testing.assert_close(b, a + 0.5 * batch.share * more["contrast"])
 
 
 def test_clips_in_every_form(clips):
@@ -142,7 +219,7 @@ def test_clips_that_are_none(clips, caplog):
 
 def test_batches_hold_every_clip_once_and_no_more_than_their_seconds():
     seconds = np.random.default_rng(0).uniform(1, 10, 200)
-    found = speech_task.batches(list(seconds), 30, np.random.default_rng(1))
+    found = speech_task.clip_batches(list(seconds), 30, np.random.default_rng(1))
     assert sorted(np.concatenate(found)) == list(range(200))
     assert max(len(part) * seconds[part].max() for part in found) <= 30
     assert np.mean([seconds[part].sum() / (len(part) * seconds[part].max()) for part in found]) > 0.9

@@ -42,6 +42,10 @@ def documents(tmp_path):
     return str(path)
 
 
+def vectors(folder):
+    return torch.from_numpy(np.concatenate([np.load(path) for path in sorted(folder.glob("*.vectors.npy"))]))
+
+
 def table(folder):
     return pa.concat_tables(pq.read_table(path) for path in sorted(folder.glob("*.parquet")))
 
@@ -55,7 +59,7 @@ def test_a_store_holds_sentences_titles_and_half_precision_embeddings(documents,
     assert (made["documents"], made["sentences"], len(made["shards"])) == (4, 10, 3)
     assert made["skipped"] == {"empty documents": 1, "documents of one sentence (kept)": 1}
     want = store.encode([tiny.tokenizer.source(r["text"], "eng_Latn") for r in rows], tiny).half()
-    assert torch.equal(torch.tensor([r["embedding"] for r in rows], dtype=torch.float16), want)
+    assert torch.equal(vectors(tmp_path / "s"), want)
     titles, first, count = Stored(tmp_path / "s", tiny).documents()
     assert (titles.tolist(), first.tolist(), count.tolist()) == ([0, -1, 5, -1], [1, 3, 6, 9], [2, 2, 3, 1])
 
@@ -66,12 +70,41 @@ def test_rows_are_read_in_any_order_and_little_is_held(documents, tiny, tmp_path
     embed_documents([documents], tmp_path / "s", tiny, shard_documents=2)
     held, stored = table(tmp_path / "s").to_pylist(), Stored(tmp_path / "s", tiny)
     rows = np.array([[9, 0, 3, 3], [1, 8, 2, 7]])
-    want = torch.tensor([[held[r]["embedding"] for r in line] for line in rows])
-    assert torch.equal(stored.embeddings(rows), want)
+    assert torch.equal(stored.embeddings(rows), vectors(tmp_path / "s")[torch.from_numpy(rows)].float())
     flat = rows.reshape(-1)
     assert stored.text(flat) == [held[r]["text"] for r in flat]
     assert stored.target_ids(flat) == [tiny.tokenizer.target(held[r]["text"], "eng_Latn") for r in flat]
+    assert stored.bytes(flat) == sum(len(held[r]["text"].encode()) for r in flat)
     assert len(stored._texts) <= 2
+
+
+def test_a_store_of_the_first_format_is_converted_also_where_that_was_broken_off(documents, tiny, tmp_path):
+    made = embed_documents([documents], tmp_path / "s", tiny, shard_documents=2)
+    want, rows = Stored(tmp_path / "s", tiny), np.arange(10)
+    old = tmp_path / "old"
+    old.mkdir()
+    entries = []
+    for i, entry in enumerate(made["shards"]):  # all but the first as they were
+        table = pq.read_table(tmp_path / "s" / entry["file"])
+        array = np.load(tmp_path / "s" / entry["vectors"]["file"])
+        flat = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), tiny.dim)
+        if i:
+            pq.write_table(table.drop_columns(["bytes"]).append_column("embedding", flat), old / entry["file"])
+        else:
+            for name in (entry["file"], entry["vectors"]["file"], entry["tokens"]["file"]):
+                (old / name).write_bytes((tmp_path / "s" / name).read_bytes())
+        entries.append({"file": entry["file"], "rows": entry["rows"], "documents": entry["documents"]})
+        entries[-1] |= {"bytes": (old / entry["file"]).stat().st_size if i else 1}
+    (old / "manifest.json").write_text(json.dumps({**made, "format": 1, "shards": entries}))
+    for _ in range(2):
+        found = Stored(old, tiny)
+        assert torch.equal(found.embeddings(rows), want.embeddings(rows))
+        assert found.target_ids(rows) == want.target_ids(rows) and found.text(rows) == want.text(rows)
+    assert read_manifest(old)["format"] == 2 and "embedding" not in table_names(old)
+
+
+def table_names(folder):
+    return {name for path in folder.glob("*.parquet") for name in pq.read_schema(path).names}
 
 
 @pytest.mark.parametrize("tokens", [64, 16])
@@ -175,6 +208,13 @@ def test_what_is_wrong_with_a_store_is_said(corpus, documents, trained, tiny, tm
     with pytest.raises(UserError, match="cut short; delete it and run sonarllm embed --store"):
         Stored(folder, tiny)
     embed_documents([documents], folder, tiny)  # makes the damaged shard anew
+    assert len(Stored(folder, tiny)) == 10
+    beside = folder / "shard-00000.vectors.npy"
+    beside.write_bytes(beside.read_bytes()[:-2])
+    with pytest.raises(UserError, match=r"vectors\.npy has .* cut short"):
+        Stored(folder, tiny)
+    beside.unlink()
+    embed_documents([documents], folder, tiny)
     assert len(Stored(folder, tiny)) == 10
     shard.unlink()
     with pytest.raises(UserError, match="missing"):

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ def _translator(net: Sonar, vectors_ND: np.ndarray, dtype: str) -> Any:
     import ctranslate2
     from ctranslate2.specs import transformer_spec
 
-    own, decoder = net.config, net.decoder
+    own, decoder, layers = net.config, net.decoder, cast("list[Any]", net.decoder.layers)
     encoder = transformer_spec.TransformerEncoderSpec(1, own.heads, no_final_norm=True)
     names = [*(f"v{i}" for i in range(len(vectors_ND))), "<unk>", "<s>", "</s>"]
     encoder.embeddings[0].weight = np.concatenate([vectors_ND, np.zeros((3, own.width), np.float32)])
@@ -78,7 +78,7 @@ def _translator(net: Sonar, vectors_ND: np.ndarray, dtype: str) -> Any:
     nothing = torch.nn.Linear(own.width, own.width)
     torch.nn.init.zeros_(nothing.weight)
     torch.nn.init.zeros_(nothing.bias)
-    _linear(encoder.layer[0].self_attention.linear[0], decoder.layers[0].self_attn.qkv_proj)
+    _linear(encoder.layer[0].self_attention.linear[0], layers[0].self_attn.qkv_proj)
     _linear(encoder.layer[0].self_attention.linear[1], nothing)
     _linear(encoder.layer[0].ffn.linear_0, nothing)
     _linear(encoder.layer[0].ffn.linear_1, nothing)
@@ -87,7 +87,7 @@ def _translator(net: Sonar, vectors_ND: np.ndarray, dtype: str) -> Any:
     spec.position_encodings.encodings = sinusoid_TM(own.max_target_tokens, own.width).numpy()
     spec.projection.weight = spec.embeddings.weight
     _norm(spec.layer_norm, decoder.layer_norm)
-    for theirs, ours in zip(spec.layer, decoder.layers):
+    for theirs, ours in zip(spec.layer, layers):
         _norm(theirs.self_attention.layer_norm, ours.self_attn_layer_norm)
         _linear(theirs.self_attention.linear[0], ours.self_attn.qkv_proj)
         _linear(theirs.self_attention.linear[1], ours.self_attn.out_proj)
@@ -171,12 +171,12 @@ def _onnx(encoder: SonarEncoder, path: Path) -> Path:
     def linear(x: str, layer: Any) -> str:
         return node("Add", node("MatMul", x, held(layer.weight.T))[0], held(layer.bias))[0]
 
-    x = "x"
-    for layer in encoder.layers:
+    x, layers = "x", cast("list[Any]", encoder.layers)
+    for layer in layers:
         qkv = linear(norm(x, layer.self_attn_layer_norm), layer.self_attn.qkv_proj)
         q, k, v = node("Split", qkv, outputs=3, axis=-1, num_outputs=3)
-        heads = {"num_heads": layer.self_attn.heads, "domain": "com.microsoft"}
-        mixed = node("MultiHeadAttention", q, k, v, "", "length", **heads)[0]
+        heads = layer.self_attn.heads
+        mixed = node("MultiHeadAttention", q, k, v, "", "length", domain="com.microsoft", num_heads=heads)[0]
         x = node("Add", x, linear(mixed, layer.self_attn.out_proj))[0]
         inner = node("Relu", linear(norm(x, layer.ffn_layer_norm), layer.ffn.inner_proj))[0]
         x = node("Add", x, linear(inner, layer.ffn.output_proj))[0]

@@ -25,13 +25,14 @@ import torch
 
 from ..errors import UserError
 from ..io.vectors import read_embeddings
-from ..use.align import MOST, Document, align
-from ..use.align import f1 as score
+from ..use.align import MOST, Spans, align
+from ..use.align import strict_f1 as score
 from ..use.mine import candidates
-from ..use.neighbours import BLOCK, Mutual, mutual, nearest, unit
+from ..use.neighbours import BLOCK, Mutual, mutual, nearest_rows, unit
 from ..use.sides import open_vectors, unit_blocks
 from .timing import Timing, clock, side_by_side
 
+INDEXES = ("flat", "ivf", "hnsw")
 NEIGHBOURS = 32  # links of a vector of hnsw
 SEARCHED = 128  # of hnsw: vectors held while searching; of ivf: one list in so many is read, at least 8
 NOISE = 0.3  # of hidden pairs: its length beside that of the vectors
@@ -46,7 +47,7 @@ class SearchWish:
     dim: int = 1024
     queries: int = 16
     k: int = 5
-    index: tuple[str, ...] = ()  # "ivf", "hnsw"
+    index: tuple[str, ...] = ("flat",)  # of INDEXES; flat is left out where faiss is not installed
     rounds: int = 3
     seed: int = 0
 
@@ -63,19 +64,24 @@ class MineWish:
 
 
 def bench_search(wish: SearchWish) -> dict[str, Any]:
-    """Seconds of a search of all queries at once, and the share of the true nearest that it finds."""
+    """Seconds of a search of all queries at once, and the share of the true nearest that it finds. UserError for an
+    index that is not of `INDEXES`, or one without faiss."""
     faiss = _faiss()
+    if unknown := set(wish.index) - set(INDEXES):
+        raise UserError(f"index {min(unknown)!r} is unknown", f"use {', '.join(INDEXES)}")
+    if set(wish.index) - {"flat"} and not faiss:
+        raise UserError("faiss is not installed", "pip install faiss-cpu, or leave --index out")
     with _vectors(wish) as path:
         side = open_vectors(path)
         query_QD = _queries(path, wish)
         found: dict[str, np.ndarray] = {}
         runs: dict[str, Callable[[], None]] = {
-            "ours": _keeping(found, "ours", lambda: nearest(query_QD, unit_blocks(side), wish.k)[1].numpy())
+            "ours": _keeping(found, "ours", lambda: nearest_rows(query_QD, unit_blocks(side), wish.k)[1].numpy())
         }
         if path.endswith(".npy"):
             runs["numpy"] = _keeping(found, "numpy", lambda: by_numpy(query_QD.numpy(), path, wish.k))
         built = dict.fromkeys(runs, 0.0)
-        for name in ("flat", *wish.index) if faiss else ():
+        for name in wish.index if faiss else ():
             index, built[f"faiss {name}"] = _built(faiss, name, path, side.dim)
             runs[f"faiss {name}"] = _keeping(found, f"faiss {name}", partial(_asked, index, query_QD, wish.k))
         timings = side_by_side(runs, wish.rounds)
@@ -123,7 +129,7 @@ def bench_align(count: int, dim: int = 1024, seed: int = 0) -> dict[str, Any]:
         a_ND = random.standard_normal((size, dim), np.float32)
         kept = np.flatnonzero(random.random(size) > 0.1)
         b_MD = a_ND[kept] + NOISE * random.standard_normal((len(kept), dim), np.float32)
-        one, other = (Document(_joined(value_ND)) for value_ND in (a_ND, b_MD))
+        one, other = (Spans(_joined(value_ND)) for value_ND in (a_ND, b_MD))
         wall, processor = time.perf_counter(), time.process_time()
         found = align(one, other)
         seconds, spent = time.perf_counter() - wall, time.process_time() - processor
@@ -172,8 +178,6 @@ def _built(faiss: Any, name: str, path: str, dim: int) -> tuple[Any, float]:
     count = sum(len(batch.embeddings_ND) for batch in read_embeddings(path, batch=BLOCK))
     lists = max(1, int(count**0.5))
     kind = {"flat": "Flat", "ivf": f"IVF{lists},SQfp16", "hnsw": f"HNSW{NEIGHBOURS},SQfp16"}
-    if name not in kind:
-        raise UserError(f"index {name!r} is unknown", "use ivf, hnsw")
     index = faiss.index_factory(dim, kind[name], faiss.METRIC_INNER_PRODUCT)
 
     def build() -> None:

@@ -249,7 +249,7 @@ def speech(quiet: bool, threads: int | None, device: str, dtypes: str, texts: in
 @click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Of random vectors.")
 @click.option("--queries", type=click.IntRange(1), default=16, show_default=True, help="At once.")
 @click.option("-k", type=click.IntRange(1), default=5, show_default=True, help="Nearest to find.")
-@click.option("--index", default="", metavar="ivf,hnsw", help="Also faiss's approximate indexes.")
+@click.option("--index", default="flat", show_default=True, metavar="flat,ivf,hnsw", help="Of faiss; '' for none.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="In turns; the median is shown.")
 @click.option("--seed", default=0, show_default=True, help="Of vectors and queries.")
 @threads_option

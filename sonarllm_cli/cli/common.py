@@ -169,7 +169,10 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 speech_option = click.option(
-    "--speech", default="", metavar="MODEL", help="FILE is a recording: the encoder of the language spoken in it."
+    "--speech",
+    default="",
+    metavar="MODEL",
+    help="FILE is a recording: the encoder of the language spoken in it; by default that which comes with the space.",
 )
 
 
@@ -218,6 +221,43 @@ def out_lang_option(command: F) -> F:
 def begun(items: Iterator[T]) -> Iterator[T]:
     """`items`, the first of which is asked for now: its faults are told before a model is loaded."""
     return chain([next(items)], items)
+
+
+class Failures:
+    """What of several things can't be done is told and the rest done, which at the end is an error all the same. One
+    thing alone ends the command at once.
+
+    with Failures(len(files) > 1) as failures:
+        for file in files:
+            with failures.told(): work(file)
+    """
+
+    def __init__(self, several: bool) -> None:
+        self.several, self.count = several, 0
+
+    def __enter__(self) -> Failures:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.count and kind is None:
+            raise UserError(f"{self.count} could not be done", "they are named above; the others are done")
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Work on one of them."""
+        try:
+            yield
+        except UserError as error:
+            if not self.several:
+                raise
+            self.tell(error)
+
+    def tell(self, error: UserError) -> None:
+        """Say what went wrong, and go on."""
+        from ..runtime import log
+
+        log.error("sonarllm: %s", error)
+        self.count += 1
 
 
 def line(record: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import UserError
-from .common import Compute, begun, compute_options, files_argument, output_option, progress, text_lang_option
+from .common import Compute, Failures, begun, compute_options, files_argument, output_option, progress, text_lang_option
 from .launch import is_first, launch
 
 
@@ -73,8 +73,8 @@ def embed(
     Several files, and those of folders, follow each other; JSON Lines and Parquet name each text's file.
     A record's own "lang" is preferred to --lang. A blank line keeps its place and has the embedding of no words.
 
-    With a speech encoder for -m, FILEs are recordings (.wav, .flac, .ogg, .mp3 …): a row an utterance, with its file
-    and the seconds at which it starts and ends.
+    With a speech encoder for -m (or a space with which one comes), FILEs are recordings (.wav, .flac, .ogg, .mp3 …): a
+    row an utterance, with its file and the seconds at which it starts and ends.
 
     With --store, FILEs are documents: JSON Lines ({"text": …, "title"?, "id"?}; also .xz, .gz), Parquet, plain texts
     and folders of them, or hf:ORG/NAME[:SPLIT]. Parquet shards in DIR are what data.store of a recipe names. Run
@@ -174,12 +174,11 @@ def _embed_recordings(
     from ..flow.embed_speech import COLUMNS, embed_recordings, load_speech
     from ..io.audio import Recording
     from ..io.vectors_out import EmbeddingWriter
-    from ..runtime import log
 
     speech = load_speech(compute.model, compute.runtime)
     options: dict[str, Any] = {"dtype": "float16" if half else "float32", "columns": COLUMNS}
-    failed = 0
-    with EmbeddingWriter(output or "-", dim=speech.dim, fingerprint=speech.fingerprint, **options) as writer:
+    writing = EmbeddingWriter(output or "-", dim=speech.dim, fingerprint=speech.fingerprint, **options)
+    with Failures(several=True) as failures, writing as writer:
         blocks = embed_recordings(
             map(Recording, files), speech, whole=whole, max_seconds=max_seconds, batch_size=compute.batch_size
         )
@@ -187,12 +186,9 @@ def _embed_recordings(
             if block.failures and len(files) == 1 and not writer.count and not block.heard:
                 raise block.failures[0]  # and no file is left behind
             for failure in block.failures:
-                log.error("sonarllm: %s", failure)
-            failed += len(block.failures)
+                failures.tell(failure)
             count, facts = len(block.heard), [heard._asdict() for heard in block.heard]
             writer.write(block.embeddings_ND, [None] * count, [speech.lang or None] * count, facts)
-    if failed:
-        raise UserError(f"{failed} could not be embedded", "they are named above; the others are done")
 
 
 def _embed_on_ray(

@@ -8,6 +8,7 @@ import click
 
 from .common import (
     Compute,
+    Failures,
     begun,
     compute_options,
     files_argument,
@@ -71,11 +72,11 @@ def generate(
     several, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
     writer = load_writer(compute.model, compute.runtime)
-    with open_output(output) as out:
+    with Failures(several) as failures, open_output(output) as out:
         for name, text in texts:
             if several and not as_json:
                 print(f"==> {name} <==", file=out)
-            with reporting(compute.bar) as report:
+            with failures.told(), reporting(compute.bar) as report:
                 for s in continuation(text, lang=lang, model=writer, writing=writing, report=report, speech=speech):
                     record = {"file": name, "text": s.text, "score": round(s.score, 6), "ending": round(s.ending, 6)}
                     print(line(record) if as_json else s.text, file=out, flush=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -192,18 +194,32 @@ def import_() -> None:
     """
 
 
-@import_.command("sonar")
-@name_argument
-@click.option("--encoder", required=True, help="Text encoder: fairseq .pt, or a transformers folder.")
-@click.option("--decoder", required=True, help="Text decoder: fairseq .pt, or a transformers folder.")
-@click.option("--tokenizer", required=True, help="sentencepiece model, or a transformers folder.")
-@click.option("--langs", help="Languages in vocabulary order, comma-separated, or a file of them; else FLORES-200.")
-@click.option("--heads", type=click.IntRange(1), help="Attention heads; else from config.json, or width / 64.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Longest text; else from config.json, or 514 and 512.")
-@dtype_option
-@licence_option
-@debug_option
-def import_sonar(name: str, langs: str | None, **options: Any) -> None:
+def _importer(command: str, *options: Any) -> Callable[[Callable[..., Path]], click.Command]:
+    """A command of `import` with these options beside those that all have. It prints the folder that is made."""
+
+    def make(work: Callable[..., Path]) -> click.Command:
+        @functools.wraps(work)
+        def run(name: str, **values: Any) -> None:
+            print(work(name, **values))
+
+        made: Any = run
+        for option in reversed((name_argument, *options, dtype_option, licence_option, debug_option)):
+            made = option(made)
+        return import_.command(command)(made)
+
+    return make
+
+
+@_importer(
+    "sonar",
+    click.option("--encoder", required=True, help="Text encoder: fairseq .pt, or a transformers folder."),
+    click.option("--decoder", required=True, help="Text decoder: fairseq .pt, or a transformers folder."),
+    click.option("--tokenizer", required=True, help="sentencepiece model, or a transformers folder."),
+    click.option("--langs", help="Languages in vocabulary order, comma-separated, or a file of them; else FLORES-200."),
+    click.option("--heads", type=click.IntRange(1), help="Attention heads; else from config.json, or width / 64."),
+    click.option("--max-tokens", type=click.IntRange(1), help="Longest text; else from config.json, or 514 and 512."),
+)
+def import_sonar(name: str, langs: str | None, **options: Any) -> Path:
     """Import a SONAR text encoder and decoder as NAME.
 
     Layouts: fairseq2 and fairseq .pt files, and folders of transformers (M2M100Encoder,
@@ -219,19 +235,17 @@ def import_sonar(name: str, langs: str | None, **options: Any) -> None:
     """
     from ..weights import convert
 
-    print(convert.import_sonar(name, langs=_langs(langs), **options))
+    return convert.import_sonar(name, langs=_langs(langs), **options)
 
 
-@import_.command("sonar-llm")
-@name_argument
-@click.option("--checkpoint", required=True, help="Checkpoint file, or a folder with config.json.")
-@click.option("--config", help="JSON file with llama_config; else the folder's config.json.")
-@click.option("--sonar", default="sonar-200", show_default=True, help="The space it was trained in.")
-@click.option("--lang", default="eng_Latn", show_default=True, help="The language it writes.")
-@dtype_option
-@licence_option
-@debug_option
-def import_sonar_llm(name: str, **options: Any) -> None:
+@_importer(
+    "sonar-llm",
+    click.option("--checkpoint", required=True, help="Checkpoint file, or a folder with config.json."),
+    click.option("--config", help="JSON file with llama_config; else the folder's config.json."),
+    click.option("--sonar", default="sonar-200", show_default=True, help="The space it was trained in."),
+    click.option("--lang", default="eng_Latn", show_default=True, help="The language it writes."),
+)
+def import_sonar_llm(name: str, **options: Any) -> Path:
     """Import a SONAR-LLM checkpoint as NAME.
 
     \b
@@ -242,22 +256,20 @@ def import_sonar_llm(name: str, **options: Any) -> None:
     """
     from ..weights import convert
 
-    print(convert.import_sonar_llm(name, **options))
+    return convert.import_sonar_llm(name, **options)
 
 
-@import_.command("speech")
-@name_argument
-@click.option("--checkpoint", required=True, help="Speech encoder: a .pt file in fairseq's or fairseq2's layout.")
-@click.option("--lang", required=True, help="The language it hears: FLORES code, or en, de …")
-@click.option(
-    "--sonar", default="", metavar="SPACE", help="The space it was taught; without, nothing decodes its vectors."
+@_importer(
+    "speech",
+    click.option("--checkpoint", required=True, help="Speech encoder: a .pt file in fairseq's or fairseq2's layout."),
+    click.option("--lang", required=True, help="The language it hears: FLORES code, or en, de …"),
+    click.option(
+        "--sonar", default="", metavar="SPACE", help="The space it was taught; without, nothing decodes its vectors."
+    ),
+    click.option("--heads", type=click.IntRange(1), help="Attention heads, to be checked against the weights'."),
+    click.option("--pooler-heads", type=click.IntRange(1), help="The pooler's; as many as the encoder's if not given."),
 )
-@click.option("--heads", type=click.IntRange(1), help="Attention heads, to be checked against the weights'.")
-@click.option("--pooler-heads", type=click.IntRange(1), help="The pooler's; as many as the encoder's if not given.")
-@dtype_option
-@licence_option
-@debug_option
-def import_speech(name: str, **options: Any) -> None:
+def import_speech(name: str, **options: Any) -> Path:
     """Import a SONAR speech encoder as NAME.
 
     \b
@@ -267,25 +279,17 @@ def import_speech(name: str, **options: Any) -> None:
     """
     from ..weights import convert
 
-    print(convert.import_speech(name, **options))
+    return convert.import_speech(name, **options)
 
 
-def _head_options(command: Any) -> Any:
-    for option in (
-        debug_option,
-        licence_option,
-        dtype_option,
-        click.option("--sonar", default="", help="The space whose vectors it reads; else any of its width."),
-        click.option("--checkpoint", required=True, help="The published file."),
-        name_argument,
-    ):
-        command = option(command)
-    return command
+_HEAD_OPTIONS = (
+    click.option("--checkpoint", required=True, help="The published file."),
+    click.option("--sonar", default="", help="The space whose vectors it reads; else any of its width."),
+)
 
 
-@import_.command("blaser")
-@_head_options
-def import_blaser(name: str, **options: Any) -> None:
+@_importer("blaser", *_HEAD_OPTIONS)
+def import_blaser(name: str, **options: Any) -> Path:
     """Import BLASER 2.0, ref or qe, as NAME, for sonarllm score.
 
     \b
@@ -295,12 +299,11 @@ def import_blaser(name: str, **options: Any) -> None:
     """
     from ..weights import convert_heads
 
-    print(convert_heads.import_blaser(name, **options))
+    return convert_heads.import_blaser(name, **options)
 
 
-@import_.command("mutox")
-@_head_options
-def import_mutox(name: str, **options: Any) -> None:
+@_importer("mutox", *_HEAD_OPTIONS)
+def import_mutox(name: str, **options: Any) -> Path:
     """Import MuTox as NAME, for sonarllm score.
 
     \b
@@ -310,25 +313,23 @@ def import_mutox(name: str, **options: Any) -> None:
     """
     from ..weights import convert_heads
 
-    print(convert_heads.import_mutox(name, **options))
+    return convert_heads.import_mutox(name, **options)
 
 
-@import_.command("laser2")
-@name_argument
-@click.option("--checkpoint", required=True, help="laser2.pt.")
-@click.option("--tokenizer", required=True, help="laser2.spm.")
-@click.option(
-    "--as",
-    "reads_as",
-    type=click.Choice(["laser", "sonar-space"]),
-    default="laser",
-    show_default=True,
-    help="Normalise punctuation and lower-case texts, as LASER does, or not.",
+@_importer(
+    "laser2",
+    click.option("--checkpoint", required=True, help="laser2.pt."),
+    click.option("--tokenizer", required=True, help="laser2.spm."),
+    click.option(
+        "--as",
+        "reads_as",
+        type=click.Choice(["laser", "sonar-space"]),
+        default="laser",
+        show_default=True,
+        help="Normalise punctuation and lower-case texts, as LASER does, or not.",
+    ),
 )
-@dtype_option
-@licence_option
-@debug_option
-def import_laser2(name: str, **options: Any) -> None:
+def import_laser2(name: str, **options: Any) -> Path:
     """Import LASER2 as NAME, for sonarllm embed.
 
     \b
@@ -338,12 +339,10 @@ def import_laser2(name: str, **options: Any) -> None:
     """
     from ..weights import convert_heads
 
-    print(convert_heads.import_laser2(name, **options))
+    return convert_heads.import_laser2(name, **options)
 
 
 def _langs(text: str | None) -> list[str] | None:
-    from pathlib import Path
-
     from ..io.files import read_text
 
     if text is None:

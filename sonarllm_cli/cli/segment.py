@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from .common import json_option, lang_option, line, output_option, quiet_options, texts_or_recordings
+from .common import Failures, json_option, lang_option, line, output_option, quiet_options, texts_or_recordings
 
 if TYPE_CHECKING:
     from ..io.audio import Recording
@@ -64,11 +64,12 @@ def segment(
 
     fits = cache(lambda: None if max_chars else fitting(*space_tokenizer(model)))  # which no recording needs
     words = read_text(abbreviations).split("\n") if abbreviations else []
-    _, texts = texts_or_recordings(files, "")
-    with open_output(output) as out:
+    several, texts = texts_or_recordings(files, "")
+    with Failures(several) as failures, open_output(output) as out:
         for file, text in texts:
             if not isinstance(text, str):
-                _show_utterances(text, file, max_seconds, as_json, out)
+                with failures.told():
+                    _show_utterances(text, file, max_seconds, as_json, out)
                 continue
             for s in segment_stream(
                 [text], lang=lang, max_chars=max_chars, fits=fits(), newline=newline, abbreviations=words

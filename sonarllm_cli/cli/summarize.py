@@ -9,6 +9,7 @@ import click
 from ..errors import UserError
 from .common import (
     Compute,
+    Failures,
     begun,
     compute_options,
     files_argument,
@@ -76,6 +77,7 @@ def summarize(
     """
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten
+    from ..flow.language import prepare
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
@@ -84,25 +86,27 @@ def summarize(
     writing = Writing(no_repeat=True, out_lang=out_lang, sampling=sampling).but(**search)
     several, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
+    prepare()
     writer = load_writer(compute.model, compute.runtime)
-    with open_output(output) as out:
+    with Failures(several) as failures, open_output(output) as out:
         for name, text in texts:
-            with reporting(compute.bar) as report:
-                found = shorten(
-                    text,
-                    sentences=None if sentences == "auto" else int(sentences),
-                    lang=lang,
-                    model=writer,
-                    extract=extract,
-                    cite=3 if cite else 0,
-                    writing=writing,
-                    report=report,
-                    speech=speech,
-                )
-            if several and not as_json:
-                print(f"==> {name} <==", file=out)
-            for s in found:
-                _show(s, name, cite, as_json, out)
+            with failures.told():
+                with reporting(compute.bar) as report:
+                    found = shorten(
+                        text,
+                        sentences=None if sentences == "auto" else int(sentences),
+                        lang=lang,
+                        model=writer,
+                        extract=extract,
+                        cite=3 if cite else 0,
+                        writing=writing,
+                        report=report,
+                        speech=speech,
+                    )
+                if several and not as_json:
+                    print(f"==> {name} <==", file=out)
+                for s in found:
+                    _show(s, name, cite, as_json, out)
 
 
 def _show(s: Cited, file: str, cite: bool, as_json: bool, out: TextIO) -> None:

@@ -59,13 +59,13 @@ class DocumentEmbedder:
             for i, values in enumerate(zip(*(_plain(batch[name]) for name in names)))
         ]
         sentences, _ = sentences_of(rows, self.space.tokenizer, options)
-        embeddings_ND, tokens = embedded([s.text for s in sentences], options["lang"], self.space)
+        embeddings_ND, words = embedded([s.text for s in sentences], options["lang"], self.space)
         return {
             "text": np.array([s.text for s in sentences], dtype=object),
             "lang": np.array([options["lang"]] * len(sentences), dtype=object),
             "document": np.array([s.document for s in sentences], dtype=object),
             "position": np.array([s.position for s in sentences], dtype=np.int32),
-            "tokens": np.array(tokens, dtype=np.int32),
+            "tokens": np.array([len(w) for w in words], dtype=np.int32),
             "embedding": embeddings_ND.numpy(),
         }
 

@@ -1,11 +1,15 @@
-"""Documents segmented and embedded once, on disk: what `sonarllm embed --store DIR` writes and training reads.
+"""Documents segmented, tokenised and embedded once, on disk: what `sonarllm embed --store DIR` writes and training
+reads.
 
 `DIR/shard-00000.parquet` … hold a sentence a row: text, lang, document (its id), position (0, 1, …; −1 is the title),
-tokens (words, without control tokens), embedding (a fixed-size list of float16). `DIR/manifest.json` names the space
-by its fingerprint, and the shards with their rows and SHA-256. pandas, DuckDB, Arrow and `datasets` read the shards.
+tokens (words, without control tokens), bytes (of UTF-8). Beside each lie its rows' embeddings,
+`shard-00000.vectors.npy` (float16, N × D), and the ids of their words one after the other, `shard-00000.tokens.npy`
+(int32): NumPy maps both. `DIR/manifest.json` names the space by its fingerprint, and the files with their SHA-256.
+pandas, DuckDB, Arrow and `datasets` read the shards. Stores of the first format, whose shards hold the embeddings, are
+converted when they are read.
 
     embed_documents(["train.jsonl.xz"], Path("store"), space)
-    Stored(Path("store"), space.fingerprint).embeddings(np.array([0, 5]))      # read when asked for
+    Stored(Path("store"), space).embeddings(np.array([0, 5]))      # read when asked for
 
 Legend: N sentences, D embedding.
 """
@@ -39,10 +43,11 @@ from ..weights.model_dir import digest
 from . import corpus
 from .records import Record, records
 
-FORMAT = 1
+FORMAT = 2
 GROUP_ROWS = 256  # of a Parquet row group: what is read to have one document
 HELD_GROUPS = 512  # whose texts are kept: about 16 MiB
 SHARD_DOCUMENTS = 4096
+BESIDE = ("vectors", "tokens")  # the arrays of a shard
 NAMED = 5  # of each kind of skip, by place
 MANIFEST = "manifest.json"
 
@@ -91,7 +96,7 @@ class Skips:
             self.places[what] = (self.places.get(what, []) + other.places[what])[:NAMED]
 
 
-class Sentence(NamedTuple):
+class StoredSentence(NamedTuple):
     text: str
     document: str
     position: int
@@ -156,7 +161,7 @@ def make_shard(folder: Path, number: int, rows: Rows, space: Space, options: dic
     kept. JSON gives the same documents back: who makes shards elsewhere may send them as that."""
     path = folder / f"shard-{number:05d}.parquet"
     key = hashlib.sha256(json.dumps([FORMAT, space.fingerprint, options, rows], default=str).encode()).hexdigest()
-    if _footer(path).get("key") != key:
+    if _footer(path).get("key") != key or not all(beside.is_file() for beside in _beside(path)):
         sentences, skips = sentences_of(rows, space.tokenizer, options)
         _write_shard(path, sentences, skips, space, key, options)
     return path
@@ -182,7 +187,7 @@ def _sweep(folder: Path) -> None:
         scratch.unlink()
 
 
-def sentences_of(rows: Rows, tokenizer: Tokenizer, options: dict[str, Any]) -> tuple[list[Sentence], Skips]:
+def sentences_of(rows: Rows, tokenizer: Tokenizer, options: dict[str, Any]) -> tuple[list[StoredSentence], Skips]:
     """Documents → their titles and sentences in reading order, and what was left out."""
     lang, out, skips = options["lang"], [], Skips()
     fits = fitting(tokenizer, options["max_tokens"] - 1)  # a target has one control token more
@@ -207,49 +212,64 @@ def sentences_of(rows: Rows, tokenizer: Tokenizer, options: dict[str, Any]) -> t
         if len(body) == 1 and not title:
             skips.add("documents of one sentence (kept)", place)
         if title:
-            out.append(Sentence(title, name, -1))
-        out += [Sentence(text, name, i) for i, text in enumerate(body)]
+            out.append(StoredSentence(title, name, -1))
+        out += [StoredSentence(text, name, i) for i, text in enumerate(body)]
     return out, skips
 
 
-def embedded(texts: Sequence[str], lang: str, space: Space) -> tuple[Tensor, list[int]]:
-    """Sentences → embeddings_ND in float16, and the words of each in tokens. RunError for what float16 can't hold."""
+def embedded(texts: Sequence[str], lang: str, space: Space) -> tuple[Tensor, list[list[int]]]:
+    """Sentences → embeddings_ND in float16, and the ids of each one's words. RunError for what float16 can't hold."""
     words, room = space.tokenizer.content(texts), space.net.config.max_source_tokens - 2
     embeddings_ND = encode([[space.tokenizer.lang_id(lang), *w[:room], EOS] for w in words], space).cpu().half()
     if not bool(embeddings_ND.isfinite().all()):
         row = int((~embeddings_ND.isfinite()).any(1).nonzero()[0])
         raise RunError(f"the embedding of {texts[row][:60]!r} has no place in float16", "leave it out")
-    return embeddings_ND, [len(w) for w in words]
+    return embeddings_ND, words
 
 
 def _write_shard(
-    path: Path, sentences: list[Sentence], skips: Skips, space: Space, key: str, options: dict[str, Any]
+    path: Path, sentences: list[StoredSentence], skips: Skips, space: Space, key: str, options: dict[str, Any]
 ) -> None:
     lang = options["lang"]
-    embeddings_ND, tokens = embedded([s.text for s in sentences], lang, space)
+    texts = [s.text for s in sentences]
+    embeddings_ND, words = embedded(texts, lang, space)
     documents = sum(s.position == 0 for s in sentences)
     facts = {"key": key, "documents": documents, "skipped": skips.count, "places": skips.places}
     columns = {
-        "text": pa.array([s.text for s in sentences], pa.string()),
+        "text": pa.array(texts, pa.string()),
         "lang": pa.array([lang] * len(sentences), pa.string()),
         "document": pa.array([s.document for s in sentences], pa.string()),
         "position": pa.array([s.position for s in sentences], pa.int32()),
-        "tokens": pa.array(tokens, pa.int32()),
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings_ND.numpy().reshape(-1)), space.dim),
     }
-    table = pa.table(columns).replace_schema_metadata(
-        {"fingerprint": space.fingerprint, "store": json.dumps(facts, ensure_ascii=False)}
-    )
-    plain = [name for name in columns if name not in ("lang", "document")]
+    metadata = {"fingerprint": space.fingerprint, "store": json.dumps(facts, ensure_ascii=False)}
+    _write(path, pa.table(columns).replace_schema_metadata(metadata), embeddings_ND.numpy(), words)
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """The arrays of a shard: vectors and tokens."""
+    vectors, tokens = (path.with_suffix(f".{name}.npy") for name in BESIDE)
+    return vectors, tokens
+
+
+def _write(path: Path, table: pa.Table, embeddings_ND: np.ndarray, words: Sequence[Sequence[int]]) -> None:
+    """A shard: its arrays, and last the Parquet file, without which they are nothing."""
+    ids = np.fromiter((i for w in words for i in w), np.int32)
+    for beside, array in zip(_beside(path), (embeddings_ND, ids)):
+        with atomic_file(beside) as scratch, open(scratch, "wb") as file:
+            np.save(file, array)
+    sizes = [len(text.encode()) for text in table["text"].to_pylist()]
+    counts = {"tokens": [len(w) for w in words], "bytes": sizes}
+    for name, column in counts.items():
+        table = table.append_column(name, pa.array(column, pa.int32()))
+    dictionaries = ["lang", "document"]
     with atomic_file(path) as scratch:
         pq.write_table(
             table,
             scratch,
             row_group_size=GROUP_ROWS,
-            compression={name: "zstd" if name in ("text", "document") else "none" for name in columns},
-            use_dictionary=[name for name in columns if name not in plain],
+            compression={name: "zstd" if name in ("text", "document") else "none" for name in table.column_names},
+            use_dictionary=dictionaries,
             write_statistics=["document", "position"],
-            data_page_size=1 << 30,  # one page a row group, whose last bytes are the numbers: see Stored
         )
 
 
@@ -264,8 +284,12 @@ def _footer(path: Path) -> dict[str, Any]:
 def entry_of(path: Path) -> dict[str, Any]:
     """What the manifest says of a shard; all of it is read."""
     rows, documents = pq.read_metadata(path).num_rows, _footer(path)["documents"]
-    size = path.stat().st_size
-    return {"file": path.name, "rows": rows, "documents": documents, "bytes": size, "sha256": digest(path)}
+    beside = {name: _facts(other) for name, other in zip(BESIDE, _beside(path))}
+    return {"rows": rows, "documents": documents, **_facts(path), **beside}
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest(path)}
 
 
 def finish(
@@ -284,7 +308,8 @@ def finish(
     made, skips = [], Skips()
     for path in sorted(folder.glob("shard-*.parquet")):
         if int(path.stem.split("-")[1]) >= count:
-            path.unlink()
+            for old in (path, *_beside(path)):
+                old.unlink(missing_ok=True)
             continue
         made.append((entries or {}).get(path.name) or entry_of(path))
         facts = _footer(path)
@@ -316,7 +341,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} {what}: it has no {MANIFEST}", f"run sonarllm embed --store {folder} FILE… again")
     try:
         manifest = json.loads(path.read_text("utf-8"))
-        if manifest["format"] != FORMAT:
+        if not 1 <= manifest["format"] <= FORMAT:
             raise UserError(f"{path} has format {manifest['format']}", "upgrade sonarllm-cli")
         return {**manifest, "shards": list(manifest["shards"]), "space": dict(manifest["space"])}
     except (ValueError, KeyError, TypeError) as error:
@@ -325,10 +350,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 class Stored:
     """The sentences of a store, read from disk when they are asked for: rows as in `documents.Sentences`, whose methods
-    mean the same. In memory are an index, eight bytes a sentence, and the texts read last.
-
-    Embeddings are not decoded as Parquet: shards are written so that a row group's are the last bytes of its column
-    chunk, in order, and only the rows asked for are read. Decoding the group takes a hundred times as long.
+    mean the same. In memory are an index, twenty bytes a sentence, and the texts read last; vectors and tokens are
+    mapped.
     """
 
     def __init__(self, folder: Path, space: Space) -> None:
@@ -342,36 +365,68 @@ class Stored:
                 f"use that space, or embed again: sonarllm embed --store DIR -m {space.name}",
             )
         self.cure = f"delete it and run sonarllm embed --store {folder} FILE… again"
+        if manifest["format"] < FORMAT:
+            manifest = self._converted(manifest)
+        for entry in manifest["shards"]:
+            self._check(folder / entry["file"], entry["bytes"])
+        self.prompt = space.tokenizer.prompt(manifest["lang"])
         self.paths = [folder / entry["file"] for entry in manifest["shards"]]
-        self.footers = [self._footer(path, entry["bytes"]) for path, entry in zip(self.paths, manifest["shards"])]
-        self.offsets = [self._offsets(path, footer) for path, footer in zip(self.paths, self.footers)]
+        self.footers = [self._footer(path) for path in self.paths]
         self.first = np.cumsum([0, *(footer.num_rows for footer in self.footers)])  # row of each shard
         self.position = self._column("position")
         self.labels = self._column("tokens") + 1
+        self.sizes = self._column("bytes")
+        self.start = np.cumsum(np.append(0, self.labels - 1), dtype=np.int64)  # of each row's words, in all shards'
+        arrays = [[self._array(folder, entry[name]) for name in BESIDE] for entry in manifest["shards"]]
+        self.vectors, self.words = [vectors for vectors, _ in arrays], [tokens for _, tokens in arrays]
+        self._check_arrays()
         self._texts: OrderedDict[tuple[int, int], dict[str, Any]] = OrderedDict()
 
     def __len__(self) -> int:
         return int(self.first[-1])
 
-    def _footer(self, path: Path, size: int) -> pq.FileMetaData:
+    def _converted(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """A store of the first format as one of this; where that was broken off, the rest of it."""
+        log.info("converting %s: vectors and tokens go beside the shards", self.folder)
+        for entry in manifest["shards"]:
+            path = self.folder / entry["file"]
+            with self._damage(path):
+                if "embedding" not in pq.read_schema(path).names:
+                    continue
+                self._check(path, entry["bytes"])
+                table = pq.read_table(path).combine_chunks()
+            vectors_ND = table["embedding"].chunk(0).flatten().to_numpy().reshape(len(table), -1)
+            words = self.tokenizer.content(table["text"].to_pylist())
+            _write(path, table.drop_columns(["tokens", "embedding"]), vectors_ND, words)
+        shards = [entry_of(self.folder / entry["file"]) for entry in manifest["shards"]]
+        manifest = {**manifest, "format": FORMAT, "shards": shards}
+        atomic_write(self.folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        return manifest
+
+    def _check(self, path: Path, size: int) -> None:
         if not path.is_file():
             raise UserError(f"{path} is missing", self.cure)
         if path.stat().st_size != size:
             raise UserError(f"{path} has {path.stat().st_size:,} bytes, not {size:,}: it was cut short", self.cure)
+
+    def _footer(self, path: Path) -> pq.FileMetaData:
         with self._damage(path):
             return pq.read_metadata(path)
 
-    def _offsets(self, path: Path, footer: pq.FileMetaData) -> np.ndarray:
-        """Where in the file each row group's embeddings begin."""
-        found = []
-        for g in range(footer.num_row_groups):
-            group = footer.row_group(g)
-            chunk = group.column(footer.num_columns - 1)
-            size = 2 * self.dim * group.num_rows
-            if chunk.compression != "UNCOMPRESSED" or not 0 < chunk.total_compressed_size - size < size // 8 + 4096:
-                raise UserError(f"{path} is not as this program writes shards", self.cure)
-            found.append(chunk.data_page_offset + chunk.total_compressed_size - size)
-        return np.array(found, np.int64)
+    def _array(self, folder: Path, entry: dict[str, Any]) -> np.ndarray:
+        path = folder / entry["file"]
+        self._check(path, entry["bytes"])
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {error}", self.cure) from error
+
+    def _check_arrays(self) -> None:
+        for s, path in enumerate(self.paths):
+            rows, words = int(np.diff(self.first)[s]), int(np.diff(self.start[self.first])[s])
+            for array, shape, kind in ((self.vectors[s], (rows, self.dim), "f2"), (self.words[s], (words,), "i4")):
+                if array.shape != shape or array.dtype != np.dtype(f"<{kind}"):
+                    raise UserError(f"the arrays beside {path} are not as this program writes them", self.cure)
 
     @contextmanager
     def _damage(self, path: Path) -> Iterator[None]:
@@ -397,18 +452,13 @@ class Stored:
     # ---------------------------------------------------------------------------------------------- by rows
 
     def embeddings(self, rows: np.ndarray) -> Tensor:
-        """rows_… → embeddings_…D, float32. Rows that follow each other are read at once."""
+        """rows_… → embeddings_…D, float32, in the order of the file read."""
         distinct, back = np.unique(rows, return_inverse=True)
         out_ND = np.empty((len(distinct), self.dim), np.float16)
         shard = np.searchsorted(self.first, distinct, "right") - 1
-        own = distinct - self.first[shard]
-        ends = np.flatnonzero((np.diff(distinct) != 1) | (np.diff(shard) != 0) | (own[1:] % GROUP_ROWS == 0)) + 1
-        runs = np.stack([np.append(0, ends), np.append(ends, len(distinct))], 1)
         for s in np.unique(shard):
-            with self._damage(self.paths[s]), open(self.paths[s], "rb", buffering=0) as file:
-                for a, b in runs[shard[runs[:, 0]] == s]:
-                    file.seek(int(self.offsets[s][own[a] // GROUP_ROWS] + own[a] % GROUP_ROWS * 2 * self.dim))
-                    file.readinto(out_ND[a:b].view(np.uint8).data)
+            here = shard == s
+            out_ND[here] = self.vectors[s][distinct[here] - self.first[s]]
         return torch.from_numpy(out_ND)[torch.from_numpy(back.reshape(-1))].float().view(*rows.shape, self.dim)
 
     def text(self, rows: np.ndarray) -> list[str]:
@@ -416,13 +466,17 @@ class Stored:
         return self._strings(rows, "text")
 
     def target_ids(self, rows: np.ndarray) -> list[list[int]]:
-        """`</s> __lang__ w₁ … w_n </s>` of each row, in its own language."""
-        words = self.tokenizer.content(self.text(rows))
-        return [[*self.tokenizer.prompt(lang), *w, EOS] for lang, w in zip(self._strings(rows, "lang"), words)]
+        """`</s> __lang__ w₁ … w_n </s>` of each row."""
+        out = []
+        for row, s in zip(rows.tolist(), (np.searchsorted(self.first, rows, "right") - 1).tolist()):
+            before = self.start[self.first[s]]
+            words = self.words[s][self.start[row] - before : self.start[row + 1] - before]
+            out.append([*self.prompt, *words.tolist(), EOS])
+        return out
 
     def bytes(self, rows: np.ndarray) -> int:
         """UTF-8 bytes of the rows, together."""
-        return sum(len(text.encode()) for text in self.text(rows))
+        return int(self.sizes[rows].sum())
 
     def names(self, rows: np.ndarray) -> list[str]:
         """The ids of the documents that the rows belong to."""
@@ -456,7 +510,7 @@ class Stored:
         path, footer = self.paths[shard], self.footers[shard]
         if missing:
             with self._damage(path), pq.ParquetFile(path, metadata=footer) as file:
-                table = file.read_row_groups(missing, ["text", "lang", "document"], use_threads=False)
+                table = file.read_row_groups(missing, ["text", "document"], use_threads=False)
             start = 0
             for g in missing:
                 part = table.slice(start, footer.row_group(g).num_rows).combine_chunks()

@@ -10,17 +10,18 @@ Source: Lui & Baldwin 2012 (langid.py).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ..errors import UserError
-from ..languages import NAMES, resolve
+from ..languages import NAMES, readings_of, resolve
 from ..runtime import log
 
 AUTO = "auto"
 SURE = 0.8  # share of the likelihood
 SAMPLE = 4000  # characters that are looked at
+_LOCK = threading.Lock()
 
 
 def language_of(text: str, lang: str, known: Sequence[str] | None = None) -> str:
@@ -63,16 +64,22 @@ def _likeliest(text: str, known: tuple[str, ...] | None) -> tuple[str, float]:
     return "", 0.0
 
 
-@lru_cache(maxsize=1)
+def prepare() -> None:
+    """Begin to read the identifier in a thread of its own, beside what the caller goes on to read: it is a third of a
+    second, most of it unpacking, which leaves the interpreter to others."""
+    threading.Thread(target=_identifier, daemon=True).start()
+
+
 def _identifier() -> tuple[Any, dict[str, str]]:
+    """`_read`, once, whoever asks for it meanwhile."""
+    with _LOCK:
+        return _read()
+
+
+@lru_cache(maxsize=1)
+def _read() -> tuple[Any, dict[str, str]]:
     """The identifier, and for each of its labels the FLORES code; a few labels have none."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    codes: dict[str, str] = {}
-    for label in identifier.labels:
-        try:
-            codes[label] = resolve(label)
-        except UserError:
-            continue
-    return identifier, codes
+    return identifier, {label: codes[0] for label in identifier.labels if (codes := readings_of(label))}

@@ -1,6 +1,6 @@
 """The training loop, the same for every kind: a task brings data, model and loss; this brings the rest.
 
-A run folder holds `settings.toml`, `metrics.jsonl`, `checkpoint-STEP.pt` (the last few), `best/` (the model with the
+A run folder holds `settings.toml`, `metrics.jsonl`, `checkpoint-STEP/` (the last few), `best/` (the model with the
 best validation so far) and, at the end, `model/`.
 
     sonarllm train recipes/mini/sonar.toml -o runs/mini-sonar
@@ -22,16 +22,17 @@ from torch.distributed.tensor import DTensor
 
 from ..errors import RunError, UserError
 from ..io.files import atomic_write
-from ..runtime import DTYPES, log, multiplies_bfloat16
+from ..runtime import Runtime, log, multiplies_bfloat16
 from . import optim
 from .build import make_task
-from .checkpoint import Checkpoints, claimed, restore
-from .ranks import Ranks, blocks, gathered, last_of_step, shard, together, whole
+from .checkpoint import Checkpoints, claimed, restore, state_of
+from .ranks import Ranks, gathered, last_of_step, layers_of, shard, together
 from .recipe import Settings, changes, to_toml
-from .watch import Watch, Window, matrix_rate
+from .watch import Watch, Window, peak_rate
 
 PACE = 8  # steps before a run's pace is told
 ENDLESS = 1 << 62  # steps
+PROGRESS = ("step", "epoch", "place", "per_epoch", "tokens", "seconds", "best")  # what a run goes on with
 
 
 class Trainer:
@@ -41,12 +42,14 @@ class Trainer:
         self.settings, self.folder = settings, folder
         self.began, self.aside = time.monotonic(), 0.0  # and seconds that the longest validation took
         self.ranks = Ranks(settings.run.device)
-        self.dtype = DTYPES[settings.run.dtype]
+        self.dtype = torch.bfloat16 if settings.run.dtype == "bfloat16" else torch.float32
         if self.dtype == torch.bfloat16 and not multiplies_bfloat16(self.ranks.device):
             self.dtype = torch.float32
             log.info("no bfloat16 products here: float32, which is faster")
         self.sharded = settings.parallel.shard == "full" and self.ranks.count > 1
-        self.checkpoints = Checkpoints(folder, settings.run.keep, background=settings.run.save_background)
+        self.checkpoints = Checkpoints(
+            folder, settings.run.keep, ranks=self.ranks, background=settings.run.save_background
+        )
         self.step = self.epoch = self.tokens = 0
         self.place = 0  # steps taken of this epoch
         self.per_epoch = 0  # steps of the first epoch, by which the run's length is reckoned
@@ -119,7 +122,7 @@ class Trainer:
 
     def train_step(self, batches: Sequence[Any], total: int) -> dict[str, Any]:
         """One optimisation step over its micro-batches, of which this process does its share; → what to log."""
-        rate = optim.rate(self.step, total, self.settings.optim)
+        rate = optim.learning_rate(self.step, total, self.settings.optim)
         self.task.model.train()
         window, value, suspects = Window(), 0.0, []
         share = list(self.ranks.share(batches))
@@ -195,8 +198,10 @@ class Trainer:
     def _lay_out(self) -> None:
         """The model on its device, its layers (and those of a frozen decoder) recomputed, compiled and sharded as the
         recipe says."""
+        tf32 = self.settings.run.dtype == "tf32" and self.ranks.device.type == "cuda"
+        Runtime(device=self.ranks.device, dtype=self.dtype, tf32=tf32).use()
         model, frozen = self.task.model.to(self.ranks.device), getattr(self.task, "frozen", None)
-        layers = [*blocks(model), *(blocks(frozen) if frozen is not None else [])]
+        layers = [*layers_of(model), *(layers_of(frozen) if frozen is not None else [])]
         for layer in layers:
             if self.settings.parallel.recompute:
                 _recompute(layer)
@@ -225,7 +230,7 @@ class Trainer:
         if first:
             self.checkpoints.sweep()
             atomic_write(self.folder / "settings.toml", to_toml(self.settings.as_dict()))
-        measured = matrix_rate(self.ranks.device, self.dtype) if first and not run.peak_tflops else 0.0
+        measured = peak_rate(self.ranks.device, self.dtype) if first and not run.peak_tflops else 0.0
         self.peak = self.ranks.count * (run.peak_tflops * 1e12 or measured)
         self.flops_per_token = self._count_flops(steps[0][0]) if first and not self.sharded else 0.0
         self.watch = Watch(self.folder, self.settings, step=self.step, total=total, first=first)
@@ -304,6 +309,7 @@ class Trainer:
         named = "; ".join(part for part in (describe(batch) for batch in suspects) if part)
         where = "; ".join(part for part in self.ranks.gather(named) if part)
         self._forget()
+        self.checkpoints.wait()
         newest = self.checkpoints.newest()
         cure = f"lower optim.lr and continue with --resume from {newest.name}" if newest else "lower optim.lr"
         return RunError(
@@ -373,27 +379,14 @@ class Trainer:
         return by_step or time.monotonic() - saved > 60 * run.save_minutes
 
     def _save(self) -> None:
-        if not self.ranks.first and not self.sharded:
-            return
-        state = {
-            "model": whole(self.task.model.state_dict()),
-            "optimizers": [whole(optimizer.state_dict()) for optimizer in self.optimizers],
-            "step": self.step,
-            "epoch": self.epoch,
-            "place": self.place,
-            "per_epoch": self.per_epoch,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "best": self.best,
-        }
-        if self.ranks.first:
-            self.checkpoints.save(self.step, state)
+        state, optimizers = state_of(self.task.model, self.optimizers)
+        self.checkpoints.save(self.step, state, {**optimizers, **{name: getattr(self, name) for name in PROGRESS}})
 
     def _load(self, path: Path) -> None:
-        state = self.checkpoints.read(path)
-        restore(self.task.model, self.optimizers, state, path)
-        for name in ("step", "epoch", "place", "per_epoch", "tokens", "seconds", "best"):
-            setattr(self, name, state[name])
+        facts = self.checkpoints.read(path)
+        restore(self.task.model, self.optimizers, path, facts, self.ranks)
+        for name in PROGRESS:
+            setattr(self, name, facts[name])
         changed = [key for key in changes(self.folder / "settings.toml", self.settings) if key != "run.init"]
         if fixed := next((key for key in changed if key.startswith("vocabulary.")), ""):
             raise UserError(f"{fixed} is decided when a run begins", "leave it as it was, or choose another -o")

@@ -77,6 +77,8 @@ def token_nll(
     if scale_N is None:
         scale_N = torch.full((len(target_N),), 1 / max(1, len(target_N)), device=hidden_NM.device)
     chunk = chunk or chunk_size(len(weight_VM))
+    if not torch.is_grad_enabled():  # autograd asks forward for gradients all the same
+        hidden_NM, weight_VM = hidden_NM.detach(), weight_VM.detach()
     return _ChunkedNLL.apply(hidden_NM, weight_VM.to(hidden_NM.dtype), target_N, scale_N, chunk)
 
 

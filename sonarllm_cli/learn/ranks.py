@@ -22,7 +22,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import RunError
@@ -45,10 +44,12 @@ class Ranks:
         if self.device.type == "cuda":
             self.device = torch.device("cuda", self.device.index or 0)  # "cuda" alone names none
             torch.cuda.set_device(self.device)
+        self.aside: dist.ProcessGroup | None = None  # for threads beside the main one
         if self.count > 1:
             if not dist.is_initialized():
                 dist.init_process_group("cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo")
             self._patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+            self.aside = dist.new_group(backend="gloo")
 
     @property
     def first(self) -> bool:
@@ -63,13 +64,13 @@ class Ranks:
         if self.rank >= (len(items) % self.count or self.count):
             yield len(items) - 1, items[-1], False
 
-    def gather(self, value: T) -> list[T]:
-        """Every process' value, in order of rank."""
+    def gather(self, value: T, *, aside: bool = False) -> list[T]:
+        """Every process' value, in order of rank; `aside` for a thread beside the main one."""
         if self.count == 1:
             return [value]
         found: list[Any] = [None] * self.count
         with together():
-            dist.all_gather_object(found, value)
+            dist.all_gather_object(found, value, group=self.aside if aside else None)
         return found
 
     def replicated(self, module: nn.Module) -> nn.Module:
@@ -117,7 +118,7 @@ def together() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- sharded weights
 
 
-def blocks(model: nn.Module) -> list[nn.Module]:
+def layers_of(model: nn.Module) -> list[nn.Module]:
     """The layers of a model's stacks: what is sharded, recomputed and compiled one by one."""
     return [block for stack in model.modules() if isinstance(stack, nn.ModuleList) for block in stack]
 
@@ -132,7 +133,7 @@ def shard(model: nn.Module, ranks: Ranks, dtype: torch.dtype) -> None:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # of a view: nothing here writes into outputs
     mesh = init_device_mesh(ranks.device.type, (ranks.count,))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    for part in (*blocks(model), model):
+    for part in (*layers_of(model), model):
         fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
 
 
@@ -157,22 +158,3 @@ def gathered(model: nn.Module) -> Iterator[None]:
     yield
     for part in parts:
         part.reshard()
-
-
-def whole(value: Any) -> Any:
-    """A tree of dicts, lists and tensors with every tensor whole and on the CPU. All processes take part."""
-    if isinstance(value, dict):
-        return {key: whole(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(whole(item) for item in value)
-    if isinstance(value, DTensor):
-        value = value.full_tensor()
-    return value.detach().cpu() if isinstance(value, Tensor) else value
-
-
-def like(value: Tensor, parameter: Tensor) -> Tensor:
-    """This process' part of a whole tensor, laid out as `parameter` is."""
-    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-        mesh = parameter.device_mesh
-        return distribute_tensor(value.to(mesh.device_type), mesh, parameter.placements, src_data_rank=None)
-    return value

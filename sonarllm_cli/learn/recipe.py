@@ -48,7 +48,8 @@ class Loss:
     ae: Weight = 1.0  # auto-encoding
     dae: Weight = 0.01  # auto-encoding of a noised text: L_DAE
     mse: Weight = 0.1  # squared distance of a pair's embeddings: L_MSE
-    contrast: Weight = 0.0  # telling a text's translation from the batch's others (ours)
+    contrast: Weight = 0.0  # telling a text's translation, of sonar-speech a clip's words, from the batch's (ours)
+    spell: Weight = 0.0  # sonar-speech: what an utterance's steps spell, by CTC, beside its vector (ours)
     teacher: Weight = 0.0  # 1 − cosine with what a teacher's space says of a sentence, if data.prepared has one (ours)
     listened: Whole = 0  # further sentences of the teacher's a micro-batch, which the encoder alone reads
     mt_share: Share = 0.4  # of sentences that have a translation
@@ -67,6 +68,7 @@ class Speech:
     batch_seconds: Positive = 120.0  # of a micro-batch, padding included
     max_seconds: Positive = 20.0  # of a clip; longer ones are left out and counted
     workers: Whole = 2  # threads that make features in advance; 0: none
+    keep: bool = False  # features in the run's folder, 8 KB a second of sound, so that they are made once
     statistics: Annotated[str, OneOf(("frozen", "masked"))] = (
         "frozen"  # of BatchNorm: frozen, or masked: those of the batch's steps that hold sound
     )
@@ -104,8 +106,8 @@ class Run:
     seed: Whole = 42
     minutes: Weight = 0.0  # the run ends within them, its decay and last validation included; 0: by steps or epochs
     device: str = "auto"  # cpu, cuda or auto: each process' GPU, else the CPU
-    dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = (
-        "float32"  # of products in training: float32, or bfloat16 where the device has it; the rest is float32
+    dtype: Annotated[str, OneOf(("float32", "tf32", "bfloat16"))] = (
+        "float32"  # of products in training; tf32, bfloat16 where the device has them; the rest is float32
     )
     compile: bool = False  # layers by torch.compile: slower to start, pays in long runs
     log_every: Count = 20
@@ -113,7 +115,7 @@ class Run:
     peak_tflops: Weight = 0.0  # of a device, that peak_share is a share of; 0: measured at the start
     save_minutes: Positive = 5.0
     save_every: Whole = 0  # steps; 0: by minutes alone
-    save_background: bool = False  # a thread writes checkpoints; holds a copy of the state while it does
+    save_background: bool = True  # a thread writes checkpoints; holds a copy of the state while it does
     valid_every: Count = 500
     valid_batches: Count = 20
     keep: Count = 2  # checkpoints

@@ -100,7 +100,7 @@ def spacing(steps: int, count: int) -> list[int]:
     return [round(steps - steps * i / count) - 1 for i in range(count)]
 
 
-def noised(x0_ND: Tensor, noise_ND: Tensor, alpha_N: Tensor) -> Tensor:
+def diffused(x0_ND: Tensor, noise_ND: Tensor, alpha_N: Tensor) -> Tensor:
     """x_t = √ᾱ·x₀ + √(1 − ᾱ)·ε"""
     return alpha_N.sqrt()[..., None] * x0_ND + (1 - alpha_N).sqrt()[..., None] * noise_ND
 
@@ -227,9 +227,9 @@ class DiffusionLCM(nn.Module):
         return self.denoise(x_BND, step_BN, [context_BSM] * len(self.denoiser), mask_BNC)
 
     def alpha(self, step_N: Tensor) -> Tensor:
-        """ᾱ of each step, float64."""
+        """ᾱ of each step, float32: not every device has more."""
         if self._alpha_T is None or self._alpha_T.device != step_N.device:
-            self._alpha_T = alpha_bar(self.config).to(step_N.device)
+            self._alpha_T = alpha_bar(self.config).float().to(step_N.device)
         return self._alpha_T[step_N]
 
     def read(self, embedding_BSD: Tensor, caches: list[KVCache] | None = None) -> Tensor:
@@ -275,7 +275,7 @@ class DiffusionLCM(nn.Module):
         for layer, read in zip(self.denoiser, read_L):
             h_BNM = layer(h_BNM, time_BNM, read, mask_BNC)
         out_BND = self.project_out(self.norm(h_BNM)).float()
-        alpha_BN1 = self.alpha(step_BN)[..., None].float()
+        alpha_BN1 = self.alpha(step_BN)[..., None]
         if self.config.prediction == "eps":
             return (x_BND.float() - (1 - alpha_BN1).sqrt() * out_BND) / alpha_BN1.sqrt()
         if self.config.prediction == "v":

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .layers import FeedForward, KVCache, SelfAttention, product, sinusoid_TM
+from .layers import FeedForward, KVCache, SelfAttention, drawn, product, sinusoid_TM
 
 POOLINGS = ("mean", "max", "last")
 
@@ -67,8 +67,7 @@ class Embed(nn.Module):
         self.projects = projects
         self.scale, self.width = config.width**0.5, config.width
         self.max_tokens = max(config.max_source_tokens, config.max_target_tokens)
-        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.width))
-        nn.init.normal_(self.weight, std=config.width**-0.5)
+        self.weight = drawn(config.vocab_size, config.width, std=config.width**-0.5)
         self._table: Tensor | None = None  # positions; made at first use, so not in the state
 
     def forward(self, ids_BT: Tensor, first: int = 0) -> Tensor:

@@ -2,7 +2,8 @@
 
 A Conformer (w2v-BERT) reads the utterance, a decoder of one position attends to all of it. The published English
 encoder has 3 pooler layers, the others 6. Options make the same class a student of other beginnings: Shaw positions,
-a causal convolution and LayerNorm in it are `facebook/w2v-bert-2.0`'s.
+a causal convolution and LayerNorm in it are `facebook/w2v-bert-2.0`'s; longer steps, and pooling as the text encoder
+of a space of ours has it, make a small one quick to teach.
 
 Legend: B utterances, S steps of 20 ms, F features of a step (160), M width, H heads, K head size, D embedding,
 L steps of a block of queries, R distances.
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .fbank import FEATURES
-from .layers import attend
+from .layers import attend, drawn
 
 POSITIONS, NORMS, POOLINGS = ("relative", "shaw"), ("batch", "layer"), ("attention", "mean", "max")
 SCORES = 1 << 24  # numbers that the scores of a block of queries are at most: 64 MiB of float32
@@ -44,8 +45,11 @@ class SpeechConfig:
     right: int = 8
     conv_norm: str = "batch"
     causal: bool = False  # the convolution sees no later step
+    subsample: int = 1  # steps of 20 ms that become one, by convolutions before the layers: a power of 2 (ours)
     top_norm: bool = True
     pooling: str = "attention"
+    pool_width: int = 0  # mean, max: features of a step that are pooled, by a layer of their own; 0: its state (ours)
+    norm_embedding: bool = False  # embeddings have mean 0 and variance 1, as in a space with this option (ours)
     pooler_layers: int = 6
     pooler_heads: int = 16
     pooler_ffn: int = 4096
@@ -64,6 +68,10 @@ class SpeechConfig:
                 raise UserError(f"model.width {self.width} is not even, or not divisible by model.{name}", cure)
         if self.pooling == "attention" and self.pooler_layers < 1:
             raise UserError("attention pooling needs layers", "set model.pooler_layers = 1 or more")
+        if self.pool_width < 0 or (self.pool_width and self.pooling == "attention"):
+            raise UserError(f"model.pool_width is {self.pool_width}", "use 0, or more with pooling mean or max")
+        if self.subsample < 1 or self.subsample & (self.subsample - 1):
+            raise UserError(f"model.subsample {self.subsample} is no power of 2", "use 1, 2, 4 or 8")
         if not self.causal and self.kernel % 2 == 0:
             raise UserError(
                 f"model.kernel {self.kernel} has no middle", f"use {self.kernel + 1}, or model.causal = true"
@@ -76,9 +84,11 @@ def speech_flops(config: SpeechConfig, steps: int) -> float:
     """FLOPs of the matrix products of an utterance, forward, 2 a multiply-add; Transformer-XL's distances included."""
     M = config.width
     far = 2 if config.positions == "relative" else 0
-    layer = M * (4 * config.ffn + 4 * M + 3 * M + far * M) + config.kernel * M + steps * M * (2 + far)
-    cross = config.pooler_layers * 2 * M * M if config.pooling == "attention" else 0
-    return 2.0 * steps * (FEATURES * M + config.layers * layer + cross)
+    keys = steps / config.subsample
+    layer = M * (4 * config.ffn + 4 * M + 3 * M + far * M) + config.kernel * M + keys * M * (2 + far)
+    cross = config.pooler_layers * 2 * M * M if config.pooling == "attention" else M * config.pool_width
+    halving = 3 * M * M * (config.subsample - 1)  # a convolution's is of the steps that it leaves
+    return 2.0 * steps * (FEATURES * M + (config.layers * layer + cross + halving) / config.subsample)
 
 
 class SwishFeedForward(nn.Module):
@@ -114,7 +124,7 @@ class ConformerAttention(nn.Module):
         self.out_proj = nn.Linear(M, M)
         self.shaw = config.positions == "shaw"
         if self.shaw:
-            self.distance = nn.Parameter(torch.randn(self.left + self.right + 1, M // self.heads) * 0.02)
+            self.distance = drawn(self.left + self.right + 1, M // self.heads, std=0.02)
         else:
             self.distance_proj = nn.Linear(M, M, bias=False)
             self.key_bias = nn.Parameter(torch.zeros(self.heads, M // self.heads))  # u
@@ -283,7 +293,7 @@ class Pooler(nn.Module):
 
     def __init__(self, config: SpeechConfig) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
+        self.query = drawn(config.width, std=config.width**-0.5)
         self.layers = nn.ModuleList(PoolerLayer(config) for _ in range(config.pooler_layers))
         self.dropout = config.dropout
 
@@ -302,6 +312,20 @@ class Pooler(nn.Module):
         return q_BM
 
 
+class Halving(nn.Module):
+    """Two steps become one that has seen its neighbours: x_BSM, real_BS1 → x_BSM, real_BS1. Source: the convolutional
+    subsampling of speech encoders (Dong et al. 2018; Wang et al. 2020), in time alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x_BSM: Tensor, real_BS1: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if real_BS1 is not None:
+            x_BSM, real_BS1 = x_BSM * real_BS1, real_BS1[:, ::2]
+        return F.silu(self.conv(x_BSM.transpose(1, 2))).transpose(1, 2), real_BS1
+
+
 class SpeechEncoder(nn.Module):
     """step_BSF, length_B (steps that hold sound; padding stands at the right and may hold anything) → embedding_BD."""
 
@@ -310,28 +334,40 @@ class SpeechEncoder(nn.Module):
         self.config = config
         self.front_norm = nn.LayerNorm(FEATURES)
         self.front_proj = nn.Linear(FEATURES, config.width)
+        self.halvings = nn.ModuleList(Halving(config.width) for _ in range(config.subsample.bit_length() - 1))
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.layers))
         self.top_norm = nn.LayerNorm(config.width) if config.top_norm else nn.Identity()
         self.pooler = Pooler(config) if config.pooling == "attention" else None
-        self.proj = nn.Linear(config.width, config.embedding, bias=False)
+        pooled = config.pool_width or config.width
+        self.pool_proj = nn.Linear(config.width, pooled) if config.pool_width else None
+        self.proj: nn.Module = nn.Linear(pooled, config.embedding, bias=False)
+        if config.pool_width == config.embedding:
+            self.proj = nn.Identity()
 
     def forward(self, step_BSF: Tensor, length_B: Tensor) -> Tensor:
-        real_BS1 = self.real(step_BSF, length_B)
-        return self.pool(self.encode(step_BSF, real_BS1), real_BS1)
+        return self.embed(*self.encode(step_BSF, self.real(step_BSF, length_B)))
+
+    def embed(self, encoded_BSM: Tensor, real_BS1: Tensor | None) -> Tensor:
+        """What `encode` gave → embedding_BD."""
+        embedding_BD = self.proj(self.pool(encoded_BSM, real_BS1))
+        return F.layer_norm(embedding_BD, embedding_BD.shape[-1:]) if self.config.norm_embedding else embedding_BD
 
     def real(self, step_BSF: Tensor, length_B: Tensor) -> Tensor | None:
         """Which steps hold sound; None where all do: → real_BS1"""
         real_BS = torch.arange(step_BSF.shape[1], device=step_BSF.device) < length_B[:, None]
         return None if bool(real_BS.all()) else real_BS[..., None]
 
-    def encode(self, step_BSF: Tensor, real_BS1: Tensor | None) -> Tensor:
-        """step_BSF → encoded_BSM, which the pooler attends to."""
+    def encode(self, step_BSF: Tensor, real_BS1: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """step_BSF, real_BS1 → encoded_BSM, real_BS1: what is pooled, and which of it holds sound."""
         x_BSM = self.front(step_BSF, real_BS1)
+        for halving in self.halvings:
+            x_BSM, real_BS1 = halving(x_BSM, real_BS1)
         table_RM, mask_B11S = self.context(x_BSM, real_BS1)
         for layer in self.layers:
             x_BSM = layer(x_BSM, table_RM, mask_B11S, real_BS1)
         x_BSM = self.top_norm(x_BSM)
-        return F.dropout(x_BSM, self.config.dropout) if self.training and self.config.dropout else x_BSM
+        drops = self.training and self.config.dropout > 0
+        return F.dropout(x_BSM, self.config.dropout) if drops else x_BSM, real_BS1
 
     def front(self, step_BSF: Tensor, real_BS1: Tensor | None) -> Tensor:
         """Features → x_BSM; what stands in the padding is forgotten here, were it NaN."""
@@ -348,12 +384,14 @@ class SpeechEncoder(nn.Module):
         return table_RM, None if real_BS1 is None else real_BS1.transpose(1, 2)[:, None]
 
     def pool(self, encoded_BSM: Tensor, real_BS1: Tensor | None) -> Tensor:
-        """encoded_BSM → embedding_BD."""
+        """encoded_BSM, real_BS1 → pooled_BM."""
         if self.pooler is not None:
-            return self.proj(self.pooler(encoded_BSM, real_BS1))
+            return self.pooler(encoded_BSM, real_BS1)
+        if self.pool_proj is not None:
+            encoded_BSM = F.relu(self.pool_proj(encoded_BSM))
         if real_BS1 is None:
             real_BS1 = torch.ones(*encoded_BSM.shape[:2], 1, dtype=torch.bool, device=encoded_BSM.device)
         if self.config.pooling == "max":
-            return self.proj(encoded_BSM.masked_fill(~real_BS1, -torch.inf).amax(1))
+            return encoded_BSM.masked_fill(~real_BS1, -torch.inf).amax(1)
         total_BM = (encoded_BSM * real_BS1).sum(1, dtype=torch.float32) / real_BS1.sum(1)
-        return self.proj(total_BM.to(encoded_BSM.dtype))
+        return total_BM.to(encoded_BSM.dtype)

@@ -18,14 +18,14 @@ from ..nets.kinds import KINDS
 from ..nets.laser2 import FIRST_PIECE, Laser2, Laser2Config
 from ..nets.sonar import SonarConfig
 from . import model_dir, registry, tensors
-from .convert import Found, _card, _claiming, _weights, fill, match
 from .layouts import BLASERS, LASER2S, MUTOXES
+from .matching import Found, claiming, fill, import_card, lives_in, match, stored_as_asked
 from .sources import PathName, read_source
 
 READERS = ("laser", "sonar-space")  # whose way of reading a text LASER2 has: punctuation, case, unknown pieces
 
 
-@_claiming
+@claiming
 def import_blaser(name: str, *, checkpoint: PathName, **options: Any) -> Path:
     """A published BLASER 2.0 model, ref or qe → the registry's model `name`; `options` as of `import_mutox`."""
     found = match(read_source(checkpoint), BLASERS, "BLASER 2.0 model")
@@ -41,7 +41,7 @@ def import_blaser(name: str, *, checkpoint: PathName, **options: Any) -> Path:
     return _import(name, "blaser", config, found, home, **options)
 
 
-@_claiming
+@claiming
 def import_mutox(
     name: str,
     *,
@@ -67,9 +67,8 @@ def _home(sonar: str) -> tuple[int, dict[str, Any]]:
     if not sonar:
         return BlaserConfig().embedding, {}
     folder, config = registry.find_space(sonar)
-    name = folder.name if registry.is_known(folder) else str(folder.resolve())
     shape = model_dir.net_config(SonarConfig, folder, config)
-    return shape.embedding, {"sonar": {"name": name, "fingerprint": config.get("fingerprint", "")}}
+    return shape.embedding, {"sonar": lives_in(folder, config)}
 
 
 def _hidden(found: Found) -> tuple[int, ...]:
@@ -94,9 +93,9 @@ def _import(
         folder,
         kind=kind,
         model=net,
-        weights=_weights(dtype, found),
+        weights=stored_as_asked(dtype, found),
         tensor=fill(net, {"": found}),
-        card=_card(name, f"A {found.layout.name} head", licence, source or str(found.source.path)),
+        card=import_card(name, f"A {found.layout.name} head", licence, source or str(found.source.path)),
         licence=licence,
         source=source,
         **home,
@@ -104,7 +103,7 @@ def _import(
     return folder
 
 
-@_claiming
+@claiming
 def import_laser2(
     name: str,
     *,
@@ -145,10 +144,10 @@ def import_laser2(
         folder,
         kind="laser2",
         model=net,
-        weights=_weights(dtype, found),
+        weights=stored_as_asked(dtype, found),
         tokenizer=path.read_bytes(),
         tensor=fill(net, {"": found}),
-        card=_card(name, "A LASER2 encoder", licence, source or str(checkpoint)),
+        card=import_card(name, "A LASER2 encoder", licence, source or str(checkpoint)),
         reads_as=reads_as,
         licence=licence,
         source=source,

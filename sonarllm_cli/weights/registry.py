@@ -24,7 +24,7 @@ from typing import Any
 from ..errors import UserError, nearest
 from ..io.files import locked
 from ..languages import NAMES
-from ..nets.kinds import kind_of
+from ..nets.kinds import SOUND, kind_of
 from ..tokens import Tokenizer
 from . import model_dir
 
@@ -94,12 +94,29 @@ def find_space(name: str) -> tuple[Path, dict[str, Any]]:
     folder = find(name)
     config = model_dir.read_config(folder)
     if kind_of(config["kind"]).writer:
-        name = model_dir.space_of(folder, config)
+        name = model_dir.home_of(folder, config)
         folder = find(name)
         config = model_dir.read_config(folder)
     if not kind_of(config["kind"]).space:
         raise UserError(f"{name} is a {config['kind']} model, not a space", "name a sonar model: sonarllm models list")
     return folder, config
+
+
+def hearing(name: str) -> str:
+    """What hears for a model: of a space, or of a concept model, the speech encoder that comes with it; itself if it is
+    one, or if there is none."""
+    row = kind_of(model_dir.read_config(find(name))["kind"])
+    home = find_space(name)[1].get("fingerprint", "") if row.space or row.writer else ""
+    return speech_of(home) or name
+
+
+def speech_of(fingerprint: str) -> str:
+    """The speech encoder of a space that comes with the package, by name; "" if none does."""
+    for folder in _models_in(EMBEDDED) if fingerprint else []:
+        config = model_dir.read_config(folder)
+        if kind_of(config["kind"]).reads == SOUND and config.get("sonar", {}).get("fingerprint") == fingerprint:
+            return folder.name
+    return ""
 
 
 def space_tokenizer(name: str) -> tuple[Tokenizer, int]:
@@ -144,7 +161,7 @@ def target(name: str) -> Path:
 
 
 @contextmanager
-def claimed(name: str) -> Iterator[Path]:
+def claimed_name(name: str) -> Iterator[Path]:
     """`target(name)`, this process' alone while it makes the model; UserError if it is there, or another makes it."""
     folder = target(name)
     lock, busy = folder.with_name(f".{name}.lock"), f"another process is importing {name}"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,10 @@ from torch import Tensor, nn
 
 from ...data.clips import Clip, read_clips
 from ...data.documents import Lazy
+from ...data.features import Features
 from ...errors import UserError
 from ...flow.embed import embed_sentences
-from ...flow.embed_speech import padded
+from ...flow.embed_speech import padded_steps
 from ...io.files import atomic_file
 from ...nets import fbank
 from ...nets.kinds import SOUND, kind_of
@@ -41,7 +41,9 @@ from ...weights.loaded import Space, load_space
 from ..budget import Cost
 from ..build import space_config
 from ..card import card
+from ..losses import contrast
 from ..recipe import Settings, Speech, config_from
+from ..spelling import Speller
 
 CPU = torch.device("cpu")
 POOL = 64  # micro-batches that are sorted by length together
@@ -50,38 +52,11 @@ AHEAD = 4  # micro-batches whose features are made before they are asked for
 
 
 @dataclass(frozen=True)
-class Batch:
+class ClipBatch:
     """Clips of one micro-batch, and its share of the step's clips, by which its loss is weighted."""
 
     clips: np.ndarray
     share: float
-
-
-class Features:
-    """Features of clips by number, made by `workers` threads in advance where they were announced."""
-
-    def __init__(self, clips: Sequence[Clip], workers: int) -> None:
-        self.clips = clips
-        self.pool = ThreadPoolExecutor(workers) if workers else None
-        self.coming: dict[int, Future[Tensor]] = {}
-
-    def announce(self, numbers: Sequence[int]) -> None:
-        if self.pool is not None:
-            for i in numbers:
-                if i not in self.coming:
-                    self.coming[i] = self.pool.submit(self.make, i)
-
-    def take(self, number: int) -> Tensor:
-        """step_SF of a clip."""
-        coming = self.coming.pop(number, None)
-        return coming.result() if coming else self.make(number)
-
-    def make(self, number: int) -> Tensor:
-        clip = self.clips[number]
-        try:
-            return fbank.steps(clip.recording().samples())
-        except ValueError as error:
-            raise UserError(f"{clip.place}: {error}", "leave the clip out") from None
 
 
 class SpeechTask(Cost):
@@ -102,11 +77,17 @@ class SpeechTask(Cost):
         self.home = {"name": space.name, "fingerprint": space.fingerprint}
         if not registry.is_known(registry.find(settings.sonar)) and "/" in settings.sonar:
             self.home["name"] = str(Path(settings.sonar).resolve())
-        self.variance = self.vectors_ND[self.row[: len(self.train)]].var(0, correction=0).mean().item()
+        variance_D, mean_D = torch.var_mean(self.vectors_ND[self.row[: len(self.train)]], 0, correction=0)
+        self.variance, self.mean_D = variance_D.mean().item(), mean_D.to(device)
         if not self.variance > 0:
             raise UserError("all clips say the same", "give a corpus of different sentences")
-        self.features = Features(self.train, settings.speech.workers)
-        self.model = begun(settings, space.dim)
+        kept = folder / "features.int8" if settings.speech.keep else None
+        self.features = Features(self.train, settings.speech.workers, kept)
+        self.model = starting_network(settings, space.dim)
+        self.speller = None
+        if settings.loss.spell:  # a part of the model as long as it learns
+            self.speller = Speller((clip.text for clip in self.train), self.model.config)
+            self.model.add_module("speller", self.speller)
         if settings.speech.statistics == "masked" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             cure = 'use speech.statistics = "frozen", or model.conv_norm = "layer"'
             raise UserError("masked statistics are of one process' clips alone", cure)
@@ -139,48 +120,59 @@ class SpeechTask(Cost):
     def activations(cls, settings: Settings, config: Any, space: SonarConfig | None, half: int) -> float:
         """A layer keeps 24 M + 4 F numbers a step, beside its scores."""
         recompute = settings.parallel.recompute
-        scores = 0 if recompute else 3 * config.heads * UTTERANCE_STEPS
+        scores = 0 if recompute else 3 * config.heads * UTTERANCE_STEPS / config.subsample
         layer = config.width if recompute else 24 * config.width + 4 * config.ffn
-        return settings.speech.batch_seconds * 50 * config.layers * (layer + scores) * half
+        return settings.speech.batch_seconds * 50 / config.subsample * config.layers * (layer + scores) * half
 
     # ------------------------------------------------------------------------------------------ batches
 
     def epoch(self, number: int) -> list[np.ndarray]:
         """The micro-batches of one pass: clips of like length, in random order, a function of seed and pass."""
         rng = np.random.default_rng([self.settings.run.seed, number])
-        return batches([clip.seconds for clip in self.train], self.settings.speech.batch_seconds, rng)
+        return clip_batches([clip.seconds for clip in self.train], self.settings.speech.batch_seconds, rng)
 
-    def steps(self, epoch: list[np.ndarray]) -> Sequence[list[Batch]]:
+    def steps(self, epoch: list[np.ndarray]) -> Sequence[list[ClipBatch]]:
         """Optimisation steps of `optim.accumulate` micro-batches; a remainder of the pass is left out."""
         size = min(self.settings.optim.accumulate, len(epoch))
         rank, ranks = (int(os.environ.get(name, d)) for name, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
 
-        def step(i: int) -> list[Batch]:
+        def step(i: int) -> list[ClipBatch]:
             first = i * size
             for j in range(first, min(first + size + AHEAD * ranks, len(epoch))):
                 if (j % size) % ranks == rank:  # those that are this process' to do
                     self.features.announce(epoch[j].tolist())
             parts = epoch[first : first + size]
             total = sum(map(len, parts))
-            return [Batch(part, len(part) / total) for part in parts]
+            return [ClipBatch(part, len(part) / total) for part in parts]
 
         return Lazy(len(epoch) // size, step)
 
-    def describe(self, batch: Batch) -> str:
+    def describe(self, batch: ClipBatch) -> str:
         """A micro-batch's first clips, for messages."""
         named = [self.train[i].place for i in batch.clips]
         return f"clips {', '.join(named[:4])}" + (f" and {len(named) - 4} more" if len(named) > 4 else "")
 
     # ------------------------------------------------------------------------------------------ the loss
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(self, batch: ClipBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's loss, and what to log of it."""
         steps = [masked(self.features.take(int(i)), self.settings.speech, generator) for i in batch.clips]
-        step_BSF, length_B = padded(steps, self.device)
+        step_BSF, length_B = padded_steps(steps, self.device)
         want_BD = self.vectors_ND[self.row[batch.clips]].to(self.device)
-        error_B = (self.model(step_BSF, length_B).float() - want_BD).square().mean(1) / self.variance
-        facts = {"mse": error_B.mean().item(), "tokens": int(length_B.sum()), "sentences": len(steps)}
-        return batch.share * error_B.mean(), facts
+        encoded_BSM, real_BS1 = self.model.encode(step_BSF, self.model.real(step_BSF, length_B))
+        got_BD = self.model.embed(encoded_BSM, real_BS1).float()
+        error_B = (got_BD - want_BD).square().mean(1) / self.variance
+        loss, facts = error_B.mean(), {"mse": error_B.mean().item()}
+        if weight := self.settings.loss.contrast:
+            row_B = torch.from_numpy(self.row[batch.clips]).to(self.device)
+            told = contrast(got_BD - self.mean_D, want_BD - self.mean_D, row_B, row_B)
+            loss = loss + weight * told
+            facts["contrast"] = told.item()
+        if self.speller is not None:
+            spelt = self.speller(encoded_BSM, real_BS1, [self.train[i].text for i in batch.clips])
+            loss = loss + self.settings.loss.spell * spelt
+            facts["spell"] = spelt.item()
+        return batch.share * loss, facts | {"tokens": int(length_B.sum()), "sentences": len(steps)}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -193,7 +185,7 @@ class SpeechTask(Cost):
         got_ND = torch.empty(len(self.valid), self.vectors_ND.shape[1])
         for rows in np.array_split(order, max(1, len(order) // 32)):
             features.announce(rows.tolist())
-            step_BSF, length_B = padded([features.take(int(i)) for i in rows], self.device)
+            step_BSF, length_B = padded_steps([features.take(int(i)) for i in rows], self.device)
             got_ND[torch.from_numpy(rows)] = self.model(step_BSF, length_B).float().cpu()
         row_N = torch.from_numpy(self.row[len(self.train) :])
         unique_U = row_N.unique()
@@ -206,11 +198,15 @@ class SpeechTask(Cost):
         return out
 
     def save(self, folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
-        """The finished model folder, which names its space."""
+        """The finished model folder, which names its space; no speller is in it."""
+        with torch.device("meta"):
+            plain = SpeechEncoder(self.model.config)
+        state = model.state_dict()
+        plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
         tensors.save(
             folder,
             kind=self.settings.kind,
-            model=model,
+            model=plain,
             card=card(self.settings, self.settings.kind, facts, unit=self.unit),
             licence=self.settings.licence,
             weights=self.settings.run.weights,
@@ -253,7 +249,7 @@ def _taught(said: Sequence[tuple[str, str]], space: Space) -> Tensor:
     return vectors_UD
 
 
-def begun(settings: Settings, dim: int) -> SpeechEncoder:
+def starting_network(settings: Settings, dim: int) -> SpeechEncoder:
     """The network before its first step: new, or with the weights of `run.init`: a speech encoder of ours, or a
     checkpoint of SONAR's, of w2v-BERT 2.0 or of SeamlessM4T v1. [model] may give it another top or pooler."""
     shape: dict[str, Any] = {}
@@ -290,7 +286,7 @@ def _beginning(init: str) -> tuple[SpeechConfig, dict[str, Tensor]]:
     return model.config, dict(model.state_dict())
 
 
-def batches(seconds: Sequence[float], most: float, rng: np.random.Generator) -> list[np.ndarray]:
+def clip_batches(seconds: Sequence[float], most: float, rng: np.random.Generator) -> list[np.ndarray]:
     """Clips → micro-batches of at most `most` padded seconds, of like length, in random order."""
     order = rng.permutation(len(seconds))
     length = np.asarray(seconds)[order]
