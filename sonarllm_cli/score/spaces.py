@@ -256,7 +256,7 @@ def altered_types(path: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for sentence, said in table.items():
         said = said.get("errtype") if isinstance(said, dict) else said
-        names = said if isinstance(said, list) else [said]
+        names: list[Any] = said if isinstance(said, list) else [said]
         if not names or not all(isinstance(name, str) for name in names):
             raise UserError(f"{path}: {sentence[:60]!r} has no type", cure)
         found[sentence.strip()] = ", ".join(names)
