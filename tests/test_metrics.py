@@ -1,5 +1,6 @@
 """Scores on cases whose answer is known, and `evaluate` end to end on a tiny model."""
 
+import functools
 import json
 import math
 
@@ -28,6 +29,29 @@ def test_more_candidates_may_be_nearer_and_blocks_change_nothing(monkeypatch):
     assert 0 < error < metrics.xsim(source, torch.cat([target, source[:25] + 0.01]))
     monkeypatch.setattr(metrics, "BLOCK", 7)
     assert metrics.xsim(source, target) == error
+
+
+def test_xsims_errors_are_told_by_what_was_found_in_the_place(home, tmp_path, monkeypatch):
+    from sonarllm_cli.runtime import choose
+    from sonarllm_cli.score import spaces
+
+    x_ND = torch.eye(8) + 0.1
+    vector = {f"de{i}": x_ND[i] for i in range(8)} | {f"en{i}": x_ND[i] for i in range(8)}
+    vector |= {"en0": x_ND[1] + 0.01, "en2": x_ND[2] + 0.5, "no 2": x_ND[2], "en3": x_ND[3] + 0.5, "two 3": x_ND[3]}
+    monkeypatch.setattr(spaces, "embed_sentences", lambda texts, lang, space: torch.stack([vector[t] for t in texts]))
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(json.dumps({"lang": "de", "en": f"en{i}", "de": f"de{i}"}) + "\n" for i in range(8))
+    )
+    (tmp_path / "types.json").write_text(json.dumps({"no 2": {"src": "en2", "errtype": "negated"}, "two 3": "number"}))
+    types = spaces.altered_types(str(tmp_path / "types.json"))
+    run = functools.partial(spaces.xsim_errors, plus=["no 2", "two 3"], types=types)
+    found = evaluate("xsim", "tiny", [str(tmp_path / "pairs.jsonl")], run=run, runtime=choose("cpu"))["figures"]
+    told = {name.split("++ ")[1]: value for name, value in found.items() if "++ " in name}
+    assert told["negated"] == told["number"] == 12.5
+    assert sum(told.values()) == pytest.approx(found["deu_Latn → eng error ++"]) and told["misaligned"] > 0
+    (tmp_path / "types.json").write_text('{"no 2": {"src": "en2"}}')
+    with pytest.raises(UserError, match="'no 2' has no type"):
+        spaces.altered_types(str(tmp_path / "types.json"))
 
 
 def test_a_text_that_stands_twice_is_found_in_all_its_translations():

@@ -198,10 +198,12 @@ def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @evaluate.command(short_help="Find each text's translation by its embedding")
 @click.option("--plus", metavar="FILE", help="More English candidates, one a line: xsim++'s altered sentences.")
+@click.option("--types", metavar="FILE", help='JSON of each altered sentence\'s type: {SENTENCE: {"errtype": TYPE}}.')
 @_pair_options
-def xsim(options: dict[str, Any], plus: str | None) -> dict[str, Any]:
+def xsim(options: dict[str, Any], plus: str | None, types: str | None) -> dict[str, Any]:
     """How often a text's translation is not its nearest neighbour, of pairs. With --plus also among altered sentences
-    (xsim++: LASER's eng_Latn_augmented.devtest for FLORES).
+    (xsim++: LASER's eng_Latn_augmented.devtest for FLORES): then errors are told by kind, misaligned with another
+    text's translation or altered, and with --types how.
 
     \b
     Example:
@@ -211,8 +213,12 @@ def xsim(options: dict[str, Any], plus: str | None) -> dict[str, Any]:
     from ..score import spaces, tasks
 
     candidates = [row.text for row in read_lines(plus)] if plus else []
-    result = tasks.evaluate("xsim", run=functools.partial(spaces.xsim_errors, plus=candidates), **options)
-    result["settings"] |= {"plus": plus} if plus else {}
+    if types and not plus:
+        raise UserError("--types are those of altered sentences", "give them with --plus FILE")
+    named = spaces.altered_types(types) if types else None
+    run = functools.partial(spaces.xsim_errors, plus=candidates, types=named)
+    result = tasks.evaluate("xsim", run=run, **options)
+    result["settings"] |= {"plus": plus, **({"types": types} if types else {})} if plus else {}
     return result
 
 

@@ -45,6 +45,11 @@ def language_of(text: str, lang: str, known: Sequence[str] | None = None) -> str
     return _likeliest(text, tuple(known))[0] or next((c for c in known if c == "eng_Latn"), known[0])
 
 
+def likeliest_of(text: str, known: Sequence[str]) -> str:
+    """The likeliest language of those known, the first of them where nothing tells."""
+    return known[0] if len(known) == 1 else _likeliest(text, tuple(known))[0] or known[0]
+
+
 def _likeliest(text: str, known: tuple[str, ...] | None) -> tuple[str, float]:
     """The likeliest language of those known, and its share of the likelihood over all; ("", 0) where none is told."""
     start = max(0, (len(text) - SAMPLE) // 2)  # a text's beginning may be names and numbers
