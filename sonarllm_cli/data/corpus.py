@@ -1,11 +1,13 @@
 """Training text: documents and parallel pairs on disk → token ids in memory.
 
 Documents are records `{"title": …, "paragraphs": [[block, …], …]}` or `{"text": …}`, pairs are
-`{"lang": "it", "en": …, "it": …}`, in any form that `sources.py` reads. Blocks are segmented into sentences.
+`{"lang": "it", "en": …, "it": …}`, in any form that `records.py` reads. Blocks are segmented into sentences.
 """
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -44,15 +46,19 @@ class Pairs:
     def ids(self, i: int) -> np.ndarray:
         return self.flat[self.start[i] : self.start[i + 1]]
 
+    @functools.cached_property
+    def words(self) -> np.ndarray:
+        """Words of each sentence."""
+        return np.diff(self.start).astype(np.int32)
+
     def labels(self) -> np.ndarray:
         """Labelled tokens of each item: the words and one `</s>` of its sentences."""
-        words = np.diff(self.start)
-        return words[self.left] + 1 + np.where(self.right >= 0, words[self.right] + 1, 0)
+        each = self.words + np.int32(1)
+        return each[self.left] + np.where(self.right >= 0, each[self.right], np.int32(0))
 
     def length(self) -> np.ndarray:
         """Words of each item: the longer of its two sentences."""
-        words = np.diff(self.start)
-        return np.maximum(words[self.left], np.where(self.right >= 0, words[self.right], 0))
+        return np.maximum(self.words[self.left], np.where(self.right >= 0, self.words[self.right], np.int32(0)))
 
 
 def rows(data: Data, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -83,7 +89,7 @@ def document_sentences(row: tuple[str, dict[str, Any]], lang: str) -> tuple[str,
     return record.get("title") or "", [s for block in blocks(record, place) for s in block_sentences(block, lang)]
 
 
-def align(row: dict[str, Any], place: str, lang: str) -> list[tuple[str, str, str]]:
+def aligned_sentences(row: dict[str, Any], place: str, lang: str) -> list[tuple[str, str, str]]:
     """A parallel row → (English, other, language) a sentence where both sides have as many, else the whole block."""
     code = row.get("lang", "")
     if not isinstance(row.get("en"), str) or not isinstance(row.get(code), str):
@@ -97,7 +103,7 @@ def align(row: dict[str, Any], place: str, lang: str) -> list[tuple[str, str, st
 
 
 def _align_all(rows: list[tuple[str, dict[str, Any]]], lang: str) -> list[tuple[str, str, str]]:
-    return [pair for place, row in rows for pair in align(row, place, lang)]
+    return [pair for place, row in rows for pair in aligned_sentences(row, place, lang)]
 
 
 def _documents_all(rows: list[tuple[str, dict[str, Any]]], lang: str) -> list[tuple[str, list[str]]]:
@@ -110,7 +116,9 @@ def _spread(work: Any, items: list[Any], lang: str) -> Iterator[Any]:
         yield from work(items, lang)
         return
     chunks = [items[i : i + 2000] for i in range(0, len(items), 2000)]
-    with ProcessPoolExecutor() as pool:
+    # a process that began CUDA must not fork
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_initialized() else None)
+    with ProcessPoolExecutor(mp_context=context) as pool:
         for part in pool.map(work, chunks, [lang] * len(chunks)):
             yield from part
 
@@ -170,7 +178,7 @@ def of_prepared(source: Prepared, max_tokens: int, *, held: bool) -> Pairs:
     fits = (words > 0) & (words <= max_tokens - 3)
     kept = fits[left] & (fits[right] | (right < 0))
     return Pairs(
-        flat=source.flat.astype(np.int32),
+        flat=source.flat,
         start=np.append(0, np.cumsum(words, dtype=np.int64)),
         lang=first + source.lang.astype(np.int32),
         left=left[kept],
