@@ -66,20 +66,20 @@ def test_a_speech_encoder_is_pulled_licence_first(home, url, monkeypatch):
 def test_what_broke_off_goes_on(server, url, tmp_path):
     server.breaks = 1_000
     with pytest.raises(RunError, match="broke off after 1,000"):
-        fetching.fetch(url, tmp_path)
+        fetching.fetch_file(url, tmp_path)
     server.breaks = 0
-    assert fetching.fetch(url, tmp_path).read_bytes() == server.data and server.asked == [0, 1_000]
-    assert fetching.fetch(url, tmp_path).exists() and len(server.asked) == 2
+    assert fetching.fetch_file(url, tmp_path).read_bytes() == server.data and server.asked == [0, 1_000]
+    assert fetching.fetch_file(url, tmp_path).exists() and len(server.asked) == 2
 
 
 def test_what_is_not_there_is_told(url, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="404"):
-        fetching.fetch(url.replace("xyz", "abc"), tmp_path)
+        fetching.fetch_file(url.replace("xyz", "abc"), tmp_path)
     with pytest.raises(RunError, match="can't fetch"):
-        fetching.fetch("http://127.0.0.1:9/spenc.xyz.pt", tmp_path)
+        fetching.fetch_file("http://127.0.0.1:9/spenc.xyz.pt", tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
-        fetching.fetch(url.replace("xyz", "abc"), tmp_path)
+        fetching.fetch_file(url.replace("xyz", "abc"), tmp_path)
 
 
 def test_every_language_is_in_the_catalogue():

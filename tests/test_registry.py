@@ -66,10 +66,10 @@ def test_a_concept_model_finds_the_space_that_its_recipe_gave_as_a_path(home):
     trained = {"sonar": {"name": "model"}, "training": {"settings": {"sonar": "runs/2/model"}}}
     writer.mkdir(parents=True)
     (writer / "config.json").write_text("{}")
-    assert Path(model_dir.space_of(writer, trained)).resolve() == space
-    assert model_dir.space_of(writer, {**trained, "training": {}}) == "model"
+    assert Path(model_dir.home_of(writer, trained)).resolve() == space
+    assert model_dir.home_of(writer, {**trained, "training": {}}) == "model"
     beside = make("", home / "runs/3/space")
-    assert model_dir.space_of(writer, {**trained, "sonar": {"name": "space"}}) == str(beside)
+    assert model_dir.home_of(writer, {**trained, "sonar": {"name": "space"}}) == str(beside)
 
 
 @pytest.mark.parametrize(

@@ -391,7 +391,7 @@ def scaling(
         raise UserError("no points to fit", "name run folders, or --points FILE, one of both")
     found = laws.scaling(laws.points_of_file(points) if points else laws.points_of_runs(runs, figure))
     if plot_file:
-        atomic_write(plot_file, laws.drawn(found, figure or "loss"))
+        atomic_write(plot_file, laws.drawing_of(found, figure or "loss"))
     with open_output(output) as out:
         if as_json:
             record = {"laws": found, "figure": figure, "command": shlex.join(["sonarllm", *sys.argv[1:]])}

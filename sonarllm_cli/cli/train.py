@@ -102,7 +102,7 @@ def _places(named: str, output: str | None, resume: bool) -> tuple[str, Path | N
 def _plot(runs: tuple[str, ...], out: str) -> None:
     if not runs:
         raise UserError("no run to plot", "name run folders: sonarllm train --plot runs/a runs/b -o curves.png")
-    from ..learn.curves import plot
+    from ..learn.curves import plot_runs
 
-    plot([Path(run) for run in runs], Path(out))
+    plot_runs([Path(run) for run in runs], Path(out))
     click.echo(out)

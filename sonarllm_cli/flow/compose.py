@@ -105,7 +105,7 @@ class Cited:
     times: Sequence[Utterance] = ()  # of the sources, where they were spoken
 
 
-def sentences_of(text: str, lang: str, writer: Writer) -> list[str]:
+def sentence_texts(text: str, lang: str, writer: Writer) -> list[str]:
     """A text's sentences as the encoder takes them; UserError if it has none."""
     found = [s.flat for s in segment_stream([text], lang=lang, fits=fits(writer.space))]
     if not found:
@@ -129,7 +129,7 @@ def read_document(text: str, lang: str, writer: Writer, report: Report | None = 
     return sentences, torch.cat(blocks)
 
 
-def read_source(
+def read_input(
     source: str | Recording,
     lang: str,
     writer: Writer,
@@ -189,7 +189,7 @@ def continuation(
     """`generate`, each sentence as soon as it is written. What is random comes from `generator`, if not from the
     runtime's seed. `report` hears how far embedding and reading are."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
-    beginning, context_SD, _, _ = read_source(text, lang, writer, report, speech)
+    beginning, context_SD, _, _ = read_input(text, lang, writer, report, speech)
     return _continued(beginning, context_SD, writer, writing or Writing(), generator, report)
 
 
@@ -315,7 +315,7 @@ def summarize(
     if sentences is not None and sentences < 1:
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
     spoken, words = not isinstance(text, str), bool(extract or cite)
-    texts, article_SD, places, lang = read_source(text, lang, writer, report, speech, words=words)
+    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words=words)
     writing = (writing or Writing(no_repeat=True)).but(**options)
     out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
     chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..nets.laser2 import EOS, FIRST_PIECE, PAD, UNK, Laser2
 from ..runtime import Runtime, by_length, shrinking
 from ..weights import model_dir, tensors
-from .embed import BATCH_TOKENS, CHUNK, Block, Line, gathered
+from .embed import BATCH_TOKENS, CHUNK, Block, Line, joined_blocks
 
 
 class LaserEncoder:
@@ -60,7 +60,7 @@ class LaserEncoder:
 
     def embed(self, items: Iterable[Line], *, batch_size: int | None = None, on_long: str = "truncate") -> np.ndarray:
         """Texts → embeddings_ND."""
-        return gathered(self.stream(items, batch_size=batch_size, on_long=on_long), self.dim)
+        return joined_blocks(self.stream(items, batch_size=batch_size, on_long=on_long), self.dim)
 
     def stream(self, items: Iterable[Line], *, batch_size: int | None, on_long: str) -> Iterator[Block]:
         """Any number of texts, a chunk at a time."""

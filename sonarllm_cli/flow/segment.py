@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..languages import resolve
 from .boundaries import Boundaries, boundaries
 from .cut import Fits, cut
-from .layout import apart, blocks, paragraphs
+from .layout import apart, paragraph_blocks, paragraphs
 from .marks import CLOSERS, HARD, QUOTES, flat, trim
 
 
@@ -84,7 +84,7 @@ def segment_stream(
             alone, fenced = (
                 apart(whole, fenced) if newline == "auto" else (range(len(whole) * (newline == "keep")), False)
             )
-            for at, marker, block in blocks(offset, whole, alone):
+            for at, marker, block in paragraph_blocks(offset, whole, alone):
                 for span in _sentences(block, marker, ends):
                     for start, end in cut(block, *span, small):
                         yield Sentence(block[start:end], at + start, at + end, paragraph)

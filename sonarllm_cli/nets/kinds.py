@@ -39,12 +39,12 @@ class Kind:
     @property
     def net(self) -> Any:
         """The network's class."""
-        return load(__package__, self.network)
+        return named(__package__, self.network)
 
     @property
     def config(self) -> Any:
         """The class of its config."""
-        return load(__package__, self.shape)
+        return named(__package__, self.shape)
 
     @property
     def space(self) -> bool:
@@ -57,8 +57,8 @@ class Kind:
         return (self.reads, self.writes) in ((VECTORS, VECTORS), (TOKENS, TOKENS))
 
 
-def load(package: str | None, name: str) -> Any:
-    """What is named with its file in a package of ours: load("sonarllm_cli.nets", "speech.SpeechEncoder")."""
+def named(package: str | None, name: str) -> Any:
+    """What is named with its file in a package of ours: named("sonarllm_cli.nets", "speech.SpeechEncoder")."""
     file, _, own = name.partition(".")
     return getattr(import_module(f"{package}.{file}"), own)
 

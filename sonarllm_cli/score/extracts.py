@@ -26,7 +26,7 @@ from ..flow.embed import embed_sentences
 from ..flow.extract import LEAD, centrality, ranked, z_scores
 from ..weights.loaded import load_space
 from .metrics import rouge
-from .plan import Plan, Result, Sample, drawn
+from .plan import Plan, Result, Sample, sampled
 
 COUNTS = (1, 2, 3)  # sentences chosen
 ROUGES = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
@@ -40,7 +40,7 @@ Scores = dict[tuple[int, str], float]  # (sentences chosen, which ROUGE) → 0 t
 def extraction(model: str, data: list[str], run: Plan) -> Result:
     """Each way's scores, mean over the documents, and the mean of all nine. Takes documents with a `summary`, several
     `summaries`, or else a title."""
-    rows = drawn(_documents(data, set(run.seen)), run.limit, run.seed)
+    rows = sampled(_documents(data, set(run.seen)), run.limit, run.seed)
     if len(rows) < 2:
         raise UserError(
             "fewer than two documents with a summary in the data",

@@ -102,7 +102,7 @@ def documents_of(data: list[str], run: Plan, space: Space, least: int = 1) -> li
     if not rows:
         what = f"documents of {least} sentences" if least > 1 else "documents"
         raise UserError(f"no {what} in the data", 'give JSON Lines such as {"text": "…"}')
-    return drawn(rows, run.limit, run.seed)
+    return sampled(rows, run.limit, run.seed)
 
 
 def _split(data: list[str]) -> tuple[list[str], list[str]]:
@@ -115,6 +115,6 @@ def _split(data: list[str]) -> tuple[list[str], list[str]]:
     return documents, pairs
 
 
-def drawn(items: list[Any], limit: int, seed: int) -> list[Any]:
+def sampled(items: list[Any], limit: int, seed: int) -> list[Any]:
     """`limit` of them at random, where there are more; 0: all."""
     return random.Random(seed).sample(items, limit) if limit and len(items) > limit else items

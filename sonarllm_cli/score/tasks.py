@@ -26,14 +26,14 @@ from ..runtime import Runtime
 from ..weights import model_dir, registry
 from . import metrics
 from .plan import MOST_WORDS, Plan, Result, Task
-from .spaces import autoencoding, hearing, retrieval, translation, xsim_errors
+from .spaces import autoencoding, retrieval, speech_understood, translation, xsim_errors
 from .writers import generated, nextsentence, nlg, summaries
 
 TASKS: dict[str, Task] = {
     "autoencode": autoencoding,
     "translate": translation,
     "xsim": xsim_errors,
-    "speech": hearing,
+    "speech": speech_understood,
     "search": retrieval,
     "summarize": summaries,
     "nextsentence": nextsentence,

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data import corpus
 from ..data.records import Data
 from ..errors import RunError, UserError
-from ..flow.compose import AUTO, Written, continue_sentences, sampling_of, sentences_of, shortened
+from ..flow.compose import AUTO, Written, continue_sentences, sampling_of, sentence_texts, shortened
 from ..flow.embed import embed_sentences
 from ..flow.predict import predict_all
 from ..learn.losses import sentence_nll, token_nll
@@ -26,7 +26,7 @@ from ..tokens import EOS
 from ..weights.loaded import Writer, load_writer
 from . import metrics
 from .judge import GRADES, Judge
-from .plan import Plan, Result, Sample, Task, documents_of, drawn
+from .plan import Plan, Result, Sample, Task, documents_of, sampled
 
 
 def summaries(model: str, data: list[str], run: Plan) -> Result:
@@ -34,14 +34,16 @@ def summaries(model: str, data: list[str], run: Plan) -> Result:
     it ends; how much stands in the body word for word; beside the body's first sentence (Lead-1)."""
     seen = set(run.seen)
     writer: Writer = load_writer(model, run.runtime)
-    rows = drawn([(t, b) for t, b in corpus.documents(Data(), data) if t and b and t not in seen], run.limit, run.seed)
+    rows = sampled(
+        [(t, b) for t, b in corpus.documents(Data(), data) if t and b and t not in seen], run.limit, run.seed
+    )
     if not rows:
         raise UserError("no document with a title in the data", 'give JSON Lines such as {"title": "…", "text": "…"}')
     given: list[str] = []
     own: list[list[str]] = []
     for title, body in rows:
-        count = max(1, len(sentences_of(title, writer.lang, writer)))
-        article = sentences_of("\n\n".join(body), writer.lang, writer)
+        count = max(1, len(sentence_texts(title, writer.lang, writer)))
+        article = sentence_texts("\n\n".join(body), writer.lang, writer)
         article_SD = embed_sentences(article, writer.lang, writer.space)
         writing = run.writing(no_repeat=True)
         found = [s.text for s in shortened(article, article_SD, writer, writing, max(count, AUTO), run.generator)]

@@ -25,7 +25,7 @@ from ..io.files import atomic_folder
 from ..nets import kinds
 from ..runtime import log
 from . import convert, convert_heads, model_dir, registry
-from .fetch import fetch as fetch_file
+from .fetch import fetch_file
 
 WEIGHTS = ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 PICKLED = ["config.json", "pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
@@ -67,7 +67,7 @@ def pull(
             say(f"its space {entry['sonar']} is here already")
         else:
             pull(entry["sonar"], dtype=dtype, say=say)
-    return kinds.load(__package__, kinds.KINDS[entry["kind"]].pull)(folder.name, entry, dtype, say)
+    return kinds.named(__package__, kinds.KINDS[entry["kind"]].pull)(folder.name, entry, dtype, say)
 
 
 # ---------------------------------------------------------------------------------------------- the kinds of model
@@ -172,7 +172,7 @@ def _copy(snapshot: Path, folder: Path, say: Say) -> Path:
     space = config.get("sonar", {})
     model_dir.hash_of(snapshot, config, OURS[1])
     model_dir.check_files(snapshot, config)
-    with registry.claimed(folder.name), atomic_folder(folder) as scratch:
+    with registry.claimed_name(folder.name), atomic_folder(folder) as scratch:
         for name in OURS:
             if (snapshot / name).is_file():
                 shutil.copyfile(snapshot / name, scratch / name)
