@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -24,6 +25,7 @@ from sonarllm_cli.learn import ranks
 from sonarllm_cli.learn.checkpoint import Checkpoints, claimed
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, to_toml
+from sonarllm_cli.learn.tasks.sonar import batches, cuts
 from sonarllm_cli.runtime import Runtime
 
 
@@ -373,3 +375,27 @@ def test_an_epoch_counts_its_labels_once(corpus, tmp_path, monkeypatch):  # noqa
     plain = Pairs.labels
     monkeypatch.setattr(Pairs, "labels", lambda pairs: calls.append(1) or plain(pairs))
     assert len(list(task.steps(task.epoch(0)))) > 2 and len(calls) == 1
+
+
+def test_micro_batches_are_cut_as_one_by_one_and_hold_every_item_once():
+    rng = np.random.default_rng(0)
+    length, rows = np.sort(rng.integers(3, 40, 500)), rng.integers(1, 3, 500)
+    ends, count = [], 0
+    for i in range(500):
+        if count and (count + rows[i]) * length[i] > 100:
+            ends, count = [*ends, i], 0
+        count += rows[i]
+    assert cuts(length, rows, 100).tolist() == [*ends, 500]
+    words = rng.integers(1, 30, 1000)
+    pairs = Pairs(
+        flat=np.zeros(words.sum(), np.uint16),
+        start=np.append(0, np.cumsum(words)),
+        lang=np.zeros(1000),
+        left=np.arange(700),
+        right=np.where(np.arange(700) < 300, 700 + np.arange(700), -1),
+    )
+    found = batches(pairs, 128, np.random.default_rng(1))
+    assert sorted(np.concatenate(list(found)).tolist()) == list(range(700))
+    for items in found:
+        texts = pairs.texts(items)
+        assert len(texts) * (pairs.words[texts].max() + 3) <= 128

@@ -6,6 +6,8 @@ Documents are records `{"title": …, "paragraphs": [[block, …], …]}` or `{"
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -44,15 +46,19 @@ class Pairs:
     def ids(self, i: int) -> np.ndarray:
         return self.flat[self.start[i] : self.start[i + 1]]
 
+    @functools.cached_property
+    def words(self) -> np.ndarray:
+        """Words of each sentence."""
+        return np.diff(self.start).astype(np.int32)
+
     def labels(self) -> np.ndarray:
         """Labelled tokens of each item: the words and one `</s>` of its sentences."""
-        words = np.diff(self.start)
-        return words[self.left] + 1 + np.where(self.right >= 0, words[self.right] + 1, 0)
+        each = self.words + np.int32(1)
+        return each[self.left] + np.where(self.right >= 0, each[self.right], np.int32(0))
 
     def length(self) -> np.ndarray:
         """Words of each item: the longer of its two sentences."""
-        words = np.diff(self.start)
-        return np.maximum(words[self.left], np.where(self.right >= 0, words[self.right], 0))
+        return np.maximum(self.words[self.left], np.where(self.right >= 0, self.words[self.right], np.int32(0)))
 
 
 def rows(data: Data, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -110,7 +116,9 @@ def _spread(work: Any, items: list[Any], lang: str) -> Iterator[Any]:
         yield from work(items, lang)
         return
     chunks = [items[i : i + 2000] for i in range(0, len(items), 2000)]
-    with ProcessPoolExecutor() as pool:
+    # a process that began CUDA must not fork
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_initialized() else None)
+    with ProcessPoolExecutor(mp_context=context) as pool:
         for part in pool.map(work, chunks, [lang] * len(chunks)):
             yield from part
 
@@ -170,7 +178,7 @@ def of_prepared(source: Prepared, max_tokens: int, *, held: bool) -> Pairs:
     fits = (words > 0) & (words <= max_tokens - 3)
     kept = fits[left] & (fits[right] | (right < 0))
     return Pairs(
-        flat=source.flat.astype(np.int32),
+        flat=source.flat,
         start=np.append(0, np.cumsum(words, dtype=np.int64)),
         lang=first + source.lang.astype(np.int32),
         left=left[kept],

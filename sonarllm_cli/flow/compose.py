@@ -24,8 +24,8 @@ from ..weights.loaded import DEFAULT, Writer, load_writer
 from .decode import Hypothesis, Search, decode_batch
 from .embed import embed_sentences, fits
 from .embed_speech import SpeechModel, load_speech
-from .extract import best_sentences, support
-from .familiar import reconstruction
+from .extract import best_sentences, share
+from .familiar import unfamiliar
 from .hear import read_recording
 from .language import language_of
 from .predict import Report
@@ -321,7 +321,7 @@ def summarize(
     chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
     choose = extract is None and not spoken
     if choose:
-        extract = len(texts) == 1 or _unfamiliar(texts, article_SD, lang, writer)
+        extract = len(texts) == 1 or _foreign(texts, article_SD, lang, writer)
     written: list[Written] = []
     if not extract:
         written = shortened(texts, article_SD, writer, writing, sentences or AUTO, report=report)
@@ -370,15 +370,13 @@ def shortened(
     return list(stream)
 
 
-def _unfamiliar(article: list[str], article_SD: Tensor, lang: str, writer: Writer) -> bool:
-    """Whether a text is of another kind than the model writes: its space reconstructs it worse than `familiar`."""
-    if not writer.familiar:
-        return False
-    bits = reconstruction(article, article_SD, lang, writer.space)
-    if bits > writer.familiar:
+def _foreign(article: list[str], article_SD: Tensor, lang: str, writer: Writer) -> bool:
+    """Whether a text is of another kind than the model writes, which is told."""
+    bits = unfamiliar(article, article_SD, lang, writer)
+    if bits:
         why = f"knows little of such text ({bits:.2f} bits a byte, its own field is under {writer.familiar:.2f})"
         _told(writer, why)
-    return bits > writer.familiar
+    return bits > 0
 
 
 def _unsupported(written: list[Written], chosen: list[int], article: list[str], writer: Writer, lang: str) -> bool:
@@ -388,10 +386,10 @@ def _unsupported(written: list[Written], chosen: list[int], article: list[str], 
     if lang:
         vectors_SD = torch.stack([w.embedding_D for w in written])
         said = [best.text for best, *_ in decode_batch(vectors_SD, lang, writer.space, Search())]
-    share = support(said, article) / (support([article[i] for i in chosen], article) or 1.0)
-    if share < SUPPORT:
+    unsupported = share(said, chosen, article) < SUPPORT
+    if unsupported:
         _told(writer, "wrote of other things")
-    return share < SUPPORT
+    return unsupported
 
 
 def _told(writer: Writer, why: str) -> None:

@@ -5,7 +5,9 @@ Legend: N texts, Q queries, K nearest, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import Line, embed, embed_sentences, embed_stream
 from ..flow.embed_speech import embed_recordings, load_speech
+from ..io.files import read_text
 from ..languages import resolve
 from ..use import align
 from ..use.mine import mine
@@ -69,9 +72,12 @@ def translation(model: str, data: list[str], run: Plan) -> Result:
     return figures, samples
 
 
-def xsim_errors(model: str, data: list[str], run: Plan, plus: Sequence[str] = ()) -> Result:
+def xsim_errors(
+    model: str, data: list[str], run: Plan, plus: Sequence[str] = (), types: Mapping[str, str] | None = None
+) -> Result:
     """How often a text's translation is not its nearest neighbour, both ways, by language; into English also among the
-    altered sentences `plus` (xsim++, Chen et al. 2023)."""
+    altered sentences `plus` (xsim++, Chen et al. 2023), whose errors are told by kind: another text's translation is
+    found, or an altered sentence, of what type `types` has."""
     space = load_space(model, run.runtime)
     plus_ND = embed_sentences(plus, "eng_Latn", space) if plus else None
     figures: dict[str, float] = {}
@@ -85,9 +91,14 @@ def xsim_errors(model: str, data: list[str], run: Plan, plus: Sequence[str] = ()
             f"{lang} texts": len(pairs),
         }
         if plus_ND is not None:
-            figures[f"{lang} → eng error ++"] = metrics.xsim(
-                b_ND, torch.cat([a_ND, plus_ND]), sources=other, targets=[*english, *plus]
+            targets = [*english, *plus]
+            error, wrong = metrics.xsim_wrong(b_ND, torch.cat([a_ND, plus_ND]), sources=other, targets=targets)
+            figures[f"{lang} → eng error ++"] = error
+            kinds = Counter(
+                (types or {}).get(targets[i], "altered") if i >= len(english) else "misaligned" for i in wrong
             )
+            for kind in sorted({"misaligned", *(types or {"": "altered"}).values(), *kinds}):
+                figures[f"{lang} → eng ++ {kind}"] = error * kinds[kind] / max(1, len(wrong))
     return figures, []
 
 
@@ -230,3 +241,23 @@ def _decoded(embedding_ND: torch.Tensor, lang: str, space: Space, beam: int) -> 
     search = Search(beam=beam)
     length_sorted = decode_batch(embedding_ND, lang, space, search)
     return [hypotheses[0].text for hypotheses in length_sorted]
+
+
+def altered_types(path: str) -> dict[str, str]:
+    """The types of xsim++'s altered sentences, of a JSON object: sentence → its type, or {"errtype": type}, where
+    several are a list. UserError for another file."""
+    cure = 'write {"SENTENCE": {"errtype": "TYPE"}}'
+    try:
+        table = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON: {str(error)[:80]}", cure) from None
+    if not isinstance(table, dict):
+        raise UserError(f"{path} holds no JSON object", cure)
+    found: dict[str, str] = {}
+    for sentence, said in table.items():
+        said = said.get("errtype") if isinstance(said, dict) else said
+        names: list[Any] = said if isinstance(said, list) else [said]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path}: {sentence[:60]!r} has no type", cure)
+        found[sentence.strip()] = ", ".join(names)
+    return found

@@ -28,6 +28,8 @@ from . import metrics
 from .judge import GRADES, Judge
 from .plan import Plan, Result, Sample, Task, documents_of, sampled
 
+READ = 30  # continuations shown, for somebody to read
+
 
 def summaries(model: str, data: list[str], run: Plan) -> Result:
     """Body → title: ROUGE-L and METEOR of as many sentences as the title has, and of as many as the model writes before
@@ -112,26 +114,26 @@ def _own_nll(writer: Writer, texts: list[str]) -> Tensor:
 
 
 def generated(model: str, data: list[str], run: Plan) -> Result:
-    """A text continued from its first two sentences: repetition-4 beside the text's own, and ROUGE-L and METEOR of the
-    first sentence written against the true one."""
+    """A text continued from its first two sentences, by as many as it has or `run.most`: repetition-4 beside the text's
+    own, and ROUGE-L and METEOR of the first sentence written against the true one."""
     writer = load_writer(model, run.runtime)
     rows = [texts for texts in documents_of(data, run, writer.space) if len(texts) > 3]
     if not rows:
         raise UserError("no text of three sentences in the data", "give longer documents")
     found, samples = [], []
     for texts in rows:
-        length = len(texts) - 3  # after the two given, before the last, which mostly is the ending
+        length = run.most or len(texts) - 3  # after the two given, before the last, which mostly is the ending
         found.append(continued(writer, texts[:2], run, length))
         samples.append({"text": " ".join(texts[:2]), "found": joined(found[-1]), "wanted": " ".join(texts[2:-1])})
     first, wanted = [f[0].text if f else "" for f in found], [texts[2] for texts in rows]
     return {
         "repetition-4": metrics.repetition([joined(f) for f in found]),
-        "repetition-4 of the texts": metrics.repetition([" ".join(texts[2:-1]) for texts in rows]),
+        "repetition-4 of the texts": metrics.repetition([" ".join(texts[2:-1][: run.most or None]) for texts in rows]),
         "first sentence ROUGE-L": metrics.rouge_l(first, wanted),
         f"first sentence {metrics.meteor_name()}": metrics.meteor(first, wanted),
         "sentences written": sum(map(len, found)) / len(found),
         "texts": len(rows),
-    }, samples[:10]
+    }, samples[:READ]
 
 
 def nlg(model: str, data: list[str], run: Plan) -> Result:

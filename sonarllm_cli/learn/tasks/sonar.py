@@ -9,7 +9,6 @@ Legend: B texts, T tokens, D embedding, M model width, V vocabulary, N labelled 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import corpus, prepared
+from ...data.documents import Lazy
 from ...errors import UserError
 from ...nets.sonar import Sonar, SonarConfig
 from ...runtime import choose, log
@@ -208,17 +208,21 @@ class SonarTask(Cost):
 
     # ------------------------------------------------------------------------------------------ batches
 
-    def epoch(self, number: int) -> list[np.ndarray]:
+    def epoch(self, number: int) -> Lazy[np.ndarray]:
         """The micro-batches of one pass: items of like length, in random order, a function of seed and pass."""
         rng = np.random.default_rng([self.settings.run.seed, number])
         return batches(self.train, self.settings.optim.batch_tokens, rng)
 
-    def steps(self, epoch: list[np.ndarray]) -> Iterator[list[ItemBatch]]:
+    def steps(self, epoch: Lazy[np.ndarray]) -> Lazy[list[ItemBatch]]:
         """Optimisation steps of `optim.accumulate` micro-batches; a remainder of the pass is left out."""
         size, labels_N = min(self.settings.optim.accumulate, len(epoch)), self.train.labels()
-        for at in range(0, len(epoch) - size + 1, size):
-            labels = [int(labels_N[items].sum()) for items in epoch[at : at + size]]
-            yield [ItemBatch(items, count / sum(labels)) for items, count in zip(epoch[at : at + size], labels)]
+
+        def step(i: int) -> list[ItemBatch]:
+            parts = epoch[i * size : (i + 1) * size]
+            labels = [int(labels_N[items].sum()) for items in parts]
+            return [ItemBatch(items, count / sum(labels)) for items, count in zip(parts, labels)]
+
+        return Lazy(len(epoch) // size, step)
 
     def describe(self, batch: ItemBatch) -> str:
         """A micro-batch's first texts, for messages."""
@@ -338,23 +342,33 @@ class SonarTask(Cost):
         )
 
 
-def batches(pairs: corpus.Pairs, batch_tokens: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Items → micro-batches of at most `batch_tokens` padded tokens, of like length, in random order."""
-    order = rng.permutation(len(pairs.left))
-    length = pairs.length()[order] + 3
-    rows = np.where(pairs.right[order] >= 0, 2, 1)
-    out: list[np.ndarray] = []
+def batches(pairs: corpus.Pairs, batch_tokens: int, rng: np.random.Generator) -> Lazy[np.ndarray]:
+    """Items → micro-batches of at most `batch_tokens` padded tokens, of like length, in random order, each made when it
+    is asked for: what is held are the items in order, and where each micro-batch ends."""
+    order = rng.permutation(len(pairs.left)).astype(np.int32)
+    length, paired = pairs.length(), pairs.right >= 0
     pool = 200 * max(1, batch_tokens // 32)
+    ends = [0]
     for start in range(0, len(order), pool):
-        part = start + np.argsort(length[start : start + pool], kind="stable")
-        begin = count = 0
-        for i, j in enumerate(part):
-            if count and (count + rows[j]) * length[j] > batch_tokens:
-                out.append(order[part[begin:i]])
-                begin, count = i, 0
-            count += rows[j]
-        out.append(order[part[begin:]])
-    return [out[i] for i in rng.permutation(len(out))]
+        part = order[start : start + pool]
+        part = order[start : start + pool] = part[np.argsort(length[part], kind="stable")]
+        ends += (start + cuts(length[part] + 3, 1 + paired[part], batch_tokens)).tolist()
+    begin, end = (np.array(x, np.int32) for x in (ends[:-1], ends[1:]))
+    place = rng.permutation(len(end)).astype(np.int32)
+    return Lazy(len(place), lambda i: order[begin[place[i]] : end[place[i]]])
+
+
+def cuts(length_N: np.ndarray, rows_N: np.ndarray, most: int) -> np.ndarray:
+    """Items by rising length, each of so many rows → where micro-batches end, each as large as `most` padded tokens let
+    it be, and of one item at least."""
+    rows = np.append(0, np.cumsum(rows_N))
+    ends, at = [], 0
+    while at < len(length_N):
+        last = min(len(length_N), at + most // int(length_N[at]) + 1)  # no end can lie beyond
+        padded = (rows[at + 1 : last + 1] - rows[at]) * length_N[at:last]
+        at += max(1, int(np.searchsorted(padded, most, "right")))
+        ends.append(at)
+    return np.array(ends)
 
 
 def amounts(count: int, share: float, generator: torch.Generator) -> Tensor:
