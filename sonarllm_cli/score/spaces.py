@@ -108,7 +108,7 @@ def speech_understood(model: str, data: list[str], run: Plan) -> Result:
     heard = load_speech(model, run.runtime)
     if not heard.space:
         raise UserError(f"{model} was imported without a space", "import it again, with --sonar SPACE")
-    folder = registry.find(model)
+    folder = registry.find(registry.hearing(model))
     space = load_space(model_dir.home_of(folder, model_dir.read_config(folder)), run.runtime)
     heard.check(space)
     clips = [clip for clip in read_clips(data, lang=heard.lang or "eng_Latn") if clip.text not in set(run.seen)]
