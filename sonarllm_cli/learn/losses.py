@@ -165,11 +165,11 @@ def contrast(a_BD: Tensor, b_BD: Tensor, a_B: Tensor, b_B: Tensor, temperature: 
 
 
 def teaching(z_BD: Tensor, teacher_BK: Tensor) -> Tensor:
-    """1 − cosine of embeddings with a teacher's, whose K principal numbers are to be the first K of D; the others are
-    to hold little. z_BD, teacher_BK → scalar. Source: Reimers & Gurevych 2020 (distillation across languages), by
-    cosine."""
-    z_BD, teacher_BK = F.normalize(z_BD.float(), dim=1), F.normalize(teacher_BK.float(), dim=1)
-    return (1 - (z_BD[:, : teacher_BK.shape[1]] * teacher_BK).sum(1)).mean()
+    """1 − cosine of the first K of embeddings' D numbers with a teacher's K principal ones; the others are free, to tell
+    apart what the teacher does not. z_BD, teacher_BK → scalar. Source: Reimers & Gurevych 2020 (distillation across
+    languages), by cosine."""
+    z_BK = z_BD[:, : teacher_BK.shape[1]].float()
+    return (1 - F.cosine_similarity(z_BK, teacher_BK.float(), dim=1)).mean()
 
 
 def noised(z_BD: Tensor, amount_BD: Tensor, generator: torch.Generator | None = None) -> Tensor:
