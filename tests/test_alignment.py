@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sonarllm_cli.runtime import choose
-from sonarllm_cli.score import tasks
+from sonarllm_cli.score import spaces
 from sonarllm_cli.score.alignment import noisy
 from sonarllm_cli.score.spaces import aligned, mined
 from sonarllm_cli.score.tasks import evaluate
@@ -37,7 +37,7 @@ def test_a_text_aligned_with_itself_scores_100(home, tmp_path, monkeypatch):
         known = sorted({word for text in texts for word in text.split()} - {"text", "number", "here"})
         return np.array([[float(word in own) for word in known] + [0.1] for own in words])
 
-    monkeypatch.setattr(tasks, "embed", embed)
+    monkeypatch.setattr(spaces, "embed", embed)
     found = evaluate("align", "tiny", [str(tmp_path / "pairs.jsonl")], runtime=choose("cpu"), run=aligned(0.0))
     assert (found["figures"]["ita_Latn F1"], found["figures"]["ita_Latn sentences"]) == (100, 10)
 
@@ -46,7 +46,7 @@ def test_pairs_that_are_alike_are_mined_among_strangers(home, tmp_path, monkeypa
     rows = [{"lang": "it", "en": f"e{i}", "it": f"i{i}"} for i in range(60)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     random = np.random.default_rng(0).standard_normal((60, 40))
-    monkeypatch.setattr(tasks, "embed", lambda texts, lang, model: random[[int(text[1:]) for text in texts]])
+    monkeypatch.setattr(spaces, "embed", lambda texts, lang, model: random[[int(text[1:]) for text in texts]])
     data = [str(tmp_path / "pairs.jsonl")]
     found = evaluate("bitext", "tiny", data, runtime=choose("cpu"), run=mined(5, 100.0))["figures"]
     assert (found["ita_Latn F1"], found["ita_Latn pairs"], found["ita_Latn recall at 100"]) == (100, 10, 0)

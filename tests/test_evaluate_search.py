@@ -9,7 +9,7 @@ import torch
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.runtime import choose
-from sonarllm_cli.score import tasks
+from sonarllm_cli.score import spaces, tasks
 
 NOTES = Path(__file__).parent / "search"
 
@@ -22,7 +22,7 @@ def score(tmp_path, monkeypatch, records, vector):
     """The figures of records whose texts have the vectors of `vector`."""
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
-    monkeypatch.setattr(tasks, "_embedded", lambda part, space: torch.tensor([vector[r["text"]] for r in part]))
+    monkeypatch.setattr(spaces, "_embedded", lambda part, space: torch.tensor([vector[r["text"]] for r in part]))
     return tasks.evaluate("search", "tiny", [str(path)], runtime=choose("cpu"))["figures"]
 
 

@@ -72,14 +72,14 @@ def columns(rows):
 
 
 def same(found, wanted):
-    """Tables of sentences that are equal; embeddings within float16's last bit, as batches differ."""
+    """Tables of the same sentences, in any order; embeddings within float16's last bit, as batches differ."""
     assert set(found) == set(wanted)
-    for name in wanted:
-        if name == "embedding":
-            found_ND, wanted_ND = (np.array([*x[name]], np.float32) for x in (found, wanted))
-            np.testing.assert_allclose(found_ND, wanted_ND, atol=1e-3)
-        else:
-            assert list(found[name]) == list(wanted[name]), name
+    one, other = (
+        [dict(zip(x, row)) for row in sorted(zip(*x.values()), key=lambda row: (row[2], row[3]))]
+        for x in ({"text": [], "lang": [], "document": [], "position": [], **table} for table in (found, wanted))
+    )
+    np.testing.assert_allclose(*([row.pop("embedding") for row in rows] for rows in (one, other)), atol=1e-3)
+    assert one == other
 
 
 def test_a_killed_worker_loses_nothing_and_what_is_there_is_kept(ray, model, documents, tmp_path):

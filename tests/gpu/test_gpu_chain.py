@@ -80,7 +80,7 @@ def test_speech_is_heard_as_sonar_space_hears_it(home, runtime, tmp_path, monkey
     clips = [key.removeprefix("fbank.") for key in want if key.startswith("fbank.")]
     clips.remove("pauses")  # whose features are nearly equal in silence
     steps = [(frames := want[f"fbank.{c}"])[: len(frames) // 2 * 2].reshape(-1, fbank.FEATURES) for c in clips]
-    got_ND = embed_speech.encode(steps, ears)
+    got_ND = embed_speech.encode_utterances(steps, ears)
     agree(got_ND, torch.stack([want[f"embedding.{clip}"] for clip in clips]), runtime)
 
 
