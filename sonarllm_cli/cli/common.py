@@ -269,9 +269,7 @@ class Failures:
 
     def tell(self, error: UserError) -> None:
         """Say what went wrong, and go on."""
-        from ..runtime import log
-
-        log.error("sonarllm: %s", error)
+        click.echo(f"sonarllm: {error}", err=True)
         self.count += 1
 
 
