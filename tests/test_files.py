@@ -28,6 +28,8 @@ from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.io.files import atomic_file, atomic_folder, atomic_write, open_output, read_lines, read_text
 from sonarllm_cli.io.vectors import EmbeddingRow, read_embeddings
 from sonarllm_cli.io.vectors_out import EmbeddingWriter
+from sonarllm_cli.learn.checkpoint import claimed
+from sonarllm_cli.use.align import writing_vectors
 
 ENDINGS = (".npy", ".safetensors", ".parquet", ".jsonl")
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -374,6 +376,15 @@ def test_a_folder_whose_replacing_fails_is_put_back(tmp_path, monkeypatch):
     with fails("No space left on device", kind=RunError), atomic_folder(tmp_path / "model") as temporary:
         (temporary / "new").write_text("")
     assert only(tmp_path) == ["model"] and only(tmp_path / "model") == []
+
+
+@pytest.mark.parametrize("below", ["file", "file/x"])
+def test_a_folder_that_cannot_be_made_is_told_with_a_cure(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    for make in (claimed(tmp_path / below).__enter__, lambda: writing_vectors(len, str(tmp_path / below), "a")):
+        with fails("cannot make", "choose another folder"):
+            make()
+    assert only(tmp_path) == ["file"]
 
 
 def test_a_folder_of_other_things_is_not_replaced(tmp_path, monkeypatch):

@@ -119,3 +119,9 @@ def test_a_bad_file_of_a_folder_is_told_and_the_others_are_searched(notes, home,
     assert (found["text"], found["start"], found["end"]) == ("A chess game.", 0, 13)
     done = sonarllm("search", "x", notes / "bad.txt", "-m", "tiny")
     assert (done.returncode, done.out) == (2, "")
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), 1.5])
+def test_a_threshold_that_is_no_cosine_is_refused(threshold):
+    with pytest.raises(UserError, match="no cosine is"):
+        search(["a"], ["b"], None, threshold=threshold)

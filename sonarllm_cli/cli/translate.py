@@ -49,7 +49,7 @@ def translate(
     import os
 
     from ..flow.decode import Search
-    from ..io.files import open_output
+    from ..io.files import make_folder, open_output
     from ..languages import resolve
     from ..use.translate import files_of_documents, read_translatable, translator
     from ..use.translate import translate as translated
@@ -84,7 +84,7 @@ def translate(
         if found is None:
             continue
         if many:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(place.parent)
         with open_output(place) as out:
             for part in translated(found[0], run, lang=own, kind=found[1], space=space, bilingual=bilingual):
                 print(part, end="", file=out, flush=True)

@@ -35,7 +35,7 @@ from torch import Tensor
 from ..errors import RunError, UserError
 from ..flow.embed import encode
 from ..flow.segment import segment
-from ..io.files import atomic_file, atomic_write
+from ..io.files import atomic_file, atomic_write, make_folder
 from ..runtime import log
 from ..tokens import EOS, Tokenizer, fitting
 from ..weights.loaded import Space
@@ -178,7 +178,7 @@ def begin(folder: Path, space: Space) -> None:
             )
     elif folder.is_dir() and any(not p.name.startswith((".", "shard-")) for p in folder.iterdir()):
         raise UserError(f"{folder} holds other things and no {MANIFEST}", "choose another --store")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _sweep(folder)
 
 

@@ -266,6 +266,20 @@ def check_target(path: PathName) -> Path:
     return target
 
 
+def make_folder(path: PathName) -> None:
+    """Make the folder `path`, and those above it, where there is none. UserError where it can't be."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        name = os.fspath(path)
+        if error.errno in _DISK_ERRORS:
+            raise RunError(
+                f"cannot make {name}: {error.strerror}", "free some space or choose another folder"
+            ) from None
+        reason = "it is a file, not a folder" if os.path.isfile(path) else error.strerror or error
+        raise UserError(f"cannot make {name}: {reason}", "choose another folder") from None
+
+
 def _check_file(path: PathName) -> Path:
     target = check_target(path)
     if target.is_dir():

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from ..errors import RunError, UserError
-from ..io.files import atomic_folder, locked
+from ..io.files import atomic_folder, locked, make_folder
 from ..runtime import log
 from ..weights.model_dir import digest
 from .ranks import Ranks, together
@@ -46,7 +46,7 @@ def claimed(folder: Path) -> Iterator[None]:
     """A run folder, made if need be, as this process' alone; one in which nothing was left goes again. UserError where
     another process has it."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         with locked(folder / LOCK, f"another training runs in {folder}", "wait for its end, or choose another -o"):
             try:

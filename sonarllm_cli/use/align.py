@@ -24,7 +24,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..flow.segment import segment
-from ..io.files import atomic_write, read_text
+from ..io.files import atomic_write, make_folder, read_text
 from ..io.texts import read_texts
 from .neighbours import unit
 
@@ -284,7 +284,7 @@ def writing_vectors(
     embed: Callable[[list[str]], np.ndarray], folder: str, name: str
 ) -> Callable[[list[str]], np.ndarray]:
     """An `embed` that also writes what it was asked for as `name`.txt and `name`.emb, for `read_vectors`."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
 
     def embed_and_write(texts: list[str]) -> np.ndarray:
         vectors_TD = embed(texts)

@@ -89,6 +89,8 @@ def search(
     """
     if k < 1:
         raise UserError(f"the {k} nearest are none", "use -k 1 or more")
+    if not -1 <= threshold <= 1:
+        raise UserError(f"no cosine is {threshold}", "use --threshold 0.5")
     if blank := [i for i, query in enumerate(queries) if not query.strip()]:
         raise UserError(f"query {blank[0] + 1} is empty", "give it some words")
     if not queries:

@@ -66,6 +66,8 @@ def files_of_documents(paths: Sequence[str], folder: str) -> list[tuple[str, Pat
     folder its path there. UserError where two would have one place, or one would be written over."""
     found: dict[Path, str] = {}
     for path in paths:
+        if path == "-":
+            raise UserError("standard input has no name to be written under", "translate it by itself, with -o FILE")
         for name in expand([path], ENDINGS):
             own = os.path.relpath(name, path) if os.path.isdir(path) else os.path.basename(name)
             place = Path(folder, own)
