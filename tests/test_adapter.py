@@ -50,7 +50,7 @@ def test_what_the_encoder_cannot_do_is_refused(model, option):
 
 def test_sentence_transformers_own_code_runs_on_it(model):
     util = pytest.importorskip("sentence_transformers.util")
-    from sentence_transformers.evaluation import TranslationEvaluator
+    from sentence_transformers.sentence_transformer.evaluation import TranslationEvaluator
 
     [[score, i, j], *_] = util.paraphrase_mining(model, [*TEXTS, TEXTS[1]], show_progress_bar=False)
     assert score == pytest.approx(1, abs=1e-5) and {i, j} == {1, 3}
@@ -59,3 +59,45 @@ def test_sentence_transformers_own_code_runs_on_it(model):
     assert [[hit["corpus_id"] for hit in own] for own in hits] == [[0], [1], [2]]
     found = TranslationEvaluator(TEXTS, TEXTS, write_csv=False)(model)
     assert found["mean_accuracy"] == 1 and model.model_card_data.found == {"TranslationEvaluator": found}
+
+
+def test_mtebs_own_bitext_task_runs_on_it_in_the_tasks_languages(model, monkeypatch):
+    """A pair's columns are each in one of its two languages; a parallel task's are named for theirs."""
+    mteb, datasets = pytest.importorskip("mteb"), pytest.importorskip("datasets")
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.abstasks.text.bitext_mining import AbsTaskBitextMining
+
+    facts = {
+        "name": "OwnBitext",
+        "type": "BitextMining",
+        "category": "t2t",
+        "modalities": ["text"],
+        "description": "own",
+    }
+    facts |= {"dataset": {"path": "own/bitext", "revision": "1"}, "reference": None, "eval_splits": ["test"]}
+    facts |= {"eval_langs": {"de-en": ["deu-Latn", "eng-Latn"]}, "main_score": "f1"}
+    german = ["Der Hund schläft unter dem Tisch.", "Wir haben heute keine Zeit.", "Das Schachspiel ist alt."]
+    english = ["The dog is sleeping under the table.", "We have no time today.", "The chess game is old."]
+
+    class Own(AbsTaskBitextMining):
+        metadata = TaskMetadata(**facts)
+
+        def load_data(self, **_):
+            columns = {"sentence1": german, "sentence2": english}
+            self.dataset = {"de-en": datasets.DatasetDict(test=datasets.Dataset.from_dict(columns))}
+            self.data_loaded = True
+
+    asked, heard = [], type(model.encoder).stream
+
+    def stream(self, lines, **options):
+        asked.extend((line.text, line.lang) for line in lines)
+        return heard(self, lines, **options)
+
+    monkeypatch.setattr(type(model.encoder), "stream", stream)
+    result = mteb.evaluate(model, Own(), cache=None, show_progress_bar=False)
+    assert asked == [(t, "deu_Latn") for t in german] + [(t, "eng_Latn") for t in english]
+    a_ND, b_ND = model.encode(german, lang="de"), model.encode(english, lang="en")
+    right = model.similarity(a_ND, b_ND).argmax(1) == torch.arange(3)
+    [[scores]] = [found.scores["test"] for found in result.task_results]
+    assert scores["accuracy"] == pytest.approx(right.float().mean().item())
+    assert result.model_name == "sonarllm/tiny" and result.model_revision == model.encoder.fingerprint

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.use.align import Pair, align, document, f1, read_vectors, windows
+from sonarllm_cli.use.align import Bead, align, document, read_vectors, strict_f1, windows
 
 WORDS = np.random.default_rng(0).standard_normal((4000, 32)).astype(np.float32)
 
@@ -73,9 +73,9 @@ def test_every_sentence_is_in_one_pair_and_in_order():
 
 
 def test_f1_counts_pairs_that_are_exactly_true():
-    found = [Pair(range(0, 1), range(0, 1), 0), Pair(range(1, 2), range(1, 3), 0), Pair(range(2, 3), range(3, 3), 0)]
+    found = [Bead(range(0, 1), range(0, 1), 0), Bead(range(1, 2), range(1, 3), 0), Bead(range(2, 3), range(3, 3), 0)]
     true = [(range(0, 1), range(0, 1)), (range(1, 2), range(1, 2)), (range(2, 3), range(2, 3))]
-    assert f1(found, true) == pytest.approx((50, 100 / 3, 40))
+    assert strict_f1(found, true) == pytest.approx((50, 100 / 3, 40))
 
 
 def test_vectors_of_others_give_the_same_pairs(tmp_path):

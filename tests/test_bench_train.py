@@ -101,4 +101,4 @@ def test_gradients_of_processes_add_up_in_either_way(models, way):
 
 def test_documents_must_do_for_the_processes():
     with pytest.raises(UserError, match="use --documents 8"):
-        processes.measure(BenchTrain(documents=4, micro=4), 2)
+        processes.measure_processes(BenchTrain(documents=4, micro=4), 2)

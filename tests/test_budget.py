@@ -29,13 +29,13 @@ def counted(run):
 def test_flops_of_each_network_are_those_it_takes():
     config = SonarLLMConfig(width=16, ffn=24, layers=3, heads=4, head_size=8, kv_heads=2, embedding=12)
     took = counted(lambda: SonarLLM(config)(torch.zeros(5, 7, 12)))
-    assert took == 5 * 7 * budget.body_flops(config, 12, 7)
+    assert took == 5 * 7 * budget.body_token_flops(config, 12, 7)
     shape = {"width": 16, "heads": 2, "ffn": 40, "encoder_layers": 2, "decoder_layers": 3}
     config = sonar_net.SonarConfig(**shape, vocab_size=50, embedding=16)
     net, ids = sonar_net.Sonar(config), torch.zeros(5, 7, dtype=torch.long)
-    assert counted(lambda: net.encoder(ids, torch.full((5,), 7))) == 35 * budget.encoder_flops(config, 7)
+    assert counted(lambda: net.encoder(ids, torch.full((5,), 7))) == 35 * budget.encoder_token_flops(config, 7)
     took = counted(lambda: net.decoder(ids, torch.zeros(5, 16)))
-    assert took == 35 * budget.decoder_flops(config, 7) + 5 * budget.cross_flops(config)
+    assert took == 35 * budget.decoder_token_flops(config, 7) + 5 * budget.cross_flops(config)
 
 
 @pytest.mark.parametrize("kind", ["sonar", "sonar-llm"])

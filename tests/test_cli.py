@@ -80,10 +80,11 @@ def test_a_blank_line_keeps_its_place_and_is_reported(run):
     assert code == 0 and decoded.count("\n") == 4
 
 
-def test_embeddings_go_out_raw_and_come_back_with_their_width(run):
+def test_embeddings_go_out_raw_and_come_back_with_their_width(run, tmp_path):
     run("embed", *MODEL, "-o", "e.emb", stdin="One text.\nAnother text.\n")
     raw = run("decode", *MODEL, "--max-tokens", "9", "--dim", "64", "e.emb")
     assert raw[0] == 0 and raw[1].count("\n") == 2
+    assert run("decode", *MODEL, "--max-tokens", "9", "--dim", "64", stdin=(tmp_path / "e.emb").read_bytes()) == raw
     code, _, err = run("decode", *MODEL, "e.emb")
     assert code == 2 and "--dim" in err
 
@@ -197,6 +198,7 @@ def test_a_shell_completes_models_languages_dtypes_recipes_and_files(shell, home
         return done.stdout, done.stderr
 
     assert "tiny-llm" in completed("summarize -m tin")[0]
+    assert "tiny-llm" in completed("segment -m tin")[0]
     assert "ita_Latn" in completed("summarize -m tiny --lang it")[0]
     assert "bfloat16" in completed("embed --dtype bf")[0]
     assert "own.toml" in completed("train ow")[0]
@@ -349,6 +351,28 @@ def test_no_memory_is_one_line_whoever_says_so(run, monkeypatch, tmp_path, error
     monkeypatch.setattr("sonarllm_cli.flow.segment.segment_stream", fail)
     code, _, err = run("segment", "text")
     assert (code, err) == (1, "sonarllm: out of memory; use a smaller --batch-size, or --dtype bfloat16\n")
+
+
+def test_too_little_memory_for_pytorch_is_told_before_it_loads(home, tmp_path):
+    import resource
+
+    done = subprocess.run(
+        [sys.executable, "-m", "sonarllm_cli", "embed", "-m", "tiny", "-o", "e.npy"],
+        input="A text.",
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (500 << 20, 500 << 20)),
+    )
+    assert done.returncode == 1 and "ulimit -v 1048576" in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_the_command_line_loads_is_one_line(tmp_path):
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parent.parent}"}
+    done = subprocess.run([sys.executable, "-m", "sonarllm_cli"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "sonarllm: interrupted\n")
 
 
 def test_an_error_of_ours_keeps_its_traceback(run, monkeypatch, tmp_path):

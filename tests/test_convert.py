@@ -401,7 +401,7 @@ def test_heads_that_nobody_named_are_announced(caplog):
 
 def test_a_name_that_another_process_is_importing(tmp_path, monkeypatch):
     monkeypatch.setenv("SONARLLM_HOME", str(tmp_path))
-    with registry.claimed("new"), pytest.raises(UserError, match="another process is importing new"):
+    with registry.claimed_name("new"), pytest.raises(UserError, match="another process is importing new"):
         convert.import_sonar_llm("new", checkpoint=PARITY / "sonarllm_reference_checkpoint.pt", sonar="tiny")
     assert registry.names() == [folder.name for folder in sorted(registry.EMBEDDED.iterdir())]
 

@@ -14,6 +14,7 @@ from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.decode import Search, _draw, beam_search, decode, decode_stream, discouraged, log_softmax
 from sonarllm_cli.flow.embed import embed
 from sonarllm_cli.io.vectors import EmbeddingBatch
+from sonarllm_cli.nets.layers import moves
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.tokens import EOS, PAD, Tokenizer, fitting
 from sonarllm_cli.weights.loaded import load_space
@@ -236,3 +237,12 @@ def test_embeddings_equal_sonar_space(space, expected):
     for row, want in zip(expected["texts"], EMBEDDINGS):
         found = embed([row["text"]], lang=row["lang"], model=space)[0]
         np.testing.assert_allclose(found, want.numpy(), atol=1e-5)
+
+
+def test_a_step_asks_once_which_beams_moved(space, monkeypatch):
+    """A GPU is waited for at each such question, and there are as many caches as layers."""
+    asked = []
+    monkeypatch.setattr("sonarllm_cli.nets.layers.moves", lambda rows: pytest.fail("a cache asked"))
+    monkeypatch.setattr("sonarllm_cli.flow.decode.moves", lambda rows: asked.append(1) or moves(rows))
+    found = decode(EMBEDDINGS[0], model=space, beam=2, max_tokens=9)
+    assert len(asked) == 9 - 3 >= len(found[0][0].ids) - 1

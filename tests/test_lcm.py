@@ -11,8 +11,8 @@ from sonarllm_cli.nets.diffusion_lcm import (
     DiffusionLCMConfig,
     alpha_bar,
     ddim_step,
+    diffused,
     guided,
-    noised,
     spacing,
 )
 from sonarllm_cli.nets.mse_lcm import MseLCM, MseLCMConfig
@@ -90,7 +90,7 @@ def test_the_least_loss_is_the_gaussians_posterior_variance():
     step = torch.tensor([5, 40, 80])
     alpha = alpha_T[step][:, None].expand(3, 100_000)
     x0 = MEAN + STD * torch.randn(alpha.shape, generator=generator, dtype=torch.float64)
-    x = noised(x0[..., None], torch.randn(*alpha.shape, 1, generator=generator, dtype=torch.float64), alpha)[..., 0]
+    x = diffused(x0[..., None], torch.randn(*alpha.shape, 1, generator=generator, dtype=torch.float64), alpha)[..., 0]
     gain = alpha.sqrt() * STD**2 / (alpha * STD**2 + 1 - alpha)
     guess = MEAN + gain * (x - alpha.sqrt() * MEAN)
     want = STD**2 * (1 - alpha) / (alpha * STD**2 + 1 - alpha)
@@ -145,7 +145,7 @@ def test_noise_and_velocity_say_the_same_of_the_signal(prediction):
     truth = noise if prediction == "eps" else alpha.sqrt() * noise - (1 - alpha).sqrt() * x0
     net.project_out.forward = lambda _: truth
     columns = net.columns(net.read(torch.randn(1, 3, 6)))
-    found = net.denoise(noised(x0, noise, alpha[..., 0]), step, columns, None)
+    found = net.denoise(diffused(x0, noise, alpha[..., 0]), step, columns, None)
     torch.testing.assert_close(found, x0, atol=1e-4, rtol=1e-4)
 
 

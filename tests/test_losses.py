@@ -100,7 +100,7 @@ def test_alignment_is_the_mean_squared_difference():
 )
 def test_schedules_at_their_corners(schedule, step, want):
     settings = Optim(lr=1.0, schedule=schedule, warmup=10, decay=0.2)
-    assert optim.rate(step, 100, settings) == pytest.approx(want, abs=1e-9)
+    assert optim.learning_rate(step, 100, settings) == pytest.approx(want, abs=1e-9)
 
 
 def test_muon_takes_the_matrices_and_adamw_the_rest():

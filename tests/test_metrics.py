@@ -1,5 +1,6 @@
 """Scores on cases whose answer is known, and `evaluate` end to end on a tiny model."""
 
+import functools
 import json
 import math
 
@@ -28,6 +29,29 @@ def test_more_candidates_may_be_nearer_and_blocks_change_nothing(monkeypatch):
     assert 0 < error < metrics.xsim(source, torch.cat([target, source[:25] + 0.01]))
     monkeypatch.setattr(metrics, "BLOCK", 7)
     assert metrics.xsim(source, target) == error
+
+
+def test_xsims_errors_are_told_by_what_was_found_in_the_place(home, tmp_path, monkeypatch):
+    from sonarllm_cli.runtime import choose
+    from sonarllm_cli.score import spaces
+
+    x_ND = torch.eye(8) + 0.1
+    vector = {f"de{i}": x_ND[i] for i in range(8)} | {f"en{i}": x_ND[i] for i in range(8)}
+    vector |= {"en0": x_ND[1] + 0.01, "en2": x_ND[2] + 0.5, "no 2": x_ND[2], "en3": x_ND[3] + 0.5, "two 3": x_ND[3]}
+    monkeypatch.setattr(spaces, "embed_sentences", lambda texts, lang, space: torch.stack([vector[t] for t in texts]))
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(json.dumps({"lang": "de", "en": f"en{i}", "de": f"de{i}"}) + "\n" for i in range(8))
+    )
+    (tmp_path / "types.json").write_text(json.dumps({"no 2": {"src": "en2", "errtype": "negated"}, "two 3": "number"}))
+    types = spaces.altered_types(str(tmp_path / "types.json"))
+    run = functools.partial(spaces.xsim_errors, plus=["no 2", "two 3"], types=types)
+    found = evaluate("xsim", "tiny", [str(tmp_path / "pairs.jsonl")], run=run, runtime=choose("cpu"))["figures"]
+    told = {name.split("++ ")[1]: value for name, value in found.items() if "++ " in name}
+    assert told["negated"] == told["number"] == 12.5
+    assert sum(told.values()) == pytest.approx(found["deu_Latn → eng error ++"]) and told["misaligned"] > 0
+    (tmp_path / "types.json").write_text('{"no 2": {"src": "en2"}}')
+    with pytest.raises(UserError, match="'no 2' has no type"):
+        spaces.altered_types(str(tmp_path / "types.json"))
 
 
 def test_a_text_that_stands_twice_is_found_in_all_its_translations():
@@ -186,6 +210,15 @@ def test_a_folder_is_data_and_what_can_not_be_read_is_told_first(home, data, mon
 def test_data_without_pairs_is_refused(home, data):
     with pytest.raises(UserError, match="no parallel text"):
         evaluate("translate", "tiny", [str(data / "docs.jsonl")], runtime=choose("cpu"))
+
+
+def test_a_continuation_has_the_length_asked_for_and_enough_are_shown_to_read(home, data):
+    row = (data / "longer.jsonl").read_text().splitlines()[0]
+    (data / "many.jsonl").write_text("\n".join(row.replace("tool", f"tool {i},") for i in range(12)))
+    wish = {"rules": {"stop_threshold": 2.0}, "beam": 1, "limit": 12, "max_sentences": 1}
+    found = evaluate("generate", "tiny-llm", [str(data / "many.jsonl")], runtime=choose("cpu"), **wish)
+    assert found["figures"]["sentences written"] <= 1 and found["settings"]["max sentences"] == 1
+    assert len(found["samples"]) == found["figures"]["texts"] == 12
 
 
 def test_the_rules_of_writing_are_a_tasks_too(home, data):

@@ -107,12 +107,14 @@ def test_a_killed_worker_loses_nothing_and_what_is_there_is_kept(ray, model, doc
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in (tmp_path / "here").iterdir())
 
 
-def test_what_is_wrong_is_said_as_it_is_without_ray(ray, model, documents, tmp_path):
+def test_what_is_wrong_is_said_as_it_is_without_ray(ray, model, documents, tmp_path, sonarllm):
     from sonarllm_cli.data import on_ray
 
-    with pytest.raises(UserError, match=r"docs\.jsonl, line 1: a sentence is longer than 4 tokens"):
-        strict = DocumentEmbedder(model=model, max_tokens=4, on_long="error")
-        on_ray.embed_on_ray([documents], tmp_path / "s", strict, workers=1)
+    strict = ("--max-tokens", 4, "--on-long", "error")
+    done = sonarllm(
+        "embed", "--store", tmp_path / "s", "--engine", "ray", "--workers", 1, "-m", model, *strict, documents
+    )
+    assert done.returncode == 2 and "docs.jsonl, line 1: a sentence is longer than 4 tokens; use --on-long" in done.err
     with pytest.raises(UserError, match="no machine has 64 cores"):
         on_ray.embed_on_ray([documents], tmp_path / "s", DocumentEmbedder(model=model), cores=64)
     (tmp_path / "bad.jsonl").write_text('{"text": "It rains."}\n[1]\n')
@@ -135,7 +137,9 @@ def test_what_the_page_shows_calls_the_worker(engine, request, tmp_path, monkeyp
     names = {}
     exec(compile(code, "docs/scale.md", "exec"), names)
     made = (
-        columns(library.data.read_parquet("sentences").take_all()) if engine == "ray" else names["sentences"].to_dict()
+        columns(library.data.read_parquet(str(tmp_path / "sentences")).take_all())
+        if engine == "ray"
+        else names["sentences"].to_dict()
     )
     same(made, DocumentEmbedder(model="mini")(columns(rows)))
 

@@ -39,7 +39,8 @@ MADE = {
     "Align two translations": ["pairs.tsv"],
     "Mine a corpus": ["mined.tsv", "distinct.txt"],
     "Filter by BLASER": ["scores.txt", "good.tsv"],
-    "Translate subtitles": ["subtitles.en.srt", "subtitles.both.srt"],
+    "Translate subtitles": ["subtitles.en.srt", "subtitles.both.srt", "season.en/1.srt", "season.en/2.srt"],
+    "Take the space elsewhere": ["mini-st/modules.json"],
 }
 
 

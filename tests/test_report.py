@@ -7,7 +7,7 @@ import pytest
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.score.report import report
-from sonarllm_cli.score.scaling import Point, scaling
+from sonarllm_cli.score.scaling import LossPoint, scaling
 
 
 def result(name, seed, value, **more):
@@ -24,7 +24,7 @@ def result(name, seed, value, **more):
 
 @pytest.fixture
 def folder(tmp_path):
-    points = [Point("sonar-llm", n, 9 * n**-0.5 + 1) for n in (1e6, 2e6, 4e6, 8e6)]
+    points = [LossPoint("sonar-llm", n, 9 * n**-0.5 + 1) for n in (1e6, 2e6, 4e6, 8e6)]
     files = {
         "a1": result("one", 1, 2.0),
         "a2": result("one", 2, 4.0),

@@ -8,7 +8,7 @@ import pytest
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.score import scaling
-from sonarllm_cli.score.plot import Series, plot
+from sonarllm_cli.score.plot import Series, svg_plot
 
 SIZES = [11e6, 34.6e6, 169.9e6, 453.6e6, 698.4e6, 1078e6]
 # The paper's laws at its last epoch (arXiv 2508.05305, both versions): a, α, b. Its points were not published.
@@ -76,19 +76,19 @@ def test_points_come_from_csv_and_json_alike(tmp_path):
 def test_a_plot_holds_every_point_and_is_xml():
     from xml.etree import ElementTree
 
-    svg = plot([Series("a & b", [(1e6, 3), (1e7, 2), (1e8, math.nan)], dots=True)], x="N", y="loss", log_x=True)
+    svg = svg_plot([Series("a & b", [(1e6, 3), (1e7, 2), (1e8, math.nan)], dots=True)], x="N", y="loss", log_x=True)
     root = ElementTree.fromstring(svg)
     dots = [e for e in root if e.tag.endswith("circle")]
     assert len(dots) == 2 and float(dots[0].get("cx")) < float(dots[1].get("cx"))
     assert float(dots[0].get("cy")) < float(dots[1].get("cy"))  # a loss that is lower is drawn lower
-    assert plot([], x="x", y="y") == ""
+    assert svg_plot([], x="x", y="y") == ""
 
 
 def test_a_kind_without_a_law_says_why_and_leaves_the_others_theirs():
-    good = [scaling.Point("good", n, 9 * n**-0.5 + 1) for n in SIZES]
-    bad = [scaling.Point("bad", n, loss) for n, loss in ((1e6, 2.0), (2e6, 2.5), (4e6, 2.7))]
+    good = [scaling.LossPoint("good", n, 9 * n**-0.5 + 1) for n in SIZES]
+    bad = [scaling.LossPoint("bad", n, loss) for n, loss in ((1e6, 2.0), (2e6, 2.5), (4e6, 2.7))]
     found = scaling.scaling([*bad, *good])
     assert found["good"]["alpha"] == pytest.approx(0.5, rel=1e-4)
-    assert found["bad"].keys() == {"points", "why"} and scaling.drawn(found).count("<polyline") == 1
+    assert found["bad"].keys() == {"points", "why"} and scaling.drawing_of(found).count("<polyline") == 1
     with pytest.raises(UserError):
         scaling.scaling(bad)

@@ -72,6 +72,16 @@ def test_laser2_lower_cases_and_has_an_unknown_piece_as_laser_does(heads, home):
     assert encoder.ids([""]) == [[2]]
 
 
+def test_laser2_normalises_punctuation_as_laser_does(heads, home):
+    encoder, raw = (load_encoder(name, choose("cpu")) for name in ("laser2", "laser2-raw"))
+    assert encoder.ids(["„A“ ( b ) … c’d"]) == raw.ids(['"a" (b) ... c\'d'])
+
+
+def test_laser2_that_reads_otherwise_is_another_space(heads, home):
+    laser, raw = (load_encoder(name, choose("cpu")) for name in ("laser2", "laser2-raw"))
+    assert laser.fingerprint and laser.fingerprint != raw.fingerprint
+
+
 def test_laser2s_space_has_one_name_however_it_is_stored(heads, home):
     folder = import_laser2("half", checkpoint=FIXTURES / "laser2.pt", tokenizer=TOKENIZER, dtype="float16")
     name = load_encoder(str(folder), choose("cpu")).fingerprint

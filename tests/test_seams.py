@@ -1,12 +1,14 @@
-"""A kind is one row: outside nets/kinds.py nobody asks what class a network is, nor compares a kind's name."""
+"""A kind is one row: outside nets/kinds.py nobody asks what class a network is, nor compares a kind's name. And one
+name is one thing."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sonarllm_cli.nets.kinds import KINDS, ROWS, kind_of, load
+from sonarllm_cli.nets.kinds import KINDS, ROWS, kind_of, named
 
 PACKAGE = Path(__file__).parent.parent / "sonarllm_cli"
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "nets" / "kinds.py"]
@@ -24,7 +26,7 @@ def words(node: ast.AST) -> set[str]:
     }
 
 
-def named(found: set[str]) -> bool:
+def names_a_kind(found: set[str]) -> bool:
     """Whether a kind is named: "sonar" alone is also a key of configs."""
     return bool(found & KINDS.keys() - {"sonar"}) or {"sonar", "kind"} <= found
 
@@ -37,7 +39,7 @@ def asked(tree: ast.AST) -> Iterator[ast.AST]:
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("startswith", "endswith"):
             if "kind" in words(node.func):
                 yield node
-        elif isinstance(node, ast.Compare) and named(words(node)):
+        elif isinstance(node, ast.Compare) and names_a_kind(words(node)):
             yield node
 
 
@@ -64,4 +66,20 @@ def test_nobody_asks_for_the_kind():
 def test_what_a_row_names_is_there(row):
     assert kind_of(row.name) is row and row.net and row.config
     for package, name in (("learn.tasks", row.task), ("flow", row.encoder), ("weights", row.pull)):
-        assert not name or callable(load(f"sonarllm_cli.{package}", name))
+        assert not name or callable(named(f"sonarllm_cli.{package}", name))
+
+
+NAMED_TWICE = {"main"}  # what runs a program
+
+
+def public(path: Path) -> Iterator[str]:
+    """Classes and functions that a module defines for others; commands are left out, named as what they call."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        known = isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_")
+        if known and not (path.parent.name == "cli" and node.decorator_list):
+            yield node.name
+
+
+def test_one_name_one_thing():
+    count = Counter(name for path in FILES for name in public(path))
+    assert {name for name, times in count.items() if times > 1} <= NAMED_TWICE

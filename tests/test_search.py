@@ -10,18 +10,18 @@ import torch
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.io.vectors_out import EmbeddingWriter
 from sonarllm_cli.use import search as module
-from sonarllm_cli.use.neighbours import nearest, unit
+from sonarllm_cli.use.neighbours import nearest_rows, unit
 from sonarllm_cli.use.search import search
 
 
 def test_the_nearest_in_blocks_are_those_of_one_product():
     generator = torch.Generator().manual_seed(0)
     query_QD, all_ND = (unit(torch.randn(n, 16, generator=generator)) for n in (3, 103))
-    score_QK, row_QK = nearest(query_QD, all_ND.split(10), 7)
+    score_QK, row_QK = nearest_rows(query_QD, all_ND.split(10), 7)
     want = (query_QD @ all_ND.T).topk(7)
     assert row_QK.tolist() == want.indices.tolist()
     assert torch.allclose(score_QK, want.values)
-    assert nearest(query_QD, all_ND[:4].split(3), 7)[1].shape == (3, 4)
+    assert nearest_rows(query_QD, all_ND[:4].split(3), 7)[1].shape == (3, 4)
 
 
 @pytest.mark.parametrize(("value", "says"), [(0.0, "row 8: the vector is all zeros"), (float("nan"), "row 8.*finite")])

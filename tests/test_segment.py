@@ -465,3 +465,28 @@ def test_a_broken_model_of_the_users_own_is_an_error_with_a_cure(nltk_data):
     (nltk_data / "ortho_context.tab").unlink()
     with pytest.raises(UserError, match="unset NLTK_DATA"):
         segment("One. Two.")
+
+
+def test_auto_reads_each_text_in_its_own_language(sonarllm, tmp_path):
+    (tmp_path / "a.txt").write_text("Wir kommen am 3. Mai mit dem Zug, z. B. aus Wien. Es wird schön.", "utf-8")
+    (tmp_path / "b.txt").write_text("We met Dr. Smith at the station. It rained all day.", "utf-8")
+    told = sonarllm("segment", "--lang", "auto", tmp_path / "a.txt", tmp_path / "b.txt").out.splitlines()
+    assert told == [
+        "Wir kommen am 3. Mai mit dem Zug, z. B. aus Wien.",
+        "Es wird schön.",
+        "We met Dr. Smith at the station.",
+        "It rained all day.",
+    ]
+    assert next(iter(segment("Il gatto dorme. La porta è chiusa.", lang="auto"))).text == "Il gatto dorme."
+
+
+def test_segment_loads_no_torch(tmp_path):
+    (tmp_path / "a.txt").write_text("One. Two.")
+    code = "import sys; from sonarllm_cli.cli import sonarllm; sonarllm.main(sys.argv[1:], standalone_mode=False); "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "assert 'torch' not in sys.modules", "segment", "--lang", "auto", "a.txt"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "One.\nTwo.\n"), done.stderr

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sonarllm_cli.cli import main
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.decode import Search, decode_batch
-from sonarllm_cli.flow.embed_speech import embed_recordings, encode, load_speech
+from sonarllm_cli.flow.embed_speech import embed_recordings, encode_utterances, load_speech
 from sonarllm_cli.io.audio import Recording, resampled
 from sonarllm_cli.nets import fbank, speech
 from sonarllm_cli.nets.layers import plain_attend
@@ -99,16 +99,16 @@ def test_waves(name):
 def test_the_network_on_given_features(ears, name):
     frames = EXPECTED[f"fbank.{name}"]
     step_SF = frames[: len(frames) // 2 * 2].reshape(-1, fbank.FEATURES)
-    near(encode([step_SF], ears)[0], EXPECTED[f"embedding.{name}"], 1e-5)
+    near(encode_utterances([step_SF], ears)[0], EXPECTED[f"embedding.{name}"], 1e-5)
 
 
 @pytest.mark.parametrize("name", [*CLIPS, *(Path(name).name for name in FACTS["other"])])
 def test_end_to_end(ears, name):
-    near(encode([steps(name)], ears)[0], EXPECTED[f"embedding.{name}"], COARSE.get(name, 1e-4))
+    near(encode_utterances([steps(name)], ears)[0], EXPECTED[f"embedding.{name}"], COARSE.get(name, 1e-4))
 
 
 def test_fairseq2s_layout():
-    got_ND = encode([steps(name) for name in CLIPS], load_speech("small", RUNTIME))
+    got_ND = encode_utterances([steps(name) for name in CLIPS], load_speech("small", RUNTIME))
     for name, got_D, want_D in zip(CLIPS, got_ND, EXPECTED["small.embeddings"], strict=True):
         near(got_D, want_D, COARSE.get(name, 1e-4))
 
@@ -169,7 +169,7 @@ def test_seamless_layout_is_the_same_network(tmp_path):
 
 @pytest.mark.parametrize("lang", list(FACTS["speech_to_text"]))
 def test_texts_through_the_text_decoder(ears, space, lang):
-    vectors_ND = encode([steps(name) for name in CLIPS], ears)
+    vectors_ND = encode_utterances([steps(name) for name in CLIPS], ears)
     found = decode_batch(vectors_ND, lang, space, Search(max_tokens=28))
     assert [hyps[0].text for hyps in found] == FACTS["speech_to_text"][lang]
 
@@ -179,8 +179,8 @@ def test_texts_through_the_text_decoder(ears, space, lang):
 
 def test_a_padded_batch_is_what_each_is_alone(ears):
     everything = [steps(name) for name in CLIPS]
-    alone = torch.cat([encode([one], ears) for one in everything])
-    together = encode(everything, ears, batch_size=len(everything))
+    alone = torch.cat([encode_utterances([one], ears) for one in everything])
+    together = encode_utterances(everything, ears, batch_size=len(everything))
     near(together, alone, 2e-6 * alone.abs().max().item())
     near(together, EXPECTED["batch3_embeddings"], 1e-3)
 
@@ -345,7 +345,7 @@ def test_speech_is_found_and_embedded_an_utterance_a_row(ears):
     (first, second), length = block.heard, len(voice) / 16_000
     assert 0.8 < first.start < 1.2 and abs(first.end - 1 - length) < 0.4 and abs(second.start - 2 - length) < 0.3
     parts = [fbank.steps(part) for part in talk.cut([(h.start, h.end) for h in block.heard])]
-    near(block.embeddings_ND, encode(parts, ears), 2e-6)
+    near(block.embeddings_ND, encode_utterances(parts, ears), 2e-6)
     with pytest.raises(UserError, match=r"no speech in 1\.0 s"):
         raise next(embed_recordings([Recording(rest, 16_000)], ears)).failures[0]
 
@@ -487,9 +487,9 @@ def test_a_space_of_another_width_is_refused():
 
 def test_int8_and_bfloat16_hear_the_same():
     everything = [steps(name) for name in CLIPS if name != "pauses"]  # whose features are nearly equal in silence
-    want_ND = encode(everything, load_speech("ears", RUNTIME))
+    want_ND = encode_utterances(everything, load_speech("ears", RUNTIME))
     for dtype, least in (("bfloat16", 0.999), ("int8", 0.99)):
-        got_ND = encode(everything, load_speech("ears", choose("cpu", dtype)))
+        got_ND = encode_utterances(everything, load_speech("ears", choose("cpu", dtype)))
         assert torch.cosine_similarity(got_ND.float(), want_ND).min() > least
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import on_ranks
+from safetensors.torch import load_file
 
 from sonarllm_cli.data.clips import read_clips
 from sonarllm_cli.data.features import Features
@@ -98,7 +100,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(clips, tmp_path):
 def test_a_student_starts_from_an_encoder_that_is_there(clips, pooling):
     for init, width in ((PARITY / "w2v_bert_2", 32), (PARITY / "speech_encoder.fairseq1.pt", 64)):
         run = build({"kind": "sonar-speech", "run": {"init": str(init)}, "model": {"pooling": pooling}})
-        model = speech_task.begun(run, 64)
+        model = speech_task.starting_network(run, 64)
         assert (model.config.width, model.config.pooling, model.config.embedding) == (width, pooling, 64)
         assert torch.isfinite(model(torch.randn(2, 9, 160), torch.tensor([9, 5]))).all()
 
@@ -133,6 +135,16 @@ def test_a_student_that_spells_leaves_its_speller_behind(clips, tmp_path):
     assert not torch.equal(trainer.task.speller.proj.weight, before)
     heard = load_speech(str(tmp_path / "run" / "model"), choose("cpu", "float32"))
     assert not [name for name, _ in heard.net.named_parameters() if "speller" in name]
+
+
+def test_two_processes_learn_what_one_does(clips, tmp_path):
+    """With a speller, and features that both keep in one file."""
+    changes = {"loss": {"spell": 0.5, "contrast": 0.1}, "speech": {"keep": True, "batch_seconds": 2}}
+    run = settings(clips, **changes, optim={"steps": 4, "accumulate": 2})
+    Trainer(run, tmp_path / "1").run()
+    on_ranks(2, lambda: Trainer(run, tmp_path / "2").run())
+    one, two = (load_file(tmp_path / n / "model" / "model.safetensors") for n in "12")
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-3)
 
 
 def test_spelling_is_the_sum_over_all_alignments():
@@ -207,7 +219,7 @@ def test_clips_that_are_none(clips, caplog):
 
 def test_batches_hold_every_clip_once_and_no_more_than_their_seconds():
     seconds = np.random.default_rng(0).uniform(1, 10, 200)
-    found = speech_task.batches(list(seconds), 30, np.random.default_rng(1))
+    found = speech_task.clip_batches(list(seconds), 30, np.random.default_rng(1))
     assert sorted(np.concatenate(found)) == list(range(200))
     assert max(len(part) * seconds[part].max() for part in found) <= 30
     assert np.mean([seconds[part].sum() / (len(part) * seconds[part].max()) for part in found]) > 0.9

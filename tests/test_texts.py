@@ -87,6 +87,32 @@ def test_of_html_the_text_is_taken_by_its_ending_or_its_beginning(folder, monkey
     assert list(read_texts(["-"])) == [("-", TEXT)]
 
 
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ('<p title="a > b">One</p>', "One"),
+        ("1 < 2 and <b>3</b> &gt; 2 &amp; so", "1 < 2 and 3 > 2 & so"),
+        ("<script>if (a<b) x('<p>')</script>One<SCRIPT>two", "One"),
+        ("<!-- a > b --><p>One<!-- two", "One two"),
+        ("<p>One <a href='x>two</p> three", "One two\n\nthree"),
+        ("<p>One <a href=x", "One <a href=x"),
+        ("<?xml version='1'?><!DOCTYPE html>One<br/>two<hr>", "One\ntwo"),
+        ("One &#" + "9" * 5000 + "; two", "One \ufffd two"),
+        ("<svg/>One<svg><svg>no</svg>no</svg> two", "One two"),
+    ],
+)
+def test_of_html_what_nothing_closes_stays_text(source, text):
+    assert html_text(source).strip() == text
+
+
+@pytest.mark.parametrize(
+    "unit", ["<", "<!--", "<a ", '<a b="', "<a b='x", "</", "<!", "<?", "&", "&#", "<script>", "<![CDATA[", "<b><a "]
+)
+@pytest.mark.parametrize("end", ["", ">", '">'])
+def test_a_hostile_page_takes_time_as_its_length(unit, end):
+    html_text("<html>" + unit * (400_000 // len(unit)) + end)  # with the standard library's parser, minutes and hours
+
+
 def test_text_that_speaks_of_html_stays_as_it_is(folder):
     (folder / "a.md").write_text("Write <html> first.\n" + "<!-- a -->" * 40 + "<p>", "utf-8")
     (folder / "b.txt").write_text("<!-- a -->" * 40 + "<p>", "utf-8")  # neither slow

@@ -48,7 +48,8 @@ def test_the_pieces_are_the_document(text, kind):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("1\n00:01 --> 00:02\na\n", "line 2: broken times"), ("no times\n", "there is no time")]
+    ("text", "says"),
+    [("1\n00:01 --> 00:02\na\n", "line 2: broken times"), ("no times\n", "there is no time in subtitles")],
 )
 def test_broken_subtitles_are_refused(text, says):
     with pytest.raises(UserError, match=says):
@@ -77,3 +78,36 @@ def test_the_command_knows_subtitles_by_their_ending(tmp_path, home, sonarllm):
     assert "00:00:04,000 --> 00:00:07,200" in done.out and "It is cold" not in done.out, done.err
     done = run("bad.srt")
     assert done.returncode == 2 and "broken times" in done.err
+
+
+def test_several_files_go_into_a_folder_and_a_bad_one_is_left_out(tmp_path, home, sonarllm):
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (tmp_path / "in/a.srt").write_text(SRT, "utf-8")
+    (tmp_path / "in/bad.srt").write_text("1\n00:01 --> 2\nx\n", "utf-8")
+    (tmp_path / "in/deep/b.md").write_text("# One\n\n```\ncode\n```\n", "utf-8")
+    options = ("-m", "tiny", "--max-tokens", "5", "-o", tmp_path / "out")
+    done = sonarllm("translate", tmp_path / "in", *options)
+    assert done.returncode == 1 and done.err.count("bad.srt, line 2: broken times") == 1
+    assert {str(f.relative_to(tmp_path / "out")) for f in (tmp_path / "out").rglob("*.*")} == {"a.srt", "deep/b.md"}
+    assert "00:00:04,000 --> 00:00:07,200" in (tmp_path / "out/a.srt").read_text("utf-8")
+    assert "\n\n```\ncode\n```\n" in (tmp_path / "out/deep/b.md").read_text("utf-8")
+    alone = sonarllm("translate", tmp_path / "in/a.srt", *options[:4])
+    assert alone.out == (tmp_path / "out/a.srt").read_bytes().decode()
+
+
+@pytest.mark.parametrize(
+    ("files", "out", "says"),
+    [
+        (["in/a.txt", "in/b.txt"], None, "into a folder; name it with -o FOLDER"),
+        (["in"], "in", "would be written over"),
+        (["in/a.txt", "a.txt"], "out", "two files are named a.txt"),
+    ],
+)
+def test_a_translation_is_never_written_over_another_text(tmp_path, home, sonarllm, monkeypatch, files, out, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for name in ("in/a.txt", "in/b.txt", "a.txt"):
+        (tmp_path / name).write_text("One.", "utf-8")
+    done = sonarllm("translate", *files, "-m", "tiny", *(["-o", out] if out else []))
+    assert done.returncode == 2 and says in done.err and not (tmp_path / "out").exists()
+    assert (tmp_path / "in/a.txt").read_text() == "One."

@@ -13,7 +13,7 @@ from test_train import concept, corpus, sonar, trained  # noqa: F401
 from sonarllm_cli.cli import main
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.learn import watch
-from sonarllm_cli.learn.curves import plot, read_curves
+from sonarllm_cli.learn.curves import plot_runs, read_curves
 from sonarllm_cli.learn.loop import Trainer
 
 
@@ -74,7 +74,7 @@ def test_a_terminal_gets_a_bar(corpus, tmp_path, monkeypatch):  # noqa: F811
 
 
 def test_the_matrix_rate_is_a_rate():
-    assert 1e6 < watch.matrix_rate(torch.device("cpu"), torch.float32, size=64, seconds=0.01) < 1e14
+    assert 1e6 < watch.peak_rate(torch.device("cpu"), torch.float32, size=64, seconds=0.01) < 1e14
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_runs_are_drawn(runs, tmp_path, capsys, ending):
 def test_without_matplotlib_or_figures_the_cure_is_named(runs, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match="pip install matplotlib"):
-        plot(runs, tmp_path / "x.png")
+        plot_runs(runs, tmp_path / "x.png")
     with pytest.raises(UserError, match=r"holds no metrics\.jsonl"):
-        plot([tmp_path], tmp_path / "x.png")
+        plot_runs([tmp_path], tmp_path / "x.png")
     with pytest.raises(UserError, match="is no picture"):
-        plot(runs, tmp_path / "x.gif")
+        plot_runs(runs, tmp_path / "x.gif")

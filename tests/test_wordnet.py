@@ -3,7 +3,7 @@
 import pytest
 from nltk.translate.meteor_score import single_meteor_score
 
-from sonarllm_cli.score.wordnet import NoSynonyms, read
+from sonarllm_cli.score.wordnet import NoSynonyms, read_wordnet
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 
 def test_synonyms_count_where_wordnet_has_them(folder):
-    found = read(folder)
+    found = read_wordnet(folder)
     assert {lemma.name() for synset in found.synsets("cars") for lemma in synset.lemmas()} == {"car", "auto"}
     texts = ["the", "auto", "stops"], ["the", "car", "stops"]
     with_them, without = (single_meteor_score(*texts, wordnet=w) for w in (found, NoSynonyms()))
@@ -28,4 +28,4 @@ def test_synonyms_count_where_wordnet_has_them(folder):
 
 
 def test_a_folder_without_wordnet_is_none(tmp_path):
-    assert read(tmp_path) is None
+    assert read_wordnet(tmp_path) is None

@@ -87,7 +87,7 @@ def align(batch: list[Row]) -> list[Pair]:
     for row in batch:
         code = row["lang"]
         short = max(len(row["en"].split()), len(row[code].split())) <= 12
-        out += [(row["en"], row[code], resolve(code))] if short else corpus.align(row, row["id"], ENGLISH)
+        out += [(row["en"], row[code], resolve(code))] if short else corpus.aligned_sentences(row, row["id"], ENGLISH)
     return [p for p in out if all(0 < len(side.split()) <= WORDS for side in p[:2])]
 
 

@@ -25,10 +25,10 @@ import torch
 
 from ..errors import UserError
 from ..io.vectors import read_embeddings
-from ..use.align import MOST, Document, align
-from ..use.align import f1 as score
+from ..use.align import MOST, Spans, align
+from ..use.align import strict_f1 as score
 from ..use.mine import candidates
-from ..use.neighbours import BLOCK, Mutual, mutual, nearest, unit
+from ..use.neighbours import BLOCK, Mutual, mutual, nearest_rows, unit
 from ..use.sides import open_vectors, unit_blocks
 from .timing import Timing, clock, side_by_side
 
@@ -76,7 +76,7 @@ def bench_search(wish: SearchWish) -> dict[str, Any]:
         query_QD = _queries(path, wish)
         found: dict[str, np.ndarray] = {}
         runs: dict[str, Callable[[], None]] = {
-            "ours": _keeping(found, "ours", lambda: nearest(query_QD, unit_blocks(side), wish.k)[1].numpy())
+            "ours": _keeping(found, "ours", lambda: nearest_rows(query_QD, unit_blocks(side), wish.k)[1].numpy())
         }
         if path.endswith(".npy"):
             runs["numpy"] = _keeping(found, "numpy", lambda: by_numpy(query_QD.numpy(), path, wish.k))
@@ -129,7 +129,7 @@ def bench_align(count: int, dim: int = 1024, seed: int = 0) -> dict[str, Any]:
         a_ND = random.standard_normal((size, dim), np.float32)
         kept = np.flatnonzero(random.random(size) > 0.1)
         b_MD = a_ND[kept] + NOISE * random.standard_normal((len(kept), dim), np.float32)
-        one, other = (Document(_joined(value_ND)) for value_ND in (a_ND, b_MD))
+        one, other = (Spans(_joined(value_ND)) for value_ND in (a_ND, b_MD))
         wall, processor = time.perf_counter(), time.process_time()
         found = align(one, other)
         seconds, spent = time.perf_counter() - wall, time.process_time() - processor

@@ -4,7 +4,7 @@ The step of `bench train` (see bench/step.py), its documents shared out, in thre
 where they are, gradients added up after the backward pass in messages of 64 MiB (the plain way), and gradients added up
 while it computes, as `train` does. A process waits from its last gradient to the end of the sum.
 
-    report = measure(BenchTrain(documents=8), 2)
+    report = measure_processes(BenchTrain(documents=8), 2)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..learn.ranks import Ranks, last_of_step
 from ..nets.sonar import SonarDecoder
 from ..nets.sonar_llm import SonarLLM
 from ..runtime import choose
-from .step import BenchTrain, Micro, build, micro_batches, our_loss
+from .step import BenchTrain, Micro, micro_batches, networks, our_loss
 from .timing import now
 
 WAYS = ("apart", "after", "during")
@@ -72,7 +72,7 @@ def time_steps(setup: BenchTrain) -> dict[str, Any]:
     """This process' part of the measurement: of each way the median seconds of a step and those spent waiting."""
     torch.set_num_threads(setup.threads)
     ranks = Ranks(setup.device)
-    model, decoder = build(setup, choose(str(ranks.device), "float32").device)
+    model, decoder = networks(setup, choose(str(ranks.device), "float32").device)
     step = micro_batches(setup, decoder.config.vocab_size, decoder.config.embedding)[ranks.rank :: ranks.count]
     objective, last = ranks.replicated(Objective(model, decoder)), [0.0]
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -108,7 +108,7 @@ def time_steps(setup: BenchTrain) -> dict[str, Any]:
     }
 
 
-def measure(setup: BenchTrain, count: int) -> dict[str, Any]:
+def measure_processes(setup: BenchTrain, count: int) -> dict[str, Any]:
     """`time_steps` in `count` processes of this machine. RunError where one fails."""
     if setup.documents < count * setup.micro:
         raise UserError(

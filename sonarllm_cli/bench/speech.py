@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..flow.embed_speech import SpeechModel, encode, load_speech
+from ..flow.embed_speech import SpeechModel, encode_utterances, load_speech
 from ..io.audio import RATE
 from ..nets import fbank
 from ..nets.speech import SpeechConfig, SpeechEncoder, speech_flops
@@ -53,7 +53,7 @@ def bench_speech(wish: SpeechWish) -> dict[str, Any]:
     found: dict[str, Tensor] = {}
 
     def heard(name: str, model: SpeechModel, size: int | None) -> Callable[[], None]:
-        return lambda: found.update({name: encode(steps, model, size).float().cpu()})
+        return lambda: found.update({name: encode_utterances(steps, model, size).float().cpu()})
 
     runs: dict[str, Callable[[], Any]] = {"features": lambda: [fbank.steps(wave) for wave in waves] and None}
     for dtype, model in models.items():

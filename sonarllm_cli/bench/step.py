@@ -35,7 +35,7 @@ from ..errors import RunError, UserError
 from ..learn import optim
 from ..learn.losses import sentences_nll
 from ..learn.recipe import Optim
-from ..learn.watch import matrix_rate, peak_memory
+from ..learn.watch import most_memory, peak_rate
 from ..nets.layers import sinusoid_TM
 from ..nets.sonar import DecoderLayer, SonarConfig, SonarDecoder
 from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
@@ -112,7 +112,7 @@ def micro_batches(setup: BenchTrain, vocab_size: int, dim: int) -> list[Micro]:
     return out
 
 
-def build(setup: BenchTrain, device: torch.device) -> tuple[SonarLLM, SonarDecoder]:
+def networks(setup: BenchTrain, device: torch.device) -> tuple[SonarLLM, SonarDecoder]:
     """A concept model of the size called 100M and a frozen decoder of the published width and vocabulary."""
     torch.manual_seed(setup.seed)
     space = SonarConfig(decoder_layers=setup.decoder_layers, vocab_size=setup.vocab_size)
@@ -125,7 +125,8 @@ def build(setup: BenchTrain, device: torch.device) -> tuple[SonarLLM, SonarDecod
 
 
 def our_loss(model: SonarLLM, decoder: SonarDecoder, step: Sequence[Micro]) -> Tensor:
-    """As `learn` computes it, over all documents of the step at once, sentences of like length together."""
+    """As `learn` computes it, over all documents of the step at once, sentences of like length together; through the
+    decoder in the dtype that its weights have, whatever the body's products are cast to."""
     device = decoder.embed.weight.device
     predicted, ids, scale = [], [], []
     for micro in step:
@@ -134,7 +135,8 @@ def our_loss(model: SonarLLM, decoder: SonarDecoder, step: Sequence[Micro]) -> T
         ids += targets
         scale += [1 / len(step) / sum(len(t) for t in targets)] * len(targets)  # lang, words, two `</s>`
     scale_N = torch.tensor(scale, device=device)
-    return sentences_nll(decoder.eval(), ids, torch.cat(predicted), scale_N, reference=True)[0]
+    with torch.autocast(device.type, enabled=False):
+        return sentences_nll(decoder.eval(), ids, torch.cat(predicted), scale_N, reference=True)[0]
 
 
 def published_loss(model: SonarLLM, decoder: PublishedDecoder, micro: Micro) -> Tensor:
@@ -212,10 +214,12 @@ class PublishedLayer(nn.Module):
 def measure(setup: BenchTrain, which: str) -> dict[str, Any]:
     """Steps of one of the two in this process: seconds of each, peak bytes, the loss with dropout off."""
     runtime = choose(setup.device, setup.dtype, setup.threads)
-    model, decoder = build(setup, runtime.device)
+    model, decoder = networks(setup, runtime.device)
     device = decoder.embed.weight.device
     step = micro_batches(setup, decoder.config.vocab_size, decoder.config.embedding)
     published = PublishedDecoder(decoder).to(device)
+    if which == "ours":
+        decoder.to(runtime.dtype)  # frozen, it is kept in the dtype of its products
     optimizers = optim.optimizers(model, Optim())
 
     def backward() -> float:
@@ -244,11 +248,11 @@ def measure(setup: BenchTrain, which: str) -> dict[str, Any]:
         optimizers[0].step()
         seconds.append(now(device) - began)
     facts: dict[str, Any] = {"seconds": sorted(seconds)[len(seconds) // 2], "loss": loss}
-    facts["device"], facts["peak_bytes"] = name_of(device), peak_memory(device)
+    facts["device"], facts["peak_bytes"] = name_of(device), most_memory(device)
     facts["sentences"] = sum(len(body) - 1 for micro in step for body in micro.ids)
     facts["sentences_s"] = facts["sentences"] / facts["seconds"]
     facts["flops"] = counter.get_total_flops()
-    facts["peak_share"] = facts["flops"] / facts["seconds"] / matrix_rate(device, runtime.dtype)
+    facts["peak_share"] = facts["flops"] / facts["seconds"] / peak_rate(device, runtime.dtype)
     return facts
 
 

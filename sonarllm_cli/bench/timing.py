@@ -87,7 +87,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, rounds
     """Operations a second of PyTorch's own product: of `PRODUCT`'s shape, the median; on a GPU, which that would not
     fill, of a large square."""
     if device.type == "cuda":
-        return watch.matrix_rate(device, dtype)
+        return watch.peak_rate(device, dtype)
     N, I, O = PRODUCT
     x, weight = (torch.randn(n, I, device=device).to(dtype) for n in (N, O))
     with torch.inference_mode():

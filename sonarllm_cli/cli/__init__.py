@@ -48,7 +48,7 @@ Examples:
 """
 
 
-class Lazy(click.Group):
+class LazyGroup(click.Group):
     """Commands by name; a mistyped one gets the nearest."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -71,7 +71,7 @@ class Lazy(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=Lazy, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sonarllm")
 def sonarllm() -> None:
     """Concept-level language models: read and write whole sentences as vectors."""

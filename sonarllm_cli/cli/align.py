@@ -63,7 +63,7 @@ def align(
     space = functools.cache(lambda: load_space(compute.model, compute.runtime))
     sides = []
     for path, own, given, name in ((a, lang, vectors_a, "a"), (b, to_lang, vectors_b, "b")):
-        sentences = aligning.sentences_of(path, own, lines)
+        sentences = aligning.read_sentences(path, own, lines)
         embed = aligning.read_vectors(*given) if given else _embedding(space, own, compute.batch_size)
         if write_vectors:
             embed = aligning.writing_vectors(embed, write_vectors, name)

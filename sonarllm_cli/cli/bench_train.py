@@ -49,7 +49,7 @@ def train(
     Example:
       sonarllm bench train --documents 1 --micro-batch 1 --decoder-layers 1 --steps 1
     """
-    from ..bench.processes import measure
+    from ..bench.processes import measure_processes
     from ..bench.step import BenchTrain, compare
 
     setup = BenchTrain(
@@ -65,7 +65,7 @@ def train(
         seed=seed,
     )
     if nproc > 1:
-        _processes(measure(setup, nproc), as_json)
+        _processes(measure_processes(setup, nproc), as_json)
         return
     found = compare(setup)
     if as_json:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..errors import UserError
+from ..errors import RunError, UserError
 from . import complete
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
 
+LEAST_MEMORY = 1 << 30  # bytes of address space; under 0.9 GB PyTorch's build for CPUs was seen to abort or hang
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
@@ -78,6 +79,7 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def wrapped(batch_size: str, **values: Any) -> Any:
+        check_room()
         own = {name: values.pop(name) for name in ("model", "device", "dtype", "seed", "quiet")}
         return command(compute=Compute(batch_size=_batch(batch_size), **own), **values)
 
@@ -103,6 +105,19 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         wrapped = option(wrapped)
     return quiet_options(wrapped)
+
+
+def check_room() -> None:
+    """RunError where `ulimit -v` leaves less than PyTorch takes: its libraries then abort as they load, in words of
+    their own, or never end."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_MEMORY:
+        message = f"out of memory: ulimit -v allows {limit >> 20:,} MiB, and PyTorch alone takes about as much"
+        raise RunError(message, f"allow {LEAST_MEMORY >> 20:,} MiB or more: ulimit -v {LEAST_MEMORY >> 10}")
 
 
 def _batch(text: str) -> int | None:

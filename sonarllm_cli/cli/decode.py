@@ -33,7 +33,9 @@ from .common import (
 )
 @click.option("--num-return", default=1, show_default=True, help="Texts for each embedding.")
 @click.option("--column", default="", metavar="NAME", help="What holds the embeddings; else embedding, or LCM's own.")
-@click.option("--dim", type=click.IntRange(1), metavar="N", help="Width of .emb: raw float32 (LASER's 1024).")
+@click.option(
+    "--dim", type=click.IntRange(1), metavar="N", help="Width of .emb (raw float32; LASER's 1024), or of - if raw."
+)
 @json_option
 @output_option
 @compute_options

@@ -77,8 +77,11 @@ words_option: Option = click.option(
     "--words", type=Words(), default="1-30", show_default=True, help="Of the (English) sentences that are taken."
 )
 out_option: Option = click.option("--out-of-english", is_flag=True, help="Translate out of English, not into it.")
+most_option: Option = click.option(
+    "--max-sentences", type=click.IntRange(1), help="Of each continuation; as many as the text has if not given."
+)
 # what `score.tasks.evaluate` takes of them
-TAKEN = ("beam", "rules", "sampling", "tokenizer", "words", "out_of_english")
+TAKEN = ("beam", "rules", "sampling", "tokenizer", "words", "out_of_english", "max_sentences")
 CONTINUES: tuple[Option, ...] = (*WRITES, no_repeat_option)  # a summary never repeats a sentence
 
 
@@ -125,7 +128,7 @@ def task_options(
             "limit": limit,
             "seed": compute.seed or 0,
             "seeds": seeds,
-            **{name: values.pop(name) for name in TAKEN if name in values},
+            **{name: value for name in TAKEN if (value := values.pop(name, None)) is not None},
         }
         if values.pop("no_repeat", False):
             options["rules"]["no_repeat"] = True
@@ -195,10 +198,12 @@ def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @evaluate.command(short_help="Find each text's translation by its embedding")
 @click.option("--plus", metavar="FILE", help="More English candidates, one a line: xsim++'s altered sentences.")
+@click.option("--types", metavar="FILE", help='JSON of each altered sentence\'s type: {SENTENCE: {"errtype": TYPE}}.')
 @_pair_options
-def xsim(options: dict[str, Any], plus: str | None) -> dict[str, Any]:
+def xsim(options: dict[str, Any], plus: str | None, types: str | None) -> dict[str, Any]:
     """How often a text's translation is not its nearest neighbour, of pairs. With --plus also among altered sentences
-    (xsim++: LASER's eng_Latn_augmented.devtest for FLORES).
+    (xsim++: LASER's eng_Latn_augmented.devtest for FLORES): then errors are told by kind, misaligned with another
+    text's translation or altered, and with --types how.
 
     \b
     Example:
@@ -208,8 +213,12 @@ def xsim(options: dict[str, Any], plus: str | None) -> dict[str, Any]:
     from ..score import spaces, tasks
 
     candidates = [row.text for row in read_lines(plus)] if plus else []
-    result = tasks.evaluate("xsim", run=functools.partial(spaces.xsim_errors, plus=candidates), **options)
-    result["settings"] |= {"plus": plus} if plus else {}
+    if types and not plus:
+        raise UserError("--types are those of altered sentences", "give them with --plus FILE")
+    named = spaces.altered_types(types) if types else None
+    run = functools.partial(spaces.xsim_errors, plus=candidates, types=named)
+    result = tasks.evaluate("xsim", run=run, **options)
+    result["settings"] |= {"plus": plus, **({"types": types} if types else {})} if plus else {}
     return result
 
 
@@ -248,8 +257,10 @@ _task(
 _task(
     "generate",
     "Continue a text: repetition, first sentence",
-    "A text continued from two sentences: repetition, and ROUGE-L and METEOR of the first written. Takes documents.",
+    "A text continued from two sentences: repetition, and ROUGE-L and METEOR of the first written; --json has texts to "
+    "read. Takes documents.",
     "--data examples/documents.jsonl --limit 2",
+    (*CONTINUES, most_option),
 )
 _task(
     "nlg",
@@ -262,34 +273,75 @@ _task(
 )
 
 
-def _show_table(result: dict[str, Any], out: TextIO) -> None:
+def _show_extracts(result: dict[str, Any], out: TextIO) -> None:
     from ..score.extracts import table
 
     figures = result["figures"]
     for row in table(figures):
         print(f"{row[0]:8}", *(f"{cell:>10}" for cell in row[1:]), file=out)
     print(f"{figures['texts']:g} texts of {figures['sentences a text']:g} sentences", file=out)
+    if trial := {name: value for name, value in figures.items() if name.startswith("one sentence, ")}:
+        print("\nROUGE-L of one sentence", file=out)
+        show_figures({"figures": {name.partition(", ")[2]: value for name, value in trial.items()}}, out)
 
 
-def _extract(options: dict[str, Any]) -> dict[str, Any]:
+@evaluate.command("extract", short_help="Choose a text's own sentences, or write: ways side by side")
+@click.option(
+    "--write",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Texts of which the model, if it can, also writes a summary.",
+)
+@functools.partial(task_options, own=(), show=_show_extracts)
+def extract(options: dict[str, Any], write: int) -> dict[str, Any]:
     """Ways to choose a text's own sentences: ROUGE-1, -2, -L of one, two and three against its summary. Beside what
     `summarize --extract` does (words): chance, the first sentences (Lead), embeddings in the place of words (vectors),
     both, the weight of position fitted on half of the texts and scored on the other, and the best choice, by looking.
     Takes documents with "summary", several "summaries", or a title.
 
+    Then, of N texts, what is had in one sentence by extracting, by writing, by what `summarize` does (default: extracts
+    where the text is unfamiliar, or what was written takes up too small a share of its words), by other shares, and by
+    the share that is best on half of the texts, on the other half (chosen).
+
     \b
     Example:
-      sonarllm evaluate extract --data examples/documents.jsonl
+      sonarllm evaluate extract --data examples/documents.jsonl --write 2
     """
     from ..score.extracts import extraction
     from ..score.tasks import evaluate as score
 
-    return score("extract", run=extraction, **options)
+    result = score("extract", run=functools.partial(extraction, written=write), **options)
+    result["settings"]["write"] = write
+    return result
 
 
-evaluate.command("extract", short_help="Choose a text's own sentences: ways side by side")(
-    task_options(_extract, (), _show_table)
+@evaluate.command(short_help="Tell foreign text from a space's own field")
+@click.option(
+    "--foreign",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(),
+    help='Texts of other kinds: {"text", "kind"}; may be given again.',
 )
+@_pair_options
+def familiar(options: dict[str, Any], foreign: tuple[str, ...]) -> dict[str, Any]:
+    """How well a space tells text of its field (--data, documents) from text of other kinds (--foreign): the area under
+    the ROC curve, in per cent (50: not at all), of the bits a byte by which it reconstructs a text, for all and for
+    each kind; and, of a model that writes, how much of each it takes for its own.
+
+    \b
+    Example:
+      sonarllm evaluate familiar --data examples/documents.jsonl --foreign examples/foreign.jsonl
+    """
+    from ..score.field import fields
+    from ..score.tasks import evaluate as score
+
+    if not foreign:
+        raise UserError("no foreign text to tell from the field", "name it: --foreign examples/foreign.jsonl")
+    options["data"] = [*options["data"], *foreign]  # both are hashed
+    return score("familiar", run=functools.partial(fields, foreign=foreign), **options)
 
 
 @evaluate.command(short_help="Align documents whose pairs are known")
@@ -391,7 +443,7 @@ def scaling(
         raise UserError("no points to fit", "name run folders, or --points FILE, one of both")
     found = laws.scaling(laws.points_of_file(points) if points else laws.points_of_runs(runs, figure))
     if plot_file:
-        atomic_write(plot_file, laws.drawn(found, figure or "loss"))
+        atomic_write(plot_file, laws.drawing_of(found, figure or "loss"))
     with open_output(output) as out:
         if as_json:
             record = {"laws": found, "figure": figure, "command": shlex.join(["sonarllm", *sys.argv[1:]])}

@@ -13,6 +13,7 @@ import click
 from ..errors import printable
 from . import complete
 from .common import json_option, line
+from .export import export
 
 name_argument = click.argument("name", shell_complete=complete.models)
 dtype_option = click.option(
@@ -24,7 +25,7 @@ debug_option = click.option("--debug", is_flag=True, expose_value=False, help="S
 
 @click.group()
 def models() -> None:
-    """List, import, fetch, publish and remove models.
+    """List, import, fetch, export, publish and remove models.
 
     \b
     Example:
@@ -178,6 +179,8 @@ def push(model: str, repo: str, private: bool) -> None:
     print(push(model, repo, private=private, say=lambda text: click.echo(text, err=True)))
 
 
+models.add_command(export)
+
 # ---------------------------------------------------------------------------------------------- import
 
 
@@ -323,7 +326,7 @@ def import_mutox(name: str, **options: Any) -> Path:
         type=click.Choice(["laser", "sonar-space"]),
         default="laser",
         show_default=True,
-        help="Lower-case texts, as LASER does, or not.",
+        help="Normalise punctuation and lower-case texts, as LASER does, or not.",
     ),
 )
 def import_laser2(name: str, **options: Any) -> Path:

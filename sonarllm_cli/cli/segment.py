@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from .common import Failures, json_option, lang_option, line, output_option, quiet_options, texts_or_recordings
+from . import complete
+from .common import Failures, json_option, line, output_option, quiet_options, text_lang_option, texts_or_recordings
 
 if TYPE_CHECKING:
     from ..io.audio import Recording
@@ -14,8 +15,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[FILE|DIR|-]…")
-@lang_option
-@click.option("-m", "--model", default="mini", show_default=True, help="Cut sentences over this model's limit.")
+@text_lang_option
+@click.option(
+    "-m",
+    "--model",
+    default="mini",
+    show_default=True,
+    help="Cut sentences over this model's limit.",
+    shell_complete=complete.models,
+)
 @click.option("--max-chars", type=int, help="Cut sentences over this length instead.")
 @click.option("--max-seconds", default=30.0, show_default=True, help="Of a recording: cut longer utterances at pauses.")
 @click.option(
@@ -57,6 +65,7 @@ def segment(
     """
     from functools import cache
 
+    from ..flow.language import AUTO, language_of
     from ..flow.segment import segment_stream
     from ..io.files import open_output, read_text
     from ..tokens import fitting
@@ -71,8 +80,9 @@ def segment(
                 with failures.told():
                     _show_utterances(text, file, max_seconds, as_json, out)
                 continue
+            own = language_of(text, lang) if lang == AUTO else lang
             for s in segment_stream(
-                [text], lang=lang, max_chars=max_chars, fits=fits(), newline=newline, abbreviations=words
+                [text], lang=own, max_chars=max_chars, fits=fits(), newline=newline, abbreviations=words
             ):
                 record = {"text": s.text, "file": file, "start": s.start, "end": s.end}
                 print(line(record) if as_json else s.flat, file=out)

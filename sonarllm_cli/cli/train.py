@@ -10,7 +10,7 @@ import click
 
 from ..errors import UserError
 from . import complete
-from .common import quiet_options
+from .common import check_room, quiet_options
 from .launch import is_first, launch
 
 
@@ -69,6 +69,7 @@ def train(
     if nproc > 1 and "RANK" not in os.environ:
         launch(nproc, words)  # the same command, which RANK then tells what to do
         return
+    check_room()
     from ..learn.loop import Trainer
     from ..runtime import choose, set_up_logging
 
@@ -102,7 +103,7 @@ def _places(named: str, output: str | None, resume: bool) -> tuple[str, Path | N
 def _plot(runs: tuple[str, ...], out: str) -> None:
     if not runs:
         raise UserError("no run to plot", "name run folders: sonarllm train --plot runs/a runs/b -o curves.png")
-    from ..learn.curves import plot
+    from ..learn.curves import plot_runs
 
-    plot([Path(run) for run in runs], Path(out))
+    plot_runs([Path(run) for run in runs], Path(out))
     click.echo(out)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
-from .common import Compute, compute_options, file_argument, lang_option, output_option, search_options
+from ..errors import UserError
+from .common import Compute, compute_options, files_argument, lang_option, output_option, search_options
 
 
 @click.command()
-@file_argument
+@files_argument
 @lang_option
 @click.option("--to", "to_lang", default="eng_Latn", show_default=True, help="Language to write.")
 @click.option("--bilingual", is_flag=True, help="Each block, then its translation.")
@@ -24,7 +26,7 @@ from .common import Compute, compute_options, file_argument, lang_option, output
 @output_option
 @compute_options
 def translate(
-    file: str,
+    files: tuple[str, ...],
     lang: str,
     to_lang: str,
     bilingual: bool,
@@ -33,29 +35,56 @@ def translate(
     output: str | None,
     compute: Compute,
 ) -> None:
-    """Translate a document, sentence by sentence through a space. Blank lines, list marks, Markdown's marks and code,
-    and the times of subtitles (.srt, .vtt) stay as they are.
+    """Translate documents, sentence by sentence through a space. Blank lines, list marks, Markdown's marks and code,
+    and the times of subtitles (.srt, .vtt) stay as they are; of HTML its text is translated.
+
+    Several files, and the texts and subtitles of a DIR, are written to the folder -o, each under its own name. One that
+    can't be read is left out, told, and makes the exit code 1.
 
     \b
     Example:
       sonarllm translate examples/lettera.txt --lang it --to en
       sonarllm translate examples/subtitles.srt --lang fr --to en --bilingual
     """
+    import os
+
     from ..flow.decode import Search
-    from ..io.files import open_output, read_text, text_ending
+    from ..io.files import open_output
     from ..languages import resolve
-    from ..use.translate import pieces, translator
+    from ..use.translate import documents, read_document, translator
     from ..use.translate import translate as translated
     from ..weights.loaded import load_space
 
     resolve(lang), resolve(to_lang)
-    text = read_text(file)
-    ending = f".{kind}" if kind else "" if file == "-" else text_ending(file)
-    ending = ending if ending in (".srt", ".vtt", ".md") else ""
-    list(pieces(text, ending))  # broken times are told before anything is loaded
+    many = len(files) > 1 or any(map(os.path.isdir, files))
+    if many and output in (None, "-"):
+        raise UserError("several files are translated into a folder", "name it with -o FOLDER")
+    places: list[tuple[str, Any]] = documents(files, output or "") if many else [(files[0] if files else "-", output)]
+    failed = 0
+
+    def read(name: str) -> tuple[str, str] | None:
+        nonlocal failed
+        try:
+            return read_document(name, f".{kind}" if kind else "")
+        except UserError as error:
+            if not many:
+                raise
+            print(f"sonarllm: {error}", file=sys.stderr)
+            failed += 1
+            return None
+
+    first = read(places[0][0])  # its faults are told before anything is loaded
     space = load_space(compute.model, compute.runtime)
     own, to = (resolve(name, space.tokenizer.langs) for name in (lang, to_lang))
     run = translator(space, own, to, Search(**search), compute.batch_size)
-    with open_output(output) as out:
-        for part in translated(text, run, lang=own, kind=ending, space=space, bilingual=bilingual):
-            print(part, end="", file=out, flush=True)
+    for i, (name, place) in enumerate(places):
+        found = read(name) if i else first
+        if found is None:
+            continue
+        if many:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        with open_output(place) as out:
+            for part in translated(found[0], run, lang=own, kind=found[1], space=space, bilingual=bilingual):
+                print(part, end="", file=out, flush=True)
+    if failed:
+        raise click.exceptions.Exit(1)

@@ -1,7 +1,7 @@
 """Training text: documents and parallel pairs on disk → token ids in memory.
 
 Documents are records `{"title": …, "paragraphs": [[block, …], …]}` or `{"text": …}`, pairs are
-`{"lang": "it", "en": …, "it": …}`, in any form that `sources.py` reads. Blocks are segmented into sentences.
+`{"lang": "it", "en": …, "it": …}`, in any form that `records.py` reads. Blocks are segmented into sentences.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def document_sentences(row: tuple[str, dict[str, Any]], lang: str) -> tuple[str,
     return record.get("title") or "", [s for block in blocks(record, place) for s in block_sentences(block, lang)]
 
 
-def align(row: dict[str, Any], place: str, lang: str) -> list[tuple[str, str, str]]:
+def aligned_sentences(row: dict[str, Any], place: str, lang: str) -> list[tuple[str, str, str]]:
     """A parallel row → (English, other, language) a sentence where both sides have as many, else the whole block."""
     code = row.get("lang", "")
     if not isinstance(row.get("en"), str) or not isinstance(row.get(code), str):
@@ -103,7 +103,7 @@ def align(row: dict[str, Any], place: str, lang: str) -> list[tuple[str, str, st
 
 
 def _align_all(rows: list[tuple[str, dict[str, Any]]], lang: str) -> list[tuple[str, str, str]]:
-    return [pair for place, row in rows for pair in align(row, place, lang)]
+    return [pair for place, row in rows for pair in aligned_sentences(row, place, lang)]
 
 
 def _documents_all(rows: list[tuple[str, dict[str, Any]]], lang: str) -> list[tuple[str, list[str]]]:

@@ -57,12 +57,15 @@ class _Documents(Datasource):
         return False
 
     def _read(self) -> Iterator[pa.Table]:
+        before = os.getcwd()
         os.chdir(self.folder)  # names of inputs are in places, and places in shards
         try:
             for number, rows in store.split(self.inputs, self.shard_documents):
                 yield _block(number, len(rows), json.dumps(rows, default=str).encode())
         except UserError as error:
             yield _block(fault=_packed(error))
+        finally:
+            os.chdir(before)
 
 
 def _block(number: int = 0, documents: int = 0, rows: bytes = b"", fault: str = "") -> pa.Table:
@@ -114,10 +117,10 @@ def embed_on_ray(
 ) -> dict[str, Any]:
     """Every document of `inputs` into the store `folder`; → its manifest.
 
-    A Ray that runs already in this process, or at `address`, is used; else one is started here, for as long as this
-    takes. Workers have a GPU each, or `cores` cores where there is none or the embedder's device is "cpu"; there are at
-    first as many as there is room for, more where the cluster grows, fewer where there is little to do, and at most
-    `workers`. `shown` is told of progress.
+    A Ray that runs already in this process, or at `address` (or $RAY_ADDRESS), is used; else one is started here, for
+    as long as this takes. Workers have a GPU each, or `cores` cores where there is none or the embedder's device is
+    "cpu"; there are at first as many as there is room for, more where the cluster grows, fewer where there is little to
+    do, and at most `workers`. `shown` is told of progress. UserError for bad documents, options or a bad folder.
     """
     space = load_space(embedder.model, choose("meta", "float32"), trainable=True)  # its facts; no weights are kept
     embedder = replace(embedder, lang=resolve(embedder.lang, space.tokenizer.langs), fingerprint=space.fingerprint)
@@ -147,9 +150,10 @@ def embed_on_ray(
 
 def _start(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unless asked
+    address = address or os.environ.get("RAY_ADDRESS")
     here: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": TRAVELLING}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
     except Exception as error:  # what its parts raise, a plain one among them
         what = f"no Ray at {address}" if address else "Ray does not start"
         raise RunError(f"{what}: {str(error).strip().splitlines()[0]}", "see ray status") from error

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from ..bounds import Count, Share, Whole, Within
 from ..errors import RunError, UserError
 from ..io.files import numbered_lines, open_bytes, parse_json, read_errors, read_text, text_ending
+from ..io.texts import expand
 
 Record = dict[str, Any]
 PLAIN = (".txt", ".md")
@@ -86,10 +87,7 @@ def _text(path: Path, name: str) -> Iterator[tuple[str, Record]]:
 
 
 def _folder(path: Path) -> Iterator[tuple[str, Record]]:
-    files = sorted(p for p in path.rglob("*") if p.suffix in PLAIN and p.is_file())
-    if not files:
-        raise UserError(f"{path} holds no {' or '.join(PLAIN)} file", "name a folder of plain texts, or files")
-    for file in files:
+    for file in map(Path, expand([str(path)], PLAIN)):
         yield from _text(file, file.relative_to(path).as_posix())
 
 

@@ -96,7 +96,7 @@ class Skips:
             self.places[what] = (self.places.get(what, []) + other.places[what])[:NAMED]
 
 
-class Sentence(NamedTuple):
+class StoredSentence(NamedTuple):
     text: str
     document: str
     position: int
@@ -187,7 +187,7 @@ def _sweep(folder: Path) -> None:
         scratch.unlink()
 
 
-def sentences_of(rows: Rows, tokenizer: Tokenizer, options: dict[str, Any]) -> tuple[list[Sentence], Skips]:
+def sentences_of(rows: Rows, tokenizer: Tokenizer, options: dict[str, Any]) -> tuple[list[StoredSentence], Skips]:
     """Documents → their titles and sentences in reading order, and what was left out."""
     lang, out, skips = options["lang"], [], Skips()
     fits = fitting(tokenizer, options["max_tokens"] - 1)  # a target has one control token more
@@ -212,8 +212,8 @@ def sentences_of(rows: Rows, tokenizer: Tokenizer, options: dict[str, Any]) -> t
         if len(body) == 1 and not title:
             skips.add("documents of one sentence (kept)", place)
         if title:
-            out.append(Sentence(title, name, -1))
-        out += [Sentence(text, name, i) for i, text in enumerate(body)]
+            out.append(StoredSentence(title, name, -1))
+        out += [StoredSentence(text, name, i) for i, text in enumerate(body)]
     return out, skips
 
 
@@ -228,7 +228,7 @@ def embedded(texts: Sequence[str], lang: str, space: Space) -> tuple[Tensor, lis
 
 
 def _write_shard(
-    path: Path, sentences: list[Sentence], skips: Skips, space: Space, key: str, options: dict[str, Any]
+    path: Path, sentences: list[StoredSentence], skips: Skips, space: Space, key: str, options: dict[str, Any]
 ) -> None:
     lang = options["lang"]
     texts = [s.text for s in sentences]

@@ -24,8 +24,8 @@ from ..weights.loaded import DEFAULT, Writer, load_writer
 from .decode import Hypothesis, Search, decode_batch
 from .embed import embed_sentences, fits
 from .embed_speech import SpeechModel, load_speech
-from .extract import best_sentences, support
-from .familiar import reconstruction
+from .extract import best_sentences, share
+from .familiar import unfamiliar
 from .hear import read_recording
 from .language import language_of
 from .predict import Report
@@ -105,7 +105,7 @@ class Cited:
     times: Sequence[Utterance] = ()  # of the sources, where they were spoken
 
 
-def sentences_of(text: str, lang: str, writer: Writer) -> list[str]:
+def sentence_texts(text: str, lang: str, writer: Writer) -> list[str]:
     """A text's sentences as the encoder takes them; UserError if it has none."""
     found = [s.flat for s in segment_stream([text], lang=lang, fits=fits(writer.space))]
     if not found:
@@ -129,7 +129,7 @@ def read_document(text: str, lang: str, writer: Writer, report: Report | None = 
     return sentences, torch.cat(blocks)
 
 
-def read_source(
+def read_input(
     source: str | Recording,
     lang: str,
     writer: Writer,
@@ -189,7 +189,7 @@ def continuation(
     """`generate`, each sentence as soon as it is written. What is random comes from `generator`, if not from the
     runtime's seed. `report` hears how far embedding and reading are."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
-    beginning, context_SD, _, _ = read_source(text, lang, writer, report, speech)
+    beginning, context_SD, _, _ = read_input(text, lang, writer, report, speech)
     return _continued(beginning, context_SD, writer, writing or Writing(), generator, report)
 
 
@@ -315,13 +315,13 @@ def summarize(
     if sentences is not None and sentences < 1:
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
     spoken, words = not isinstance(text, str), bool(extract or cite)
-    texts, article_SD, places, lang = read_source(text, lang, writer, report, speech, words=words)
+    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words=words)
     writing = (writing or Writing(no_repeat=True)).but(**options)
     out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
     chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
     choose = extract is None and not spoken
     if choose:
-        extract = len(texts) == 1 or _unfamiliar(texts, article_SD, lang, writer)
+        extract = len(texts) == 1 or _foreign(texts, article_SD, lang, writer)
     written: list[Written] = []
     if not extract:
         written = shortened(texts, article_SD, writer, writing, sentences or AUTO, report=report)
@@ -370,15 +370,13 @@ def shortened(
     return list(stream)
 
 
-def _unfamiliar(article: list[str], article_SD: Tensor, lang: str, writer: Writer) -> bool:
-    """Whether a text is of another kind than the model writes: its space reconstructs it worse than `familiar`."""
-    if not writer.familiar:
-        return False
-    bits = reconstruction(article, article_SD, lang, writer.space)
-    if bits > writer.familiar:
+def _foreign(article: list[str], article_SD: Tensor, lang: str, writer: Writer) -> bool:
+    """Whether a text is of another kind than the model writes, which is told."""
+    bits = unfamiliar(article, article_SD, lang, writer)
+    if bits:
         why = f"knows little of such text ({bits:.2f} bits a byte, its own field is under {writer.familiar:.2f})"
         _told(writer, why)
-    return bits > writer.familiar
+    return bits > 0
 
 
 def _unsupported(written: list[Written], chosen: list[int], article: list[str], writer: Writer, lang: str) -> bool:
@@ -388,10 +386,10 @@ def _unsupported(written: list[Written], chosen: list[int], article: list[str], 
     if lang:
         vectors_SD = torch.stack([w.embedding_D for w in written])
         said = [best.text for best, *_ in decode_batch(vectors_SD, lang, writer.space, Search())]
-    share = support(said, article) / (support([article[i] for i in chosen], article) or 1.0)
-    if share < SUPPORT:
+    unsupported = share(said, chosen, article) < SUPPORT
+    if unsupported:
         _told(writer, "wrote of other things")
-    return share < SUPPORT
+    return unsupported
 
 
 def _told(writer: Writer, why: str) -> None:

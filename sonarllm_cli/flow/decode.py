@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..io.vectors import EmbeddingBatch
-from ..nets.layers import KVCache
+from ..nets.layers import KVCache, moves
 from ..runtime import Runtime, shrinking
 from ..tokens import EOS, PAD
 from ..weights.loaded import DEFAULT, Space, load_space
@@ -359,8 +359,9 @@ class _Prefill:
 
     def step(self, next_R: Tensor, source_R: Tensor | None = None) -> Tensor:
         if source_R is not None:
+            moved = moves(source_R)
             for cache in self.caches:
-                cache.select(source_R)
+                cache.select(source_R, moved)
             if len(source_R) != len(self.cross[0]):  # else rows keep their sentence, whose beams share it
                 self.cross = [added_SM[source_R] for added_SM in self.cross]
         next_R = next_R if self.shortlist is None else self.shortlist.id_W[next_R]

@@ -122,10 +122,10 @@ class SpaceEncoder:
 
     def embed(self, items: Iterable[Line], *, batch_size: int | None = None, on_long: str = "truncate") -> np.ndarray:
         """Texts → embeddings_ND."""
-        return gathered(self.stream(items, batch_size=batch_size, on_long=on_long), self.dim)
+        return joined_blocks(self.stream(items, batch_size=batch_size, on_long=on_long), self.dim)
 
 
-def gathered(blocks: Iterable[Block], dim: int) -> np.ndarray:
+def joined_blocks(blocks: Iterable[Block], dim: int) -> np.ndarray:
     """The embeddings_ND of all blocks."""
     return np.concatenate([np.zeros((0, dim), np.float32), *(block.embeddings_ND for block in blocks)])
 

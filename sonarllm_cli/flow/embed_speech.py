@@ -28,7 +28,7 @@ from ..nets.speech import SpeechEncoder
 from ..runtime import Runtime, by_length, choose, shrinking
 from ..weights import registry, tensors
 from ..weights.loaded import Space, pack
-from .encoders import load
+from .encoders import find_encoder
 from .utterances import LONGEST, Utterance, utterances
 
 CHUNK = 1200.0  # seconds of speech held at once; batches are sorted by length within a chunk
@@ -115,7 +115,9 @@ def load_speech(name: str, runtime: Runtime | None = None) -> SpeechModel:
     """A speech encoder by name or folder, or the one that comes with a space, packed for inference. UserError where
     there is none."""
     name = registry.hearing(name)
-    encoder: SpeechModel = load(name, runtime or choose(), ": it can't hear", "name a speech encoder", sound=True)
+    encoder: SpeechModel = find_encoder(
+        name, runtime or choose(), ": it can't hear", "name a speech encoder", sound=True
+    )
     return encoder
 
 
@@ -136,7 +138,7 @@ def embed_recordings(
     seconds = 0.0
 
     def block() -> SpeechBlock:
-        vectors_ND = encode(steps, model, batch_size).float().cpu().numpy()
+        vectors_ND = encode_utterances(steps, model, batch_size).float().cpu().numpy()
         return SpeechBlock(vectors_ND, list(heard), list(failures))
 
     for recording in recordings:
@@ -175,19 +177,19 @@ def _spoken(recording: Recording, whole: bool, most: float, longest: float) -> I
 
 
 @torch.inference_mode()
-def encode(steps: Sequence[Tensor], model: SpeechModel, batch_size: int | None = None) -> Tensor:
+def encode_utterances(steps: Sequence[Tensor], model: SpeechModel, batch_size: int | None = None) -> Tensor:
     """Features of utterances, (S, F) each → embeddings_ND on the model's device, in order. Batches are of like length;
     `batch_size` bounds their utterances, by default their padded steps are bounded."""
     place = model.runtime.device
     out_ND = torch.empty(len(steps), model.dim, device=place, dtype=model.runtime.dtype)
     cost = None if batch_size else BATCH_STEPS.get(place.type, 8192)
     for rows in by_length([len(s) for s in steps], batch_size or 1024, cost):
-        parts = shrinking(lambda part: list(model.net(*padded([steps[i] for i in part], place))), rows)
+        parts = shrinking(lambda part: list(model.net(*padded_steps([steps[i] for i in part], place))), rows)
         out_ND[torch.tensor(rows, device=place)] = torch.stack(parts)
     return out_ND
 
 
-def padded(steps: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+def padded_steps(steps: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     """Features of several utterances as one tensor, 0 where there is no sound: → step_BSF, length_B"""
     length_B = torch.tensor([len(s) for s in steps])
     step_BSF = torch.nn.utils.rnn.pad_sequence(list(steps), batch_first=True)

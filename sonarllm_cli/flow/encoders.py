@@ -48,15 +48,15 @@ class Encoder(Protocol):
 
 def load_encoder(name: str, runtime: Runtime) -> Encoder:
     """The text encoder of a model: LASER2's own, else that of its space. UserError for one that embeds no texts."""
-    encoder: Encoder = load(name, runtime, ", not a space", "name a sonar model", sound=False)
+    encoder: Encoder = find_encoder(name, runtime, ", not a space", "name a sonar model", sound=False)
     return encoder
 
 
-def load(name: str, runtime: Runtime, wrong: str, cure: str, *, sound: bool) -> Any:
+def find_encoder(name: str, runtime: Runtime, wrong: str, cure: str, *, sound: bool) -> Any:
     """The encoder of a model, of `sound` or texts. UserError in these words for a model that is none."""
     folder = registry.find(name)
     config = model_dir.read_config(folder)
     row = kinds.kind_of(config["kind"])
     if not row.encoder or (row.reads == kinds.SOUND) != sound:
         raise UserError(f"{name} is a {row.name} model{wrong}", f"{cure}: sonarllm models list")
-    return kinds.load(__package__, row.encoder).load(name, folder, config, runtime)
+    return kinds.named(__package__, row.encoder).load(name, folder, config, runtime)

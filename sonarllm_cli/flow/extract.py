@@ -21,6 +21,7 @@ from .marks import CLOSERS, HARD, QUOTES, UNSPACED
 
 LEAD = 3.0  # weight of 1/(1 + i) against a z-score; fitted, see docs/extract.md
 LEAST_WORDS = 6  # of a candidate
+GRAMMAR = 3  # letters: so short a word is more likely grammar than matter
 
 _STOP = re.compile(f"[.!?…{HARD}][{re.escape(CLOSERS + QUOTES)}]*$")
 _WORD = re.compile(rf"{UNSPACED.pattern}|(?:(?!{UNSPACED.pattern})\w)+")  # where no spaces are
@@ -61,9 +62,20 @@ def centrality(sentences: Sequence[str]) -> list[float]:
 
 
 def support(sentences: Sequence[str], text: Sequence[str]) -> float:
-    """How much of a text's words is in sentences about it: the mean of their cosines with its mean, 0 to 1."""
-    weights, centre = word_weights(sentences, text)
+    """How much of a text's telling words is in sentences about it: the mean of their cosines with its mean, 0 to 1.
+    Words of three letters or fewer don't count: in a short text no idf tells "the" and "of" from what it is about, and
+    a sentence of nothing else would be near to any."""
+    weights, centre = word_weights(*([" ".join(filter(_tells, words(s))) for s in each] for each in (sentences, text)))
     return sum(cosine(one, centre) for one in weights) / max(1, len(weights))
+
+
+def share(said: Sequence[str], chosen: Sequence[int], text: Sequence[str]) -> float:
+    """The support of what is said of a text, over that of its sentences `chosen`."""
+    return support(said, text) / (support([text[i] for i in chosen], text) or 1.0)
+
+
+def _tells(word: str) -> bool:
+    return len(word) > GRAMMAR or word.isdigit() or bool(UNSPACED.match(word))
 
 
 def words(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..runtime import by_length
 from ..tokens import EOS
-from ..weights.loaded import Space
+from ..weights.loaded import Space, Writer
 
 MOST = 32  # sentences scored of a text, evenly spaced
 COST = 1024  # padded tokens scored at once: their logits are COST × V
@@ -56,3 +56,12 @@ def reconstruction(texts: Sequence[str], embedding_SD: Tensor, lang: str, space:
         total += F.cross_entropy(logits_NV, label_N, ignore_index=IGNORED, reduction="sum").item()
     size = sum(len(texts[i].encode()) for i in chosen)
     return total / math.log(2) / size if size else float("inf")
+
+
+def unfamiliar(texts: Sequence[str], embedding_SD: Tensor, lang: str, writer: Writer) -> float:
+    """The `reconstruction` of a text that the writer's space knows less of than of its own field, in bits a byte; 0 of
+    any other, and of a writer whose field nobody measured."""
+    if not writer.familiar:
+        return 0.0
+    bits = reconstruction(texts, embedding_SD, lang, writer.space)
+    return bits if bits > writer.familiar else 0.0

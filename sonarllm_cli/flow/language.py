@@ -10,14 +10,15 @@ Source: Lui & Baldwin 2012 (langid.py).
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from ..languages import NAMES, readings_of, resolve
-from ..runtime import log
 
+log = logging.getLogger("sonarllm")
 AUTO = "auto"
 SURE = 0.8  # share of the likelihood
 SAMPLE = 4000  # characters that are looked at
@@ -42,6 +43,11 @@ def language_of(text: str, lang: str, known: Sequence[str] | None = None) -> str
     if looks not in known and share >= SURE:
         resolve(looks, known)  # says what the model has
     return _likeliest(text, tuple(known))[0] or next((c for c in known if c == "eng_Latn"), known[0])
+
+
+def likeliest_of(text: str, known: Sequence[str]) -> str:
+    """The likeliest language of those known, the first of them where nothing tells."""
+    return known[0] if len(known) == 1 else _likeliest(text, tuple(known))[0] or known[0]
 
 
 def _likeliest(text: str, known: tuple[str, ...] | None) -> tuple[str, float]:

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..nets.laser2 import EOS, FIRST_PIECE, PAD, UNK, Laser2
 from ..runtime import Runtime, by_length, shrinking
 from ..weights import model_dir, tensors
-from .embed import BATCH_TOKENS, CHUNK, Block, Line, gathered
+from .embed import BATCH_TOKENS, CHUNK, Block, Line, joined_blocks
 
 
 class LaserEncoder:
@@ -29,10 +29,12 @@ class LaserEncoder:
 
     def __init__(self, net: Laser2, folder: Path, config: dict[str, Any], runtime: Runtime) -> None:
         import sentencepiece
+        from sacremoses import MosesPunctNormalizer
 
         self.net, self.runtime = net, runtime
         self.fingerprint: str = config.get("fingerprint", "")
         self.laser = config.get("reads_as") == "laser"
+        self._punctuated = MosesPunctNormalizer("en").normalize  # in whatever language, as LASER's own tokenizer
         self.pieces = sentencepiece.SentencePieceProcessor()
         try:
             self.pieces.LoadFromSerializedProto((folder / "tokenizer.model").read_bytes())
@@ -51,16 +53,16 @@ class LaserEncoder:
         return self.net.config.embedding
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Texts → ids. As LASER reads them they are lower-cased, and a piece that it doesn't know is `<unk>`; as
-        sonar-space does they are not, and such a piece is `<s>`."""
-        texts = [text.lower() for text in texts] if self.laser else list(texts)
+        """Texts → ids. As LASER reads them their punctuation is Moses' English one, they are lower-cased, and a piece
+        that it doesn't know is `<unk>`; as sonar-space does they are as they are, and such a piece is `<s>`."""
+        texts = [self._punctuated(text).lower() for text in texts] if self.laser else list(texts)
         unknown = UNK if self.laser else 0
         found = self.pieces.EncodeAsIds(texts) if texts else []
         return [[*(p + FIRST_PIECE if p else unknown for p in pieces), EOS] for pieces in found]
 
     def embed(self, items: Iterable[Line], *, batch_size: int | None = None, on_long: str = "truncate") -> np.ndarray:
         """Texts → embeddings_ND."""
-        return gathered(self.stream(items, batch_size=batch_size, on_long=on_long), self.dim)
+        return joined_blocks(self.stream(items, batch_size=batch_size, on_long=on_long), self.dim)
 
     def stream(self, items: Iterable[Line], *, batch_size: int | None, on_long: str) -> Iterator[Block]:
         """Any number of texts, a chunk at a time."""

@@ -2,7 +2,7 @@
 a table, code, the fields of a mail's head.
 
     for offset, lines in paragraphs(text):
-        for at, marker, block in blocks(offset, lines, apart(lines, fenced=False)[0]): ...
+        for at, marker, block in paragraph_blocks(offset, lines, apart(lines, fenced=False)[0]): ...
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def paragraphs(chunks: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         yield start, lines
 
 
-def blocks(at: int, lines: list[str], apart: Container[int]) -> Iterator[tuple[int, int, str]]:
+def paragraph_blocks(at: int, lines: list[str], apart: Container[int]) -> Iterator[tuple[int, int, str]]:
     """What a sentence never crosses within a paragraph, as (offset in the text, length of its bullet, text).
 
     A list item begins one, and so does a line whose number is in `apart`."""

@@ -20,7 +20,8 @@ from ..errors import UserError
 from ..languages import resolve
 from .boundaries import Boundaries, boundaries
 from .cut import Fits, cut
-from .layout import apart, blocks, paragraphs
+from .language import AUTO, language_of
+from .layout import apart, paragraph_blocks, paragraphs
 from .marks import CLOSERS, HARD, QUOTES, flat, trim
 
 
@@ -51,8 +52,10 @@ def segment(
     """The sentences of `text`. One longer than `max_chars`, or whose flat text `fits` denies, is cut into pieces.
 
     `newline`: whether a line's end is a space ("join"), ends a sentence ("keep"), or what the text shows ("auto").
-    `abbreviations`, with or without their last full stop, are added to those of the language.
+    `abbreviations`, with or without their last full stop, are added to those of the language. `lang` may be "auto":
+    what the text looks like.
     """
+    lang = language_of(text, lang) if lang == AUTO else lang
     return list(
         segment_stream([text], lang=lang, max_chars=max_chars, fits=fits, newline=newline, abbreviations=abbreviations)
     )
@@ -84,7 +87,7 @@ def segment_stream(
             alone, fenced = (
                 apart(whole, fenced) if newline == "auto" else (range(len(whole) * (newline == "keep")), False)
             )
-            for at, marker, block in blocks(offset, whole, alone):
+            for at, marker, block in paragraph_blocks(offset, whole, alone):
                 for span in _sentences(block, marker, ends):
                     for start, end in cut(block, *span, small):
                         yield Sentence(block[start:end], at + start, at + end, paragraph)

@@ -27,13 +27,13 @@ class Utterance(NamedTuple):
     end: float
 
     def __str__(self) -> str:
-        return f"{clock(self.start)}–{clock(self.end)}"
+        return f"{clock_time(self.start)}–{clock_time(self.end)}"
 
 
-def clock(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
     """Minutes and seconds.
 
-    >>> clock(75.25)
+    >>> clock_time(75.25)
     '1:15.2'
     """
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..nets.kinds import TOKENS
-from ..nets.layers import KVCache
+from ..nets.layers import KVCache, moves
 from ..nets.token_lm import TokenLM
 from ..tokens import EOS
 from ..weights.loaded import Writer
@@ -112,6 +112,7 @@ class _Continuation:
 
     def step(self, next_R: Tensor, source_R: Tensor | None = None) -> Tensor:
         if source_R is not None:
+            moved = moves(source_R)
             for cache in self.caches:
-                cache.select(source_R)
+                cache.select(source_R, moved)
         return log_softmax(self.net.logits(self.net(next_R[:, None], self.caches)[:, 0]), self.vocab_size)

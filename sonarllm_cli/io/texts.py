@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
-from html.parser import HTMLParser
+from html import unescape
 from pathlib import Path
 
 from ..errors import UserError
@@ -113,23 +113,74 @@ def html_text(source: str) -> str:
     'A & B\\n\\nOne two.\\nThree.\\n\\nFour\\n'
     """
     page = _Page()
-    page.feed(source)
-    page.close()
+    at = 0
+    while (found := source.find("<", at)) >= 0:
+        page.add_text(source[at:found])
+        at = _markup(source, found, page)
+    page.add_text(source[at:])
     return page.text()
 
 
-class _Page(HTMLParser):
+_NAME = re.compile(r"</?([a-zA-Z][^\s/>]*)")
+_ENDS = re.compile(r">|=\s*([\"'])")  # of a tag; a > within a quoted value is none
+_SIMPLE_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_RAW = ("script", "style")  # what they hold is no markup
+
+
+def _markup(source: str, at: int, page: _Page) -> int:
+    """Take the tag, comment or declaration at a "<"; → where the text goes on. The standard library's parser takes the
+    square of a hostile page's length, looking for the end of each of many that nothing closes: here what isn't there is
+    looked for once."""
+    if source.startswith("<!--", at):
+        return page.after(source, "-->", at + 4) or at + 4
+    if source[at + 1 : at + 2] in ("!", "?"):
+        return page.after(source, ">", at) or page.rest(source, at)
+    name = _NAME.match(source, at)
+    if not name:
+        page.add_text("<")
+        return at + 1
+    found = _ENDS.search(source, name.end())
+    while found and found[1]:
+        found = _ENDS.search(source, page.after(source, found[1], found.end()) or found.end())
+    if not found:
+        return page.rest(source, at)
+    tag, end = name[1].lower(), found.end()
+    if source[at + 1] == "/":
+        page.close_tag(tag)
+    elif source[end - 2] == "/":
+        page.whole_tag(tag)
+    else:
+        page.open_tag(tag)
+        if tag in _RAW:
+            closing = re.compile(f"</{tag}\\b", re.I).search(source, end)
+            return closing.start() if closing else len(source)
+    return end
+
+
+class _Page:
     """Gathers the pieces of a page's text: white space is single, but within `pre`."""
 
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
         self.pieces: list[str] = []
         self.unseen = ""  # the tag that hides what it holds
         self.depth = 0  # of that tag within itself
         self.pre = 0
         self.last = ""  # character
+        self.absent: set[str] = set()  # what the page has no more of
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
+    def after(self, source: str, mark: str, at: int) -> int:
+        """Where the next `mark` ends, 0 if there is none."""
+        found = -1 if mark in self.absent else source.find(mark, at)
+        if found < 0:
+            self.absent.add(mark)
+        return found + len(mark) if found >= 0 else 0
+
+    def rest(self, source: str, at: int) -> int:
+        """The text from a tag on that nothing closes."""
+        self.add_text(_SIMPLE_TAG.sub(" ", source[at:]))
+        return len(source)
+
+    def open_tag(self, tag: str) -> None:
         if self.unseen:
             self.depth += tag == self.unseen
         elif tag in _UNSEEN:
@@ -144,7 +195,7 @@ class _Page(HTMLParser):
             self.pre += tag == "pre"
             self._add("\n\n")
 
-    def handle_endtag(self, tag: str) -> None:
+    def close_tag(self, tag: str) -> None:
         if self.unseen:
             self.depth -= tag == self.unseen
             self.unseen = self.unseen if self.depth else ""
@@ -152,13 +203,14 @@ class _Page(HTMLParser):
             self.pre -= tag == "pre" and self.pre > 0
             self._add("\n\n")
 
-    def handle_startendtag(self, tag: str, attrs: object) -> None:
+    def whole_tag(self, tag: str) -> None:
         if tag not in _UNSEEN:
-            self.handle_starttag(tag, attrs)
+            self.open_tag(tag)
 
-    def handle_data(self, data: str) -> None:
+    def add_text(self, data: str) -> None:
         if self.unseen:
             return
+        data = unescape(_TOO_LARGE.sub("\ufffd", data))
         if not self.pre:
             data = _SPACE.sub(" ", data)
             data = data.lstrip(" ") if self.last in ("", " ", "\t", "\n") else data
@@ -174,3 +226,4 @@ class _Page(HTMLParser):
 
 
 _SPACE = re.compile(r"[ \t\n\r\f]+")
+_TOO_LARGE = re.compile(r"&#(?:[0-9]{8,}|[xX][0-9a-fA-F]{8,});?")  # for a character, and for int()

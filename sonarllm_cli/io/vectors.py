@@ -1,6 +1,7 @@
 """Embeddings in and out of files, batch by batch, in memory that does not grow with the file.
 
-In: .npy, .safetensors, .parquet, .jsonl (also .ndjson), .emb, or standard input ("-": JSON Lines or .npy).
+In: .npy, .safetensors, .parquet, .jsonl (also .ndjson), .emb, or standard input ("-": JSON Lines, .npy, or with a width
+.emb).
 Out: the same, or JSON Lines on standard output; a file takes its name only once it is whole.
 
     with EmbeddingWriter("out.npy", dim=1024) as writer:
@@ -91,12 +92,12 @@ def read_embeddings(path: PathName, *, batch: int = 256, column: str = "", dim: 
     """The embeddings of a file or of standard input ("-"), in order, `batch` rows or fewer at a time.
 
     `column` names the Parquet column, safetensors tensor or JSON field that holds them, where it is not the usual one;
-    `dim` is the width of .emb. The file is opened and its header checked at once. Raises UserError, now or on the way,
-    for every input that is not finite numbers in rows of one width.
+    `dim` is the width of .emb, which standard input then is. The file is opened and its header checked at once. Raises
+    UserError, now or on the way, for every input that is not finite numbers in rows of one width.
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}, not 1 or more")
-    ending = format_of(path, reading=True)
+    ending = ".emb" if path == "-" and dim else format_of(path, reading=True)
     if column and ending in (".npy", ".emb"):
         raise UserError(f"{display_name(path)} has no columns to choose from", "leave --column out")
     if (ending == ".emb") != (dim > 0):
@@ -104,7 +105,7 @@ def read_embeddings(path: PathName, *, batch: int = 256, column: str = "", dim: 
             raise UserError(f"{display_name(path)} says itself how wide its rows are", "leave --dim out")
         raise UserError(f"{display_name(path)} does not say how wide its rows are", "give it: --dim 1024 for LASER's")
     with read_errors(path), _parsing(path):
-        if ending != ".jsonl":  # which says so itself
+        if ending != ".jsonl" and path != "-":  # which say so themselves
             with open_bytes(path) as stream:
                 if not stream.read(1):
                     raise UserError(f"{display_name(path)} is empty", "write it again")
@@ -161,7 +162,11 @@ def _npy_source(path: PathName, batch: int, _: str) -> Iterator[Block]:
 
 
 def _raw_source(path: PathName, batch: int, dim: int) -> Iterator[Block]:
-    data_U = np.memmap(path, np.uint8, mode="r")
+    if path == "-":
+        with open_bytes(path) as stream:
+            data_U = np.frombuffer(stream.read(), np.uint8)
+    else:
+        data_U = np.memmap(path, np.uint8, mode="r")
     if len(data_U) % (dim * RAW.itemsize):
         raise UserError(
             f"{display_name(path)} is cut short, or its rows are not {dim} wide: it has {len(data_U):,} bytes",

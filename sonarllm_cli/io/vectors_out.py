@@ -28,7 +28,7 @@ Columns = Mapping[str, type[str] | type[float]]  # beside text, language and emb
 Facts = Sequence[Mapping[str, Any]]  # what they hold, row by row; .npy and .safetensors have no place for it
 
 
-class Space(NamedTuple):
+class Header(NamedTuple):
     """What all rows of a file share: their width, their number format, the space they come from, and columns of their
     own."""
 
@@ -49,7 +49,7 @@ class _Sink(Protocol):
 class _RawSink:
     """Rows of numbers behind a header of fixed length, which gets the true count at the end."""
 
-    def __init__(self, stream: BinaryIO, header: Callable[[int, Space], bytes], space: Space) -> None:
+    def __init__(self, stream: BinaryIO, header: Callable[[int, Header], bytes], space: Header) -> None:
         self.stream, self.header, self.space, self.count = stream, header, space, 0
         stream.write(header(0, space))
 
@@ -65,13 +65,13 @@ class _RawSink:
         """Nothing to let go of: the file goes with its temporary name."""
 
 
-def _npy_header(count: int, space: Space) -> bytes:
+def _npy_header(count: int, space: Header) -> bytes:
     """128 bytes for every count: the format's magic, version 1.0, length, and a padded Python dict."""
     text = f"{{'descr': '{space.dtype.str}', 'fortran_order': False, 'shape': ({count}, {space.dim}), }}"
     return NPY_MAGIC + struct.pack("<BBH", 1, 0, 118) + text.ljust(117).encode() + b"\n"
 
 
-def _safetensors_header(count: int, space: Space) -> bytes:
+def _safetensors_header(count: int, space: Header) -> bytes:
     """As long for every count below 10^15: the JSON's length, and the JSON padded with blanks to 8 bytes."""
 
     def header(count: int) -> bytes:
@@ -86,7 +86,7 @@ def _safetensors_header(count: int, space: Space) -> bytes:
 class _ParquetSink:
     """Row groups of `GROUP_ROWS`, whatever the batches."""
 
-    def __init__(self, stream: BinaryIO, space: Space) -> None:
+    def __init__(self, stream: BinaryIO, space: Header) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -95,7 +95,7 @@ class _ParquetSink:
         self.schema = pa.schema([*zip(COLUMNS, kinds), *own], metadata={"fingerprint": space.fingerprint})
         repeated = [name for name, kind in space.columns.items() if kind is str]
         self.writer = pq.ParquetWriter(stream, self.schema, use_dictionary=["lang", *repeated])
-        self.space, self.held, self.rows = space, [], 0  # type: tuple[Space, list[Any], int]
+        self.space, self.held, self.rows = space, [], 0  # type: tuple[Header, list[Any], int]
 
     def write(self, block_ND: np.ndarray, texts: Strings, langs: Strings, facts: Facts) -> None:
         import pyarrow as pa
@@ -130,7 +130,7 @@ class _ParquetSink:
 class _JsonSink:
     """One object a line; numbers are the shortest decimals that read back to the same float32."""
 
-    def __init__(self, stream: TextIO, space: Space) -> None:
+    def __init__(self, stream: TextIO, space: Header) -> None:
         self.stream = stream
         self.named = {"space": space.fingerprint} if space.fingerprint else {}
 
@@ -180,7 +180,7 @@ class EmbeddingWriter:
             )
         if path != "-":
             check_target(path)
-        self.space = Space(dim, np.dtype(dtype).newbyteorder("<"), fingerprint, columns or {})
+        self.space = Header(dim, np.dtype(dtype).newbyteorder("<"), fingerprint, columns or {})
         self.sink: _Sink | None = None
         self._session: AbstractContextManager[None] | None = None
 
@@ -226,9 +226,9 @@ class EmbeddingWriter:
         self.count += len(block_ND)
 
 
-def _binary_sink(make: Callable[[BinaryIO, Space], _Sink]) -> Callable[[str, Space], AbstractContextManager[_Sink]]:
+def _binary_sink(make: Callable[[BinaryIO, Header], _Sink]) -> Callable[[str, Header], AbstractContextManager[_Sink]]:
     @contextmanager
-    def opened(path: str, space: Space) -> Iterator[_Sink]:
+    def opened(path: str, space: Header) -> Iterator[_Sink]:
         with atomic_file(path) as temporary, open(temporary, "wb") as stream:
             yield make(stream, space)
 
@@ -236,12 +236,12 @@ def _binary_sink(make: Callable[[BinaryIO, Space], _Sink]) -> Callable[[str, Spa
 
 
 @contextmanager
-def _json_sink(path: str, space: Space) -> Iterator[_Sink]:
+def _json_sink(path: str, space: Header) -> Iterator[_Sink]:
     with open_output(path) as stream:
         yield _JsonSink(stream, space)
 
 
-_SINKS: dict[str, Callable[[str, Space], AbstractContextManager[_Sink]]] = {
+_SINKS: dict[str, Callable[[str, Header], AbstractContextManager[_Sink]]] = {
     ".npy": _binary_sink(lambda stream, space: _RawSink(stream, _npy_header, space)),
     ".safetensors": _binary_sink(lambda stream, space: _RawSink(stream, _safetensors_header, space)),
     ".parquet": _binary_sink(_ParquetSink),

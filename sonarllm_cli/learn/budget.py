@@ -131,19 +131,19 @@ def step_flops(settings: Settings, model: nn.Module, space: SonarConfig | None, 
 # ---------------------------------------------------------------------------------------------- FLOPs
 
 
-def body_flops(config: LlamaConfig, embedding: int, length: int) -> float:
+def body_token_flops(config: LlamaConfig, embedding: int, length: int) -> float:
     """Forward FLOPs a position of a Llama body with both projectors, attention to all `length` positions."""
     inner, kv = config.heads * config.head_size, (config.kv_heads or config.heads) * config.head_size
     layer = config.width * (inner + 2 * kv) + inner * config.width + 3 * config.width * config.ffn + 2 * length * inner
     return 2 * (2 * embedding * config.width + config.layers * layer)
 
 
-def encoder_flops(config: SonarConfig, length: float) -> float:
+def encoder_token_flops(config: SonarConfig, length: float) -> float:
     """Forward FLOPs a token of the encoder, attention to all `length` tokens."""
     return 2 * config.encoder_layers * (4 * config.width**2 + 2 * config.width * config.ffn + 2 * length * config.width)
 
 
-def decoder_flops(config: SonarConfig, length: float) -> float:
+def decoder_token_flops(config: SonarConfig, length: float) -> float:
     """Forward FLOPs a token of the decoder, without logits and cross-attention, attention to all `length` tokens."""
     return 2 * config.decoder_layers * (4 * config.width**2 + 2 * config.width * config.ffn + 2 * length * config.width)
 

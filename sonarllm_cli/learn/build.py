@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data.documents import DocumentData
 from ..errors import UserError
-from ..nets.kinds import kind_of, load
+from ..nets.kinds import kind_of, named
 from ..nets.sonar import SonarConfig
 from ..weights import model_dir, registry
 from ..weights.loaded import Space
@@ -43,7 +43,7 @@ class Task(Protocol):
 
 def task_class(kind: str) -> Any:
     """What trains a kind."""
-    return load(f"{__package__}.tasks", kind_of(kind).task)
+    return named(f"{__package__}.tasks", kind_of(kind).task)
 
 
 def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
@@ -101,7 +101,7 @@ def space_config(name: str) -> SonarConfig:
         folder = registry.find(name)
         config = model_dir.read_config(folder)
         if not kind_of(config["kind"]).space:
-            return space_config(model_dir.space_of(folder, config))
+            return space_config(model_dir.home_of(folder, config))
         return model_dir.net_config(SonarConfig, folder, config)
     except (UserError, KeyError, TypeError, ValueError):
         return SonarConfig()

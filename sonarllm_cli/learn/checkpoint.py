@@ -144,8 +144,8 @@ class Checkpoints:
                 reason = next(iter(error.failures.values()))[0]
                 cure = "free some space, then continue with --resume from the checkpoint before"
                 raise RunError(f"can't write the checkpoint of step {step}: {reason}", cure) from error
-            written = scratch.glob(f"shard-{self.ranks.rank + 1:05d}-*")  # by this process
-            parts = self.ranks.gather({path.name: digest(path) for path in written}, aside=True)
+            made = scratch.glob(f"shard-{self.ranks.rank + 1:05d}-*")  # this process'
+            parts = self.ranks.gather({path.name: digest(path) for path in made}, aside=True)
             if first:
                 files = {name: sha for part in parts for name, sha in part.items()}
                 (scratch / FACTS).write_text(_sealed({**facts, "files": files}), "utf-8")

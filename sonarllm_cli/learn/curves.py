@@ -1,6 +1,6 @@
 """Curves of runs: their metrics.jsonl → one picture, a panel a figure.
 
-plot([Path("runs/a"), Path("runs/b")], Path("curves.png"))
+plot_runs([Path("runs/a"), Path("runs/b")], Path("curves.png"))
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def read_curves(run: Path) -> Curves:
     return curves
 
 
-def plot(runs: Sequence[Path], out: Path) -> None:
+def plot_runs(runs: Sequence[Path], out: Path) -> None:
     """Draw the runs' curves into `out` (.png, .svg or .pdf)."""
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"{out} is no picture", "end it in .png, .svg or .pdf")

@@ -26,9 +26,9 @@ from ..runtime import Runtime, log, multiplies_bfloat16
 from . import optim
 from .build import make_task
 from .checkpoint import Checkpoints, claimed, restore, state_of
-from .ranks import Ranks, blocks, gathered, last_of_step, shard, together
+from .ranks import Ranks, gathered, last_of_step, layers_of, shard, together
 from .recipe import Settings, changes, to_toml
-from .watch import Watch, Window, matrix_rate
+from .watch import Watch, Window, peak_rate
 
 PACE = 8  # steps before a run's pace is told
 ENDLESS = 1 << 62  # steps
@@ -122,7 +122,7 @@ class Trainer:
 
     def train_step(self, batches: Sequence[Any], total: int) -> dict[str, Any]:
         """One optimisation step over its micro-batches, of which this process does its share; → what to log."""
-        rate = optim.rate(self.step, total, self.settings.optim)
+        rate = optim.learning_rate(self.step, total, self.settings.optim)
         self.task.model.train()
         window, value, suspects = Window(), 0.0, []
         share = list(self.ranks.share(batches))
@@ -201,7 +201,7 @@ class Trainer:
         tf32 = self.settings.run.dtype == "tf32" and self.ranks.device.type == "cuda"
         Runtime(device=self.ranks.device, dtype=self.dtype, tf32=tf32).use()
         model, frozen = self.task.model.to(self.ranks.device), getattr(self.task, "frozen", None)
-        layers = [*blocks(model), *(blocks(frozen) if frozen is not None else [])]
+        layers = [*layers_of(model), *(layers_of(frozen) if frozen is not None else [])]
         for layer in layers:
             if self.settings.parallel.recompute:
                 _recompute(layer)
@@ -230,7 +230,7 @@ class Trainer:
         if first:
             self.checkpoints.sweep()
             atomic_write(self.folder / "settings.toml", to_toml(self.settings.as_dict()))
-        measured = matrix_rate(self.ranks.device, self.dtype) if first and not run.peak_tflops else 0.0
+        measured = peak_rate(self.ranks.device, self.dtype) if first and not run.peak_tflops else 0.0
         self.peak = self.ranks.count * (run.peak_tflops * 1e12 or measured)
         self.flops_per_token = self._count_flops(steps[0][0]) if first and not self.sharded else 0.0
         self.watch = Watch(self.folder, self.settings, step=self.step, total=total, first=first)

@@ -13,7 +13,7 @@ from .ranks import Ranks
 from .recipe import Optim
 
 
-def rate(step: int, total: int, optim: Optim) -> float:
+def learning_rate(step: int, total: int, optim: Optim) -> float:
     """Learning rate of optimisation step `step` (0-based) of `total`: linear warm-up, then
 
     - cosine: half a cosine from `lr` to `final × lr` (Loshchilov & Hutter 2017);

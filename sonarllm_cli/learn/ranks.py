@@ -118,7 +118,7 @@ def together() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- sharded weights
 
 
-def blocks(model: nn.Module) -> list[nn.Module]:
+def layers_of(model: nn.Module) -> list[nn.Module]:
     """The layers of a model's stacks: what is sharded, recomputed and compiled one by one."""
     return [block for stack in model.modules() if isinstance(stack, nn.ModuleList) for block in stack]
 
@@ -133,7 +133,7 @@ def shard(model: nn.Module, ranks: Ranks, dtype: torch.dtype) -> None:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # of a view: nothing here writes into outputs
     mesh = init_device_mesh(ranks.device.type, (ranks.count,))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    for part in (*blocks(model), model):
+    for part in (*layers_of(model), model):
         fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
 
 

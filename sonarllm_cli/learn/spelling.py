@@ -23,10 +23,10 @@ from ..nets.speech import SpeechConfig
 MOST = 255  # letters that are told apart; rarer ones are passed over
 
 
-def spoken(text: str) -> str:
+def letters_of(text: str) -> str:
     """What of a text is heard, as far as letters go.
 
-    >>> spoken("Don't  ask, Éva!")
+    >>> letters_of("Don't  ask, Éva!")
     'dont ask éva'
     """
     return " ".join("".join(c for c in text.casefold() if c.isalnum() or c.isspace()).split())
@@ -38,7 +38,7 @@ class Speller(nn.Module):
 
     def __init__(self, texts: Iterable[str], config: SpeechConfig) -> None:
         super().__init__()
-        counts = Counter(c for text in texts for c in spoken(text))
+        counts = Counter(c for text in texts for c in letters_of(text))
         self.number = {c: i for i, (c, _) in enumerate(counts.most_common(MOST), 1)}  # 0 is the blank
         self.places = config.subsample
         self.proj = nn.Linear(config.width, self.places * (1 + len(self.number)))
@@ -47,7 +47,7 @@ class Speller(nn.Module):
         B, S, _ = encoded_BSM.shape
         score_BPC = self.proj(encoded_BSM).float().view(B, S * self.places, 1 + len(self.number))
         room_B = torch.full((B,), S) if real_BS1 is None else real_BS1.sum((1, 2))
-        wanted = [[self.number[c] for c in spoken(text) if c in self.number] for text in texts]
+        wanted = [[self.number[c] for c in letters_of(text) if c in self.number] for text in texts]
         length_B = torch.tensor([len(letters) for letters in wanted])
         nats_B = F.ctc_loss(
             score_BPC.log_softmax(2).transpose(0, 1),

@@ -138,7 +138,7 @@ class Watch:
                 figures[f"{name}_s"] = figures.pop(name) / passed
         if flops_per_token and peak:
             figures["peak_share"] = figures["tokens_s"] * flops_per_token / peak
-        figures["memory_gib"] = peak_memory(device) / 2**30
+        figures["memory_gib"] = most_memory(device) / 2**30
         self.window, self.began = Window(), now
         self.write(place, figures)
 
@@ -184,7 +184,7 @@ def _trim(path: Path, step: int) -> None:
     atomic_write(path, "".join(lines))
 
 
-def peak_memory(device: torch.device) -> int:
+def most_memory(device: torch.device) -> int:
     """The most bytes this process has held so far: of GPU memory, or of resident memory (0 where no one knows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -196,7 +196,7 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 0, seconds: float = 0.3) -> float:
+def peak_rate(device: torch.device, dtype: torch.dtype, size: int = 0, seconds: float = 0.3) -> float:
     """FLOP/s of the device on square products in `dtype`, the best of a few: the peak that a share is taken of."""
     size = size or (8192 if device.type == "cuda" else 1024)
     a, b = torch.randn(

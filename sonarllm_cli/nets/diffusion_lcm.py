@@ -100,7 +100,7 @@ def spacing(steps: int, count: int) -> list[int]:
     return [round(steps - steps * i / count) - 1 for i in range(count)]
 
 
-def noised(x0_ND: Tensor, noise_ND: Tensor, alpha_N: Tensor) -> Tensor:
+def diffused(x0_ND: Tensor, noise_ND: Tensor, alpha_N: Tensor) -> Tensor:
     """x_t = √ᾱ·x₀ + √(1 − ᾱ)·ε"""
     return alpha_N.sqrt()[..., None] * x0_ND + (1 - alpha_N).sqrt()[..., None] * noise_ND
 

@@ -39,12 +39,12 @@ class Kind:
     @property
     def net(self) -> Any:
         """The network's class."""
-        return load(__package__, self.network)
+        return named(__package__, self.network)
 
     @property
     def config(self) -> Any:
         """The class of its config."""
-        return load(__package__, self.shape)
+        return named(__package__, self.shape)
 
     @property
     def space(self) -> bool:
@@ -57,8 +57,8 @@ class Kind:
         return (self.reads, self.writes) in ((VECTORS, VECTORS), (TOKENS, TOKENS))
 
 
-def load(package: str | None, name: str) -> Any:
-    """What is named with its file in a package of ours: load("sonarllm_cli.nets", "speech.SpeechEncoder")."""
+def named(package: str | None, name: str) -> Any:
+    """What is named with its file in a package of ours: named("sonarllm_cli.nets", "speech.SpeechEncoder")."""
     file, _, own = name.partition(".")
     return getattr(import_module(f"{package}.{file}"), own)
 
@@ -127,7 +127,7 @@ ROWS = (
         writes=VECTORS,
         task="speech.SpeechTask",
         encoder="embed_speech.SpeechModel",
-        pull="hub.pull_speech",
+        pull="hub.pull_addresses",
         given="embedding",
     ),
     Kind(
@@ -137,10 +137,11 @@ ROWS = (
         reads=TEXT,
         writes=VECTORS,
         encoder="laser.LaserEncoder",
+        pull="hub.pull_addresses",
         names_space=True,
     ),
     Kind(name="blaser", network="heads.Blaser", shape="heads.BlaserConfig", pull="hub.pull_blaser", **_HEAD),
-    Kind(name="mutox", network="heads.Mutox", shape="heads.MutoxConfig", **_HEAD),
+    Kind(name="mutox", network="heads.Mutox", shape="heads.MutoxConfig", pull="hub.pull_addresses", **_HEAD),
 )
 KINDS = {row.name: row for row in ROWS}
 WRITERS = tuple(row.name for row in ROWS if row.writer)

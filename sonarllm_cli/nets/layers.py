@@ -69,12 +69,13 @@ class KVCache:
             out.append(self.k[:, :, used].repeat(rows, 1, 1, 1), self.v[:, :, used].repeat(rows, 1, 1, 1))
         return out
 
-    def select(self, rows: Tensor) -> None:
-        """Keep the batch rows `rows` (int64; repeats allowed), in that order. What stays in place is not copied."""
+    def select(self, rows: Tensor, moved: Tensor | None = None) -> None:
+        """Keep the batch rows `rows` (int64; repeats allowed), in that order. What stays in place is not copied; what
+        does not is `moved`, where a caller asked (`moves`) once for several caches: a GPU is waited for to know it."""
         if self.k is not None and self.v is not None:
             used = slice(0, self.length)
             if len(rows) == self.k.shape[0]:
-                moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+                moved = moves(rows) if moved is None else moved
                 if len(moved):
                     self.k[moved, :, used] = self.k[rows[moved], :, used]
                     self.v[moved, :, used] = self.v[rows[moved], :, used]
@@ -85,6 +86,11 @@ class KVCache:
                 self.k, self.v = k.new_empty(shape), v.new_empty(shape)
             self.k, self.v = self.k[: len(rows)], self.v[: len(rows)]
             self.k[:, :, used], self.v[:, :, used] = k, v
+
+
+def moves(rows: Tensor) -> Tensor:
+    """The places whose row is another's: rows_R → place_N."""
+    return (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:

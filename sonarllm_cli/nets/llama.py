@@ -9,7 +9,7 @@ transformers' `LlamaModel`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,11 @@ class LlamaConfig:
                 f"model.heads {self.heads} is not a multiple of model.kv_heads {self.kv_heads}",
                 f"use model.kv_heads = {math.gcd(self.heads, self.kv_heads)}",
             )
+
+    @property
+    def body(self) -> LlamaConfig:
+        """The body alone, of a model that has one."""
+        return LlamaConfig(**{f.name: getattr(self, f.name) for f in fields(LlamaConfig)})
 
 
 def rope_rate(config: LlamaConfig) -> Tensor:

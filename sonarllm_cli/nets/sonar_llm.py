@@ -6,7 +6,7 @@ Source: Dragunov et al. 2025 (arXiv 2508.05305); position k − 1 predicts sente
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,11 +25,6 @@ class SonarLLMConfig(LlamaConfig):
     """A Llama body between two projectors; `embedding` is D of the space it lives in."""
 
     embedding: int = 1024
-
-    @property
-    def body(self) -> LlamaConfig:
-        own = asdict(self)
-        return LlamaConfig(**{f.name: own[f.name] for f in fields(LlamaConfig)})
 
 
 class SonarLLM(nn.Module):

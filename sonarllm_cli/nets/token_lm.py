@@ -8,7 +8,7 @@ Legend: B documents, T tokens, M model width, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +30,6 @@ class TokenLMConfig(LlamaConfig):
         super().__post_init__()
         if self.vocab_size < 1:
             raise UserError(f"model.vocab_size is {self.vocab_size}", "leave it out: the space's tokenizer decides")
-
-    @property
-    def body(self) -> LlamaConfig:
-        own = asdict(self)
-        return LlamaConfig(**{f.name: own[f.name] for f in fields(LlamaConfig)})
 
 
 class TokenLM(nn.Module):

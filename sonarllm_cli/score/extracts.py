@@ -5,7 +5,8 @@
 Ways: `random`; `Lead`, the first; `words`, what `summarize --extract` does; `vectors`, the same with embeddings for
 words; `both`, the sum of both z-scores; `fitted`, `words` with the weight of position chosen on half of the documents
 and scored on the other, over 40 draws of halves; `best`, the sentences that score most, one after another.
-Scores are ROUGE-1, -2 and -L (F, stemmed) against the summary that a text has, of several the nearest.
+Scores are ROUGE-1, -2 and -L (F, stemmed) against the summary that a text has, of several the nearest. Where the model
+writes, it is then set against the extract (see `shares`).
 
 Legend: S sentences, D embedding, k sentences chosen.
 """
@@ -24,9 +25,12 @@ from ..data.records import Data
 from ..errors import UserError
 from ..flow.embed import embed_sentences
 from ..flow.extract import LEAD, centrality, ranked, z_scores
-from ..weights.loaded import load_space
+from ..nets.kinds import kind_of
+from ..weights import model_dir, registry
+from ..weights.loaded import load_space, load_writer
 from .metrics import rouge
-from .plan import Plan, Result, Sample, drawn
+from .plan import Plan, Result, Sample, sampled
+from .shares import trial
 
 COUNTS = (1, 2, 3)  # sentences chosen
 ROUGES = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
@@ -37,16 +41,19 @@ MOST = 400  # sentences of a text that are looked at
 Scores = dict[tuple[int, str], float]  # (sentences chosen, which ROUGE) → 0 to 100
 
 
-def extraction(model: str, data: list[str], run: Plan) -> Result:
-    """Each way's scores, mean over the documents, and the mean of all nine. Takes documents with a `summary`, several
-    `summaries`, or else a title."""
-    rows = drawn(_documents(data, set(run.seen)), run.limit, run.seed)
+def extraction(model: str, data: list[str], run: Plan, written: int = 0) -> Result:
+    """Each way's scores, mean over the documents, and the mean of all nine; of `written` of the documents, by a model
+    that writes, the `trial` of writing against extracting. Takes documents with a `summary`, several `summaries`, or
+    else a title."""
+    rows = sampled(_documents(data, set(run.seen)), run.limit, run.seed)
     if len(rows) < 2:
         raise UserError(
             "fewer than two documents with a summary in the data",
             'give JSON Lines such as {"text": "…", "summary": "…"}, of texts of four sentences or more',
         )
-    space = load_space(model, run.runtime)
+    writes = kind_of(model_dir.read_config(registry.find(model))["kind"]).writer
+    writer = load_writer(model, run.runtime) if written and writes else None
+    space = writer.space if writer else load_space(model, run.runtime)
     chance = random.Random(run.seed)
     ways: dict[str, list[Scores]] = {}
     fits: list[dict[float, Scores]] = []  # of each document, by weight
@@ -78,6 +85,8 @@ def extraction(model: str, data: list[str], run: Plan) -> Result:
     for way, scores in means.items():
         figures |= {f"{way}, {count}: {name}": value for (count, name), value in scores.items()}
         figures[f"{way}: mean"] = statistics.fmean(scores.values())
+    if writer:
+        figures |= trial(rows[:written], writer, run.writing(no_repeat=True), _fitted, chance)
     return figures, samples[:10]
 
 
@@ -136,7 +145,7 @@ def _fitted(fits: list[dict[float, Scores]], chance: random.Random) -> tuple[Sco
     for _ in range(SPLITS):
         mixed = chance.sample(fits, len(fits))
         half, other = mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]
-        worth = {weight: sum(sum(one[weight].values()) for one in half) for weight in WEIGHTS}
-        weights.append(max(WEIGHTS, key=worth.__getitem__))
-        found.append({key: statistics.fmean(one[weights[-1]][key] for one in other) for key in fits[0][0.0]})
+        worth = {weight: sum(sum(one[weight].values()) for one in half) for weight in fits[0]}
+        weights.append(max(worth, key=worth.__getitem__))
+        found.append({key: statistics.fmean(one[weights[-1]][key] for one in other) for key in other[0][weights[-1]]})
     return {key: statistics.fmean(f[key] for f in found) for key in found[0]}, statistics.fmean(weights)

@@ -201,6 +201,18 @@ def xsim(
     texts. `sources` and `targets` are the rows' texts: one that stands there twice is looked for and found once, and
     all its translations are right.
     """
+    return xsim_wrong(source_ND, target_MD, k, sources=sources, targets=targets)[0]
+
+
+def xsim_wrong(
+    source_ND: Tensor,
+    target_MD: Tensor,
+    k: int = 4,
+    *,
+    sources: Sequence[str] = (),
+    targets: Sequence[str] = (),
+) -> tuple[float, list[int]]:
+    """`xsim`, and of each text that was not found the row of `target_MD` that was found in its place."""
     first, of = _distinct(sources or range(len(source_ND)))
     target_first, target_of = _distinct(targets or range(len(target_MD)))
     right = set(zip(of, target_of))  # of further candidates none is
@@ -218,7 +230,8 @@ def xsim(
             row_B = torch.where(new_B > best_B, at_B + column, row_B)
             best_B = torch.maximum(best_B, new_B)
         found += row_B.tolist()
-    return 100 * sum(pair not in right for pair in enumerate(found)) / len(found)
+    wrong = [target_first[place] for i, place in enumerate(found) if (i, place) not in right]
+    return 100 * len(wrong) / len(found), wrong
 
 
 def _distinct(texts: Sequence[Any]) -> tuple[list[int], list[int]]:

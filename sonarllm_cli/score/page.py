@@ -36,7 +36,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Table:
+class Grid:
     """`numbers`: whether all cells but the first column are figures, aligned to the right."""
 
     head: Sequence[str]
@@ -55,7 +55,7 @@ class Code:
     text: str
 
 
-Block = Heading | Note | Table | Drawing | Code
+Block = Heading | Note | Grid | Drawing | Code
 
 
 def html(title: str, blocks: Sequence[Block]) -> str:

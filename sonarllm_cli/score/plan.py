@@ -44,6 +44,7 @@ class Plan:
     sampling: dict[str, Any] = field(default_factory=dict)
     words: tuple[int, int] = (1, MOST_WORDS)  # of the (English) sentences that are auto-encoded or translated
     out: bool = False  # translate out of English, not into it
+    most: int = 0  # sentences of a continuation; as many as the text has, if 0
     rules: dict[str, Any] = field(default_factory=dict)  # when to stop, what to read next: fields of a `Writing`
 
     def fits(self, text: str) -> bool:
@@ -102,7 +103,7 @@ def documents_of(data: list[str], run: Plan, space: Space, least: int = 1) -> li
     if not rows:
         what = f"documents of {least} sentences" if least > 1 else "documents"
         raise UserError(f"no {what} in the data", 'give JSON Lines such as {"text": "…"}')
-    return drawn(rows, run.limit, run.seed)
+    return sampled(rows, run.limit, run.seed)
 
 
 def _split(data: list[str]) -> tuple[list[str], list[str]]:
@@ -115,6 +116,6 @@ def _split(data: list[str]) -> tuple[list[str], list[str]]:
     return documents, pairs
 
 
-def drawn(items: list[Any], limit: int, seed: int) -> list[Any]:
+def sampled(items: list[Any], limit: int, seed: int) -> list[Any]:
     """`limit` of them at random, where there are more; 0: all."""
     return random.Random(seed).sample(items, limit) if limit and len(items) > limit else items

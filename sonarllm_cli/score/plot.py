@@ -1,6 +1,6 @@
 """Lines and points as SVG, for a page that loads nothing: no library draws it, so nothing but text comes out.
 
-svg = plot([Series("sonar-llm", [(1, 3.0), (2, 2.5)])], x="step", y="loss")
+svg = svg_plot([Series("sonar-llm", [(1, 3.0), (2, 2.5)])], x="step", y="loss")
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Series:
     colour: str = ""
 
 
-def plot(series: Sequence[Series], *, x: str, y: str, log_x: bool = False, title: str = "") -> str:
+def svg_plot(series: Sequence[Series], *, x: str, y: str, log_x: bool = False, title: str = "") -> str:
     """An <svg> of the series over common axes, with ticks and a legend. Points that are not finite are left out."""
     clean = [
         [(a, b) for a, b in s.points if math.isfinite(a) and math.isfinite(b) and (a > 0 or not log_x)] for s in series

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .page import Block, Code, Drawing, Heading, Note, Table, html, markdown
-from .plot import COLOURS, Series, plot
-from .scaling import curve, drawn
+from .page import Block, Code, Drawing, Grid, Heading, Note, html, markdown
+from .plot import COLOURS, Series, svg_plot
+from .scaling import curve, drawing_of
 
 SAMPLES = 5  # texts shown of each task
 LONGEST = 400  # characters of a sample
@@ -111,7 +111,7 @@ def _models(results: Sequence[Record], runs: Runs) -> list[Block]:
     if not rows:
         return []
     table = [[name, *about, ", ".join(map(str, sorted(seeds[name])))] for name, about in rows.items()]
-    return [Heading("Models"), Table(["model", "kind", "trained parameters", "steps", "space", "seeds"], table)]
+    return [Heading("Models"), Grid(["model", "kind", "trained parameters", "steps", "space", "seeds"], table)]
 
 
 def _tables(results: Sequence[Record]) -> list[Block]:
@@ -127,7 +127,7 @@ def _tables(results: Sequence[Record]) -> list[Block]:
             note += f" Mean (standard deviation) over {most} results of a model."
         elif any("deviation" in r for r in own):
             note += " Mean (standard deviation) over draws."
-        blocks += [Heading(f"Task: {task}"), Note(note), Table(["", *groups], rows)]
+        blocks += [Heading(f"Task: {task}"), Note(note), Grid(["", *groups], rows)]
     return blocks
 
 
@@ -155,8 +155,8 @@ def _laws(laws: Sequence[Record]) -> list[Block]:
         note = f"L(N) = a · N^(−α) + b through {record.get('figure') or 'the loss'}; N: parameters that were trained."
         head = ["", "a", "95 %", "α", "95 %", "b", "95 %", "R²", "points"]
         none = [f"No law for {name}: {law['why']}." for name, law in record["laws"].items() if "why" in law]
-        blocks += [Heading("Scaling"), Note(note), Table(head, rows), *map(Note, none)]
-        blocks += [Drawing(f"Scaling: {name}", drawn({name: law})) for name, law in record["laws"].items()]
+        blocks += [Heading("Scaling"), Note(note), Grid(head, rows), *map(Note, none)]
+        blocks += [Drawing(f"Scaling: {name}", drawing_of({name: law})) for name, law in record["laws"].items()]
     return blocks
 
 
@@ -175,7 +175,7 @@ def _curves(runs: Runs) -> list[Block]:
             points = [(line["step"], line[figure]) for line in log if figure in line]
             colour = COLOURS[names.index(settings["name"]) % len(COLOURS)]
             series.append(Series(settings["name"], points, dots=len(points) == 1, colour=colour))
-        blocks.append(Drawing(figure, plot(series, x="step", y=figure, title=figure)))
+        blocks.append(Drawing(figure, svg_plot(series, x="step", y=figure, title=figure)))
     return blocks
 
 
@@ -193,7 +193,7 @@ def _samples(results: Sequence[Record]) -> list[Block]:
             for text in shared
         ]
         if rows:
-            blocks += [Heading(f"Samples: {task}"), Table(["given", "true", *wrote], rows, numbers=False)]
+            blocks += [Heading(f"Samples: {task}"), Grid(["given", "true", *wrote], rows, numbers=False)]
     return blocks
 
 
@@ -212,5 +212,5 @@ def _commands(results: Sequence[Record], laws: Sequence[Record], runs: Runs) -> 
     versions = {name: value for r in results for name, value in r["versions"].items()}
     if data or versions:
         rows = [list(pair) for pair in [*sorted(data.items()), *sorted(versions.items())]]
-        blocks.append(Table(["made with", ""], rows, numbers=False))
+        blocks.append(Grid(["made with", ""], rows, numbers=False))
     return [Heading("Commands"), *blocks] if blocks else []

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..io.files import read_text
-from .plot import COLOURS, Series, plot
+from .plot import COLOURS, Series, svg_plot
 
 LOSSES = ("valid_text_mse", "valid_text_nll")  # what a run was taught, and so is judged by, the first that it has
 SEARCH = np.linspace(0.01, 3.0, 600)  # α looked at before the finest is sought
@@ -121,7 +121,7 @@ def student(p: float, freedom: int) -> float:
 
 
 @dataclass(frozen=True)
-class Point:
+class LossPoint:
     """A model of a size and its loss; `group` is the kind, each of which gets a law of its own."""
 
     group: str
@@ -129,7 +129,7 @@ class Point:
     loss: float
 
 
-def points_of_runs(folders: Sequence[str], figure: str = "") -> list[Point]:
+def points_of_runs(folders: Sequence[str], figure: str = "") -> list[LossPoint]:
     """Run folders of `train` → points: what the recipe trains, and the last validation. UserError names what lacks."""
     from ..learn.build import trainable_parameters
     from ..learn.recipe import load
@@ -148,7 +148,7 @@ def points_of_runs(folders: Sequence[str], figure: str = "") -> list[Point]:
         if not known:
             have = ", ".join(k for k in last if k.startswith("valid_")) or "no validation"
             raise UserError(f"{folder} has no {' or '.join(wanted)} (it has {have})", "choose one: --figure NAME")
-        points.append(Point(settings.kind, trainable_parameters(settings), last[known[0]]))
+        points.append(LossPoint(settings.kind, trainable_parameters(settings), last[known[0]]))
     return points
 
 
@@ -163,12 +163,12 @@ def curve(folder: Path) -> list[dict[str, float]]:
     return out
 
 
-def points_of_file(path: str) -> list[Point]:
+def points_of_file(path: str) -> list[LossPoint]:
     """A table of points → the same: CSV with the columns size, loss and, if it likes, kind; or JSON, a list of such."""
     text = read_text(path)
     try:
         rows = json.loads(text) if text.lstrip().startswith("[") else list(csv.DictReader(text.splitlines()))
-        return [Point(str(row.get("kind") or ""), float(row["size"]), float(row["loss"])) for row in rows]
+        return [LossPoint(str(row.get("kind") or ""), float(row["size"]), float(row["loss"])) for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         cure = "give the columns size and loss, and kind where there are several"
         raise UserError(f"{path} is no table of points: {error!r}", cure) from None
@@ -179,7 +179,7 @@ def _ends(interval: tuple[float, float]) -> list[float | None]:
     return [end if math.isfinite(end) else None for end in interval]
 
 
-def drawn(laws: dict[str, Any], y: str = "loss") -> str:
+def drawing_of(laws: dict[str, Any], y: str = "loss") -> str:
     """Laws and their points as SVG, size on a logarithmic axis."""
     series = []
     for i, (name, law) in enumerate(laws.items()):
@@ -190,10 +190,10 @@ def drawn(laws: dict[str, Any], y: str = "loss") -> str:
             grid = np.geomspace(points[0][0], points[-1][0], 60)
             line = [(float(n), float(law["a"] * n ** -law["alpha"] + law["b"])) for n in grid]
             series.append(Series(name, line, colour=colour))
-    return plot(series, x="trainable parameters", y=y, log_x=True, title="scaling")
+    return svg_plot(series, x="trainable parameters", y=y, log_x=True, title="scaling")
 
 
-def scaling(points: Sequence[Point]) -> dict[str, Any]:
+def scaling(points: Sequence[LossPoint]) -> dict[str, Any]:
     """A law for each kind, and the points it goes through; where a kind has none, `why`. UserError if none has."""
     out: dict[str, Any] = {}
     for group in dict.fromkeys(p.group for p in points):

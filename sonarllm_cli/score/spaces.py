@@ -5,7 +5,9 @@ Legend: N texts, Q queries, K nearest, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,16 +20,17 @@ from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import Line, embed, embed_sentences, embed_stream
 from ..flow.embed_speech import embed_recordings, load_speech
+from ..io.files import read_text
 from ..languages import resolve
 from ..use import align
 from ..use.mine import mine
-from ..use.neighbours import nearest, unit
+from ..use.neighbours import nearest_rows, unit
 from ..use.sides import Embedded
 from ..weights import model_dir, registry
 from ..weights.loaded import Space, load_space
 from . import metrics
 from .alignment import noisy
-from .plan import Plan, Result, Sample, Task, by_language, drawn, pairs_by_language
+from .plan import Plan, Result, Sample, Task, by_language, pairs_by_language, sampled
 
 
 def autoencoding(model: str, data: list[str], run: Plan) -> Result:
@@ -36,7 +39,7 @@ def autoencoding(model: str, data: list[str], run: Plan) -> Result:
     figures: dict[str, float] = {}
     samples: list[Sample] = []
     for lang, texts in sorted(by_language(data, run.seen).items()):
-        texts = drawn([t for t in texts if run.fits(t)], run.limit, run.seed)
+        texts = sampled([t for t in texts if run.fits(t)], run.limit, run.seed)
         found = _decoded(embed_sentences(texts, lang, space), lang, space, run.beam)
         figures |= {
             f"{lang} BLEU": run.bleu(found, texts, lang),
@@ -53,7 +56,7 @@ def translation(model: str, data: list[str], run: Plan) -> Result:
     figures: dict[str, float] = {}
     samples: list[Sample] = []
     for lang, pairs in sorted(pairs_by_language(data, run.seen).items()):
-        pairs = drawn([p for p in pairs if run.fits(p[0])], run.limit, run.seed)
+        pairs = sampled([p for p in pairs if run.fits(p[0])], run.limit, run.seed)
         sides = ("eng_Latn", lang) if run.out else (lang, "eng_Latn")
         given, wanted = zip(*((a, b) if run.out else (b, a) for a, b in pairs))
         found = _decoded(embed_sentences(list(given), sides[0], space), sides[1], space, run.beam)
@@ -69,14 +72,17 @@ def translation(model: str, data: list[str], run: Plan) -> Result:
     return figures, samples
 
 
-def xsim_errors(model: str, data: list[str], run: Plan, plus: Sequence[str] = ()) -> Result:
+def xsim_errors(
+    model: str, data: list[str], run: Plan, plus: Sequence[str] = (), types: Mapping[str, str] | None = None
+) -> Result:
     """How often a text's translation is not its nearest neighbour, both ways, by language; into English also among the
-    altered sentences `plus` (xsim++, Chen et al. 2023)."""
+    altered sentences `plus` (xsim++, Chen et al. 2023), whose errors are told by kind: another text's translation is
+    found, or an altered sentence, of what type `types` has."""
     space = load_space(model, run.runtime)
     plus_ND = embed_sentences(plus, "eng_Latn", space) if plus else None
     figures: dict[str, float] = {}
     for lang, pairs in sorted(pairs_by_language(data, run.seen).items()):
-        pairs = [p for p in dict.fromkeys(drawn(pairs, run.limit, run.seed))]
+        pairs = [p for p in dict.fromkeys(sampled(pairs, run.limit, run.seed))]
         english, other = [a for a, _ in pairs], [b for _, b in pairs]
         a_ND, b_ND = embed_sentences(english, "eng_Latn", space), embed_sentences(other, lang, space)
         figures |= {
@@ -85,26 +91,31 @@ def xsim_errors(model: str, data: list[str], run: Plan, plus: Sequence[str] = ()
             f"{lang} texts": len(pairs),
         }
         if plus_ND is not None:
-            figures[f"{lang} → eng error ++"] = metrics.xsim(
-                b_ND, torch.cat([a_ND, plus_ND]), sources=other, targets=[*english, *plus]
+            targets = [*english, *plus]
+            error, wrong = metrics.xsim_wrong(b_ND, torch.cat([a_ND, plus_ND]), sources=other, targets=targets)
+            figures[f"{lang} → eng error ++"] = error
+            kinds = Counter(
+                (types or {}).get(targets[i], "altered") if i >= len(english) else "misaligned" for i in wrong
             )
+            for kind in sorted({"misaligned", *(types or {"": "altered"}).values(), *kinds}):
+                figures[f"{lang} → eng ++ {kind}"] = error * kinds[kind] / max(1, len(wrong))
     return figures, []
 
 
-def hearing(model: str, data: list[str], run: Plan) -> Result:
+def speech_understood(model: str, data: list[str], run: Plan) -> Result:
     """Clips against their words, by language: how often the vector of one is not nearest to the other's, and what is
     decoded in the language spoken: BLEU, chrF, word error rate. `model` is a speech encoder; its space decodes."""
     heard = load_speech(model, run.runtime)
     if not heard.space:
         raise UserError(f"{model} was imported without a space", "import it again, with --sonar SPACE")
     folder = registry.find(model)
-    space = load_space(model_dir.space_of(folder, model_dir.read_config(folder)), run.runtime)
+    space = load_space(model_dir.home_of(folder, model_dir.read_config(folder)), run.runtime)
     heard.check(space)
     clips = [clip for clip in read_clips(data, lang=heard.lang or "eng_Latn") if clip.text not in set(run.seen)]
     figures: dict[str, float] = {}
     samples: list[Sample] = []
     for lang in sorted({clip.lang for clip in clips}):
-        own = drawn([clip for clip in clips if clip.lang == lang], run.limit, run.seed)
+        own = sampled([clip for clip in clips if clip.lang == lang], run.limit, run.seed)
         blocks = list(embed_recordings([clip.recording() for clip in own], heard, whole=True))
         if failures := [failure for block in blocks for failure in block.failures]:
             raise failures[0]
@@ -136,14 +147,14 @@ def retrieval(model: str, data: list[str], run: Plan) -> Result:
             raise UserError(f"not a note or a query: {row}", 'give {"id", "lang", "text"} and {"lang", "text", "note"}')
     seen = set(run.seen)
     notes = {row["id"]: row for row in rows if "note" not in row}
-    queries = drawn([row for row in rows if "note" in row and row["text"] not in seen], run.limit, run.seed)
+    queries = sampled([row for row in rows if "note" in row and row["text"] not in seen], run.limit, run.seed)
     if not notes or not queries:
         raise UserError(f"{len(notes)} notes and {len(queries)} queries in the data", "give --data for both")
     if lost := [row["note"] for row in queries if row["note"] not in notes]:
         raise UserError(f"a query's note {lost[0]!r} is not there", "give --data with all notes")
     names = list(notes)
     note_ND, query_QD = (unit(_embedded(part, space)) for part in (list(notes.values()), queries))
-    row_QK = nearest(query_QD, [note_ND], 5)[1].tolist()
+    row_QK = nearest_rows(query_QD, [note_ND], 5)[1].tolist()
     place: dict[str, list[int]] = {}  # of the answer among the five; 5: it is not there
     samples: list[Sample] = []
     for query, row in zip(queries, row_QK):
@@ -185,7 +196,7 @@ def aligned(noise: float) -> Task:
                 align.document(side, lambda texts, own=own: embed(texts, lang=own, model=space))  # type: ignore[misc]
                 for side, own in ((a, "eng_Latn"), (b, lang))
             ]
-            scores = align.f1(align.align(*documents), true)
+            scores = align.strict_f1(align.align(*documents), true)
             figures |= {f"{lang} {name}": score for name, score in zip(("precision", "recall", "F1"), scores)}
             figures[f"{lang} sentences"] = len(b)
         return figures, []
@@ -201,7 +212,7 @@ def mined(strangers: int, threshold: float | None) -> Task:
         space = load_space(model, plan.runtime)
         figures: dict[str, float] = {}
         for lang, pairs in sorted(pairs_by_language(data, plan.seen).items()):
-            pairs = drawn(list(dict.fromkeys(pairs)), plan.limit, plan.seed)
+            pairs = sampled(list(dict.fromkeys(pairs)), plan.limit, plan.seed)
             known = len(pairs) // (1 + strangers)
             if not known:
                 raise UserError(f"{len(pairs)} pairs in {lang} are too few", "give more, or fewer --strangers")
@@ -230,3 +241,23 @@ def _decoded(embedding_ND: torch.Tensor, lang: str, space: Space, beam: int) -> 
     search = Search(beam=beam)
     length_sorted = decode_batch(embedding_ND, lang, space, search)
     return [hypotheses[0].text for hypotheses in length_sorted]
+
+
+def altered_types(path: str) -> dict[str, str]:
+    """The types of xsim++'s altered sentences, of a JSON object: sentence → its type, or {"errtype": type}, where
+    several are a list. UserError for another file."""
+    cure = 'write {"SENTENCE": {"errtype": "TYPE"}}'
+    try:
+        table = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON: {str(error)[:80]}", cure) from None
+    if not isinstance(table, dict):
+        raise UserError(f"{path} holds no JSON object", cure)
+    found: dict[str, str] = {}
+    for sentence, said in table.items():
+        said = said.get("errtype") if isinstance(said, dict) else said
+        names: list[Any] = said if isinstance(said, list) else [said]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path}: {sentence[:60]!r} has no type", cure)
+        found[sentence.strip()] = ", ".join(names)
+    return found

@@ -26,14 +26,14 @@ from ..runtime import Runtime
 from ..weights import model_dir, registry
 from . import metrics
 from .plan import MOST_WORDS, Plan, Result, Task
-from .spaces import autoencoding, hearing, retrieval, translation, xsim_errors
+from .spaces import autoencoding, retrieval, speech_understood, translation, xsim_errors
 from .writers import generated, nextsentence, nlg, summaries
 
 TASKS: dict[str, Task] = {
     "autoencode": autoencoding,
     "translate": translation,
     "xsim": xsim_errors,
-    "speech": hearing,
+    "speech": speech_understood,
     "search": retrieval,
     "summarize": summaries,
     "nextsentence": nextsentence,
@@ -58,6 +58,7 @@ def evaluate(
     rules: dict[str, Any] | None = None,
     words: tuple[int, int] = (1, MOST_WORDS),
     out_of_english: bool = False,
+    max_sentences: int = 0,
     run: Task | None = None,
 ) -> dict[str, Any]:
     """Run a task; → figures beside all that is needed to get them again: settings, data hash, seed, versions.
@@ -74,6 +75,7 @@ def evaluate(
     settings |= {"seeds": seeds} if seeds > 1 else {}
     settings |= {"words": words} if words != (1, MOST_WORDS) else {}
     settings |= {"out of English": True} if out_of_english else {}
+    settings |= {"max sentences": max_sentences} if max_sentences else {}
     settings |= {"tokenizer": tokenizer} if tokenizer else {}
     settings |= {"sampling": sampling} if sampling else {}
     settings |= {"rules": rules} if rules and Writing(**rules) != Writing() else {}
@@ -92,6 +94,7 @@ def evaluate(
             rules=rules or {},
             words=words,
             out=out_of_english,
+            most=max_sentences,
             tokenizer=tokenizer,
         )
         results.append(run(model, list(data), plan))

@@ -35,10 +35,10 @@ def wordnet() -> Any:
         own.ensure_loaded()
         return own
     except LookupError:
-        return read(Path(os.environ.get("WNSEARCHDIR", DEBIAN))) or NoSynonyms()
+        return read_wordnet(Path(os.environ.get("WNSEARCHDIR", DEBIAN))) or NoSynonyms()
 
 
-def read(folder: Path) -> Any:
+def read_wordnet(folder: Path) -> Any:
     """The WordNet database in a folder, by nltk's own reader; None if it is not there."""
     if not all((folder / name).is_file() for name in FILES):
         return None

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data import corpus
 from ..data.records import Data
 from ..errors import RunError, UserError
-from ..flow.compose import AUTO, Written, continue_sentences, sampling_of, sentences_of, shortened
+from ..flow.compose import AUTO, Written, continue_sentences, sampling_of, sentence_texts, shortened
 from ..flow.embed import embed_sentences
 from ..flow.predict import predict_all
 from ..learn.losses import sentence_nll, token_nll
@@ -26,7 +26,9 @@ from ..tokens import EOS
 from ..weights.loaded import Writer, load_writer
 from . import metrics
 from .judge import GRADES, Judge
-from .plan import Plan, Result, Sample, Task, documents_of, drawn
+from .plan import Plan, Result, Sample, Task, documents_of, sampled
+
+READ = 30  # continuations shown, for somebody to read
 
 
 def summaries(model: str, data: list[str], run: Plan) -> Result:
@@ -34,14 +36,16 @@ def summaries(model: str, data: list[str], run: Plan) -> Result:
     it ends; how much stands in the body word for word; beside the body's first sentence (Lead-1)."""
     seen = set(run.seen)
     writer: Writer = load_writer(model, run.runtime)
-    rows = drawn([(t, b) for t, b in corpus.documents(Data(), data) if t and b and t not in seen], run.limit, run.seed)
+    rows = sampled(
+        [(t, b) for t, b in corpus.documents(Data(), data) if t and b and t not in seen], run.limit, run.seed
+    )
     if not rows:
         raise UserError("no document with a title in the data", 'give JSON Lines such as {"title": "…", "text": "…"}')
     given: list[str] = []
     own: list[list[str]] = []
     for title, body in rows:
-        count = max(1, len(sentences_of(title, writer.lang, writer)))
-        article = sentences_of("\n\n".join(body), writer.lang, writer)
+        count = max(1, len(sentence_texts(title, writer.lang, writer)))
+        article = sentence_texts("\n\n".join(body), writer.lang, writer)
         article_SD = embed_sentences(article, writer.lang, writer.space)
         writing = run.writing(no_repeat=True)
         found = [s.text for s in shortened(article, article_SD, writer, writing, max(count, AUTO), run.generator)]
@@ -110,26 +114,26 @@ def _own_nll(writer: Writer, texts: list[str]) -> Tensor:
 
 
 def generated(model: str, data: list[str], run: Plan) -> Result:
-    """A text continued from its first two sentences: repetition-4 beside the text's own, and ROUGE-L and METEOR of the
-    first sentence written against the true one."""
+    """A text continued from its first two sentences, by as many as it has or `run.most`: repetition-4 beside the text's
+    own, and ROUGE-L and METEOR of the first sentence written against the true one."""
     writer = load_writer(model, run.runtime)
     rows = [texts for texts in documents_of(data, run, writer.space) if len(texts) > 3]
     if not rows:
         raise UserError("no text of three sentences in the data", "give longer documents")
     found, samples = [], []
     for texts in rows:
-        length = len(texts) - 3  # after the two given, before the last, which mostly is the ending
+        length = run.most or len(texts) - 3  # after the two given, before the last, which mostly is the ending
         found.append(continued(writer, texts[:2], run, length))
         samples.append({"text": " ".join(texts[:2]), "found": joined(found[-1]), "wanted": " ".join(texts[2:-1])})
     first, wanted = [f[0].text if f else "" for f in found], [texts[2] for texts in rows]
     return {
         "repetition-4": metrics.repetition([joined(f) for f in found]),
-        "repetition-4 of the texts": metrics.repetition([" ".join(texts[2:-1]) for texts in rows]),
+        "repetition-4 of the texts": metrics.repetition([" ".join(texts[2:-1][: run.most or None]) for texts in rows]),
         "first sentence ROUGE-L": metrics.rouge_l(first, wanted),
         f"first sentence {metrics.meteor_name()}": metrics.meteor(first, wanted),
         "sentences written": sum(map(len, found)) / len(found),
         "texts": len(rows),
-    }, samples[:10]
+    }, samples[:READ]
 
 
 def nlg(model: str, data: list[str], run: Plan) -> Result:

@@ -1,14 +1,16 @@
-"""A text encoder that speaks sentence-transformers, for programs that take a `SentenceTransformer`.
+"""A text encoder that speaks sentence-transformers, for programs that take a `SentenceTransformer`, and MTEB.
 
     model = SentenceEncoder("mini", lang="eng_Latn")
     model.similarity(model.encode(["A text."]), model.encode(["Another."]))
+    mteb.evaluate(model, mteb.get_tasks(tasks=["Tatoeba"]))
 
 Legend: N and M texts, D embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +21,13 @@ from torch import Tensor
 from ..errors import UserError
 from ..flow.embed import Line
 from ..flow.encoders import load_encoder
+from ..flow.language import likeliest_of
 from ..languages import resolve
 from ..runtime import Runtime, choose
 from ..weights.loaded import DEFAULT
 
 Lang = str | Callable[[str], str]
+TOLD = 200  # texts whose language is looked at
 
 
 class Figures:
@@ -44,7 +48,7 @@ class SentenceEncoder:
 
     def __init__(self, model: str = DEFAULT, *, lang: Lang = "eng_Latn", runtime: Runtime | None = None) -> None:
         self.runtime = runtime or choose()
-        self.encoder = load_encoder(model, self.runtime)
+        self.name, self.encoder = model, load_encoder(model, self.runtime)
         self.lang = lang
         self.model_card_data = Figures()
 
@@ -59,9 +63,21 @@ class SentenceEncoder:
 
     get_sentence_embedding_dimension = get_embedding_dimension  # its older name there
 
+    @property
+    def mteb_model_meta(self) -> Any:
+        """What MTEB notes of the model beside its scores: name, revision, width."""
+        from mteb.models.model_meta import ModelMeta
+
+        facts: dict[str, Any] = {
+            "name": f"sonarllm/{Path(self.name).name}",
+            "revision": self.encoder.fingerprint or "none",
+        }
+        facts |= {"embed_dim": self.encoder.dim, "similarity_fn_name": self.similarity_fn_name}
+        return ModelMeta.create_empty(overwrites=facts)
+
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Sequence[str] | Iterable[dict[str, Any]],
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int | None = None,
@@ -75,11 +91,22 @@ class SentenceEncoder:
         truncate_dim: int | None = None,
         *,
         lang: Lang | None = None,
+        task_metadata: Any = None,
+        hf_subset: str = "",
+        hf_split: str = "",
+        prompt_type: Any = None,
     ) -> Any:
         """Texts → embeddings_ND, of one text embedding_D: numpy, or a tensor with `convert_to_tensor`, or with neither
         a list of tensors. UserError for a prompt, which no encoder here was taught, other values than the sentence's,
         and another precision; `show_progress_bar` and `device` are heard and left alone.
+
+        MTEB gives batches, each with its "text", and with `task_metadata` and `hf_subset` says their language. A subset
+        of two languages does not say which of them the texts are in: the likelier one.
         """
+        given: list[Any] = [sentences] if isinstance(sentences, str) else list(sentences)
+        if task_metadata is not None:
+            given = [text for batch in given for text in batch["text"]]
+            lang = lang or self._task_lang(given, task_metadata, hf_subset)
         for name, value, usual in (
             ("prompt_name", prompt_name, None),
             ("prompt", prompt, None),
@@ -88,8 +115,7 @@ class SentenceEncoder:
         ):
             if value != usual:
                 raise UserError(f"{name} {value!r} means nothing to this encoder", "leave it out")
-        texts = [sentences] if isinstance(sentences, str) else list(sentences)
-        lines = [Line(text, self._lang(text, lang or self.lang), f"text {i + 1}") for i, text in enumerate(texts)]
+        lines = [Line(text, self._lang(text, lang or self.lang), f"text {i + 1}") for i, text in enumerate(given)]
         vectors_ND = torch.from_numpy(self.encoder.embed(lines, batch_size=batch_size))[:, :truncate_dim]
         if normalize_embeddings:
             vectors_ND = F.normalize(vectors_ND, dim=1)
@@ -114,6 +140,13 @@ class SentenceEncoder:
     def similarity_pairwise(self, a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> Tensor:
         """Cosines of each with its own: a_ND, b_ND → cosine_N."""
         return (_unit(a) * _unit(b)).sum(1)
+
+    def _task_lang(self, texts: Sequence[str], task: Any, subset: str) -> str:
+        """The language of a task's texts. UserError for one that the model has not."""
+        named = task.hf_subsets_to_langscripts
+        codes = named.get(subset) or [code for code in task.bcp47_codes if code.replace("-", "_") == subset]
+        known = [resolve(code, self.encoder.langs) for code in codes or task.bcp47_codes]
+        return likeliest_of("\n".join(texts[:TOLD]), known)
 
     def _lang(self, text: str, lang: Lang) -> str:
         return resolve(lang if isinstance(lang, str) else lang(text), self.encoder.langs)

@@ -37,7 +37,7 @@ _EVEN = 1e-5  # costs so near are even: of equal ways the one in smaller steps i
 
 
 @dataclass(frozen=True)
-class Document:
+class Spans:
     """Vectors of length 1 of joined sentences: `joined[j]` is (N, D), row i of `j + 1` sentences that end with the
     i-th (zeros where there are not so many before it)."""
 
@@ -48,7 +48,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Bead:
     """Sentences of A and B that say the same; one range is empty where a sentence has no counterpart."""
 
     a: range
@@ -56,7 +56,7 @@ class Pair:
     cost: float
 
 
-def sentences_of(path: str, lang: str, lines: bool) -> list[str]:
+def read_sentences(path: str, lang: str, lines: bool) -> list[str]:
     """The sentences of a text, each on one line; its lines as they are with `lines`, blank ones left out."""
     [(_, text)] = read_texts([path])
     if lines:
@@ -76,7 +76,7 @@ def windows(sentences: Sequence[str], most: int) -> list[str]:
 
 def document(
     sentences: Sequence[str], embed: Callable[[list[str]], np.ndarray], *, most: int = MOST, name: str = "the document"
-) -> Document:
+) -> Spans:
     """A document's vectors; `embed` is asked once, for the distinct joined texts. A pair of `most` sentences has one of
     them at least on the other side, so that `most` − 1 are joined. UserError for one without sentences."""
     if not sentences:
@@ -92,10 +92,10 @@ def document(
         for i in range(j - 1, len(sentences)):
             part_ND[i] = vector_TD[row[" ".join(sentences[i - j + 1 : i + 1])]]
         joined.append(part_ND)
-    return Document(joined)
+    return Spans(joined)
 
 
-def align(a: Document, b: Document, *, most: int = MOST, radius: int | None = RADIUS) -> list[Pair]:
+def align(a: Spans, b: Spans, *, most: int = MOST, radius: int | None = RADIUS) -> list[Bead]:
     """The cheapest way through both documents, in order; every sentence of both is in one pair. `most` bounds the
     sentences of a pair, `radius` the search (None: it looks everywhere). UserError for documents of two spaces."""
     if a.joined[0].shape[1] != b.joined[0].shape[1]:
@@ -109,16 +109,16 @@ def align(a: Document, b: Document, *, most: int = MOST, radius: int | None = RA
         fine_a, fine_b = levels[level]
         low, high = _window(path, len(fine_a), len(fine_b), radius or 0)
         path, costs = _cheapest(fine_a, fine_b, low, high, most if level == 0 else 2)
-    return [Pair(range(i, k), range(j, m), cost) for ((i, j), (k, m)), cost in zip(pairwise(path), costs)]
+    return [Bead(range(i, k), range(j, m), cost) for ((i, j), (k, m)), cost in zip(pairwise(path), costs)]
 
 
-def _halved(whole: Document) -> Document:
+def _halved(whole: Spans) -> Spans:
     """A document of the mean vectors of two neighbours each."""
     vectors_ND = whole.joined[0]
     if len(vectors_ND) % 2:
         vectors_ND = np.concatenate([vectors_ND, vectors_ND[-1:]])
     half_ND = vectors_ND[0::2] + vectors_ND[1::2]
-    return Document([half_ND / np.maximum(np.linalg.norm(half_ND, axis=1, keepdims=True), 1e-9)])
+    return Spans([half_ND / np.maximum(np.linalg.norm(half_ND, axis=1, keepdims=True), 1e-9)])
 
 
 def _window(path: list[tuple[int, int]], n: int, m: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +139,7 @@ def _window(path: list[tuple[int, int]], n: int, m: int, radius: int) -> tuple[n
 
 
 def _cheapest(
-    a: Document, b: Document, low: np.ndarray, high: np.ndarray, most: int
+    a: Spans, b: Spans, low: np.ndarray, high: np.ndarray, most: int
 ) -> tuple[list[tuple[int, int]], list[float]]:
     """The cheapest path of (sentences of A, sentences of B) from (0, 0) to the end within the window, and the cost of
     each step. Row by row; leaving out sentences of B, the step within a row, is a running minimum."""
@@ -187,7 +187,7 @@ def _cheapest(
 
 
 def _near(
-    a: Document, b: Document, sides: list[tuple[int, int]], i: int, first: int, last: int
+    a: Spans, b: Spans, sides: list[tuple[int, int]], i: int, first: int, last: int
 ) -> dict[tuple[int, int], np.ndarray]:
     """Cosines of the joined sentences of A that end with the i-th and those of B at the columns `first` … `last` − 1:
     (joined of A, joined of B) → near_W, −1 where there are not so many."""
@@ -234,7 +234,7 @@ def _shifted(row_W: np.ndarray, low: int, first: int, last: int, fill: float = n
     return out_W
 
 
-def _left_out(a: Document, b: Document, far_a: np.ndarray, far_b: np.ndarray) -> float:
+def _left_out(a: Spans, b: Spans, far_a: np.ndarray, far_b: np.ndarray) -> float:
     """What leaving a sentence out costs: a quantile of the costs of random strangers, the same at every call."""
     random = np.random.default_rng(0)
     i, j = (random.integers(0, len(side), _RANDOM_PAIRS) for side in (a, b))
@@ -248,7 +248,7 @@ def _left_out(a: Document, b: Document, far_a: np.ndarray, far_b: np.ndarray) ->
     return float(np.quantile(2 * (1 - near) / (1e-6 + far_a[i] + far_b[j]), true + (1 - true) * LEFT_OUT))
 
 
-def f1(found: Iterable[Pair], true: Iterable[tuple[range, range]]) -> tuple[float, float, float]:
+def strict_f1(found: Iterable[Bead], true: Iterable[tuple[range, range]]) -> tuple[float, float, float]:
     """Precision, recall and F1 in per cent, strict: of pairs with both sides, those that are exactly a true one."""
     have = {(p.a, p.b) for p in found if p.a and p.b}
     want = {(a, b) for a, b in true if a and b}
@@ -295,10 +295,10 @@ def writing_vectors(
     return embed_and_write
 
 
-def line_of(pair: Pair) -> str:
+def line_of(pair: Bead) -> str:
     """A pair as vecalign writes it: numbers from 0, and its cost.
 
-    >>> line_of(Pair(range(0, 2), range(1, 2), 0.25))
+    >>> line_of(Bead(range(0, 2), range(1, 2), 0.25))
     '[0, 1]:[1]:0.250000'
     """
     return f"{list(pair.a)}:{list(pair.b)}:{pair.cost:.6f}"

@@ -1,6 +1,6 @@
 """The nearest of many vectors by cosine, exactly, a block at a time: memory holds a block and what was found.
 
-    score_QK, row_QK = nearest(unit(queries_QD), (block_ND for block_ND in blocks), k=5)
+    score_QK, row_QK = nearest_rows(unit(queries_QD), (block_ND for block_ND in blocks), k=5)
 
 Legend: Q queries, N vectors of a block, K nearest, D embedding.
 """
@@ -38,7 +38,7 @@ def unit(
     return value_ND.div_(length_N1) if in_place else value_ND / length_N1
 
 
-def nearest(query_QD: Tensor, blocks: Iterable[Tensor], k: int) -> tuple[Tensor, Tensor]:
+def nearest_rows(query_QD: Tensor, blocks: Iterable[Tensor], k: int) -> tuple[Tensor, Tensor]:
     """The `k` vectors of `blocks` nearest to each query, nearest first; all where there are fewer. Everything is of
     length 1.
 

@@ -45,7 +45,7 @@ def load_head(name: str, runtime: Runtime) -> Head | None:
         return None
     net = tensors.load_net(folder, config, runtime.device, runtime.dtype)
     home = config.get("sonar", {})
-    space = model_dir.space_of(folder, config) if home else ""
+    space = model_dir.home_of(folder, config) if home else ""
     return Head(folder.name, net, space, home.get("fingerprint", ""), runtime)
 
 

@@ -30,7 +30,7 @@ from ..languages import resolve
 from ..runtime import log
 from ..weights import registry
 from ..weights.loaded import Space
-from .neighbours import nearest
+from .neighbours import nearest_rows
 from .sides import BINARY, Embedded, Side, holds_vectors, open_vectors, read_side, same_space, unit_blocks
 
 
@@ -50,7 +50,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Found:
+class Answers:
     """For each query its hits, nearest first; and what could not be read."""
 
     hits: list[list[Hit]]
@@ -80,7 +80,7 @@ def search(
     context: int = 0,
     batch_size: int | None = None,
     cache: bool = True,
-) -> Found:
+) -> Answers:
     """The `k` sentences nearest to each query by cosine, of at least `threshold`, with `context` sentences around.
 
     `paths` are texts, which are segmented in `lang`, JSON Lines with a "text" a row, files of embeddings, and folders
@@ -97,14 +97,14 @@ def search(
     query_QD = torch.cat(list(unit_blocks(asked)))
     shelf = _Shelf()
     sides = _sides(paths, space, resolve(lang, space.tokenizer.langs), batch_size, cache, shelf)
-    score_QK, row_QK = nearest(query_QD, _shelved(sides, asked, shelf), k)
+    score_QK, row_QK = nearest_rows(query_QD, _shelved(sides, asked, shelf), k)
     if not shelf.count:
         raise shelf.failed[0] if shelf.failed else UserError("there is no sentence to search", "name texts with words")
     pairs = [
         [(score, row) for score, row in zip(scores, rows) if score >= threshold]
         for scores, rows in zip(score_QK.tolist(), row_QK.tolist())
     ]
-    return Found(_hits(pairs, shelf, context), shelf.failed)
+    return Answers(_hits(pairs, shelf, context), shelf.failed)
 
 
 def _shelved(sides: Iterator[Side], asked: Side, shelf: _Shelf) -> Iterator[Tensor]:

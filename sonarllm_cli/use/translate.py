@@ -8,10 +8,12 @@ subtitles (.srt, .vtt) numbers, times and settings. The prose of a block of line
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import torch
 
@@ -19,9 +21,13 @@ from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import Line, embed_stream, fits
 from ..flow.segment import segment
+from ..io.files import display_name, text_ending
+from ..io.texts import expand, read_texts
 from ..weights.loaded import Space
 
 SENTENCES = 256  # translated at once
+SUBTITLES = (".srt", ".vtt")
+ENDINGS = (".txt", ".text", ".md", ".rst", *SUBTITLES)  # what is taken of a folder
 Translate = Callable[[Sequence[str]], list[str]]  # sentences on one line each → theirs
 _CLOCK = r"(?:\d{1,3}:)?\d{2}:\d{2}[.,]\d{3}"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s+-->\s+{_CLOCK}(?:\s.*)?")
@@ -55,10 +61,39 @@ def translator(
     return run
 
 
+def documents(paths: Sequence[str], folder: str) -> list[tuple[str, Path]]:
+    """The files that `paths` mean, each with the place of its translation in `folder`: a file's own name, within a
+    folder its path there. UserError where two would have one place, or one would be written over."""
+    found: dict[Path, str] = {}
+    for path in paths:
+        for name in expand([path], ENDINGS):
+            own = os.path.relpath(name, path) if os.path.isdir(path) else os.path.basename(name)
+            place = Path(folder, own)
+            if place in found or os.path.realpath(place) == os.path.realpath(name):
+                message = f"{name} would be written over" if place not in found else f"two files are named {own}"
+                raise UserError(message, "choose another -o, or translate them one by one")
+            found[place] = name
+    return [(name, place) for place, name in found.items()]
+
+
+def read_document(name: str, kind: str = "") -> tuple[str, str]:
+    """A file's text, and its `kind` (see `pieces`), by its ending unless it is given. UserError for one that can't be
+    read, is empty, or has broken times."""
+    [(_, text)] = read_texts([name])
+    kind = kind or ("" if name == "-" else text_ending(name))
+    kind = kind if kind in (*SUBTITLES, ".md") else ""
+    try:
+        for _ in pieces(text, kind):
+            pass
+    except UserError as error:
+        raise UserError(f"{display_name(name)}, {error.message}", error.cure) from None
+    return text, kind
+
+
 def pieces(text: str, kind: str = "") -> Iterator[Piece]:
     """A document in parts; joined they are the document. `kind` is ".srt" or ".vtt" of subtitles, ".md" of Markdown;
     anything else is plain text, whose lines are prose but for list marks. UserError for broken times."""
-    return _cues(text, kind) if kind in (".srt", ".vtt") else _blocks(text, kind == ".md")
+    return _cues(text, kind) if kind in SUBTITLES else _blocks(text, kind == ".md")
 
 
 def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
@@ -117,7 +152,7 @@ def _cues(text: str, kind: str) -> Iterator[Piece]:
     elif passed:
         yield Piece("".join(passed))
     if not cues:
-        raise UserError(f"there is no time in these subtitles ({kind})", "is it a subtitle file? rename it to .txt")
+        raise UserError(f"there is no time in subtitles ({kind})", "is it a subtitle file? rename it to .txt")
 
 
 def _cue(passed: list[str], held: list[str]) -> Piece:
@@ -149,7 +184,7 @@ def translate(
         found = iter(run(flat) if flat else [])
         for piece, own in zip(group, sentences):
             said = " ".join(islice(found, len(own)))
-            if piece.prose and kind in (".srt", ".vtt"):
+            if piece.prose and kind in SUBTITLES:
                 said = _wrapped(said, piece.prose.count("\n") + 1, newline)
             if bilingual and piece.prose:
                 said = f"{piece.prose}{newline}{said}"

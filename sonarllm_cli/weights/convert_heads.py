@@ -22,7 +22,7 @@ from .layouts import BLASERS, LASER2S, MUTOXES
 from .matching import Found, claiming, fill, import_card, lives_in, match, stored_as_asked
 from .sources import PathName, read_source
 
-READERS = ("laser", "sonar-space")  # whose way of reading a text LASER2 has: lower-cased or not, unknown pieces
+READERS = ("laser", "sonar-space")  # whose way of reading a text LASER2 has: punctuation, case, unknown pieces
 
 
 @claiming

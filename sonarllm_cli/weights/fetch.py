@@ -18,7 +18,7 @@ BLOCK = 1 << 20
 PATIENCE = 60  # seconds without a byte
 
 
-def fetch(url: str, folder: Path) -> Path:
+def fetch_file(url: str, folder: Path) -> Path:
     """The file at `url` in `folder`, under its own name. What came of it stands in NAME.part until it is whole.
 
     UserError for an address that has no such file, RunError if it can't be reached or breaks off.

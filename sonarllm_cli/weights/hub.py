@@ -25,7 +25,7 @@ from ..io.files import atomic_folder
 from ..nets import kinds
 from ..runtime import log
 from . import convert, convert_heads, model_dir, registry
-from .fetch import fetch as fetch_file
+from .fetch import fetch_file
 
 WEIGHTS = ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 PICKLED = ["config.json", "pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
@@ -67,7 +67,7 @@ def pull(
             say(f"its space {entry['sonar']} is here already")
         else:
             pull(entry["sonar"], dtype=dtype, say=say)
-    return kinds.load(__package__, kinds.KINDS[entry["kind"]].pull)(folder.name, entry, dtype, say)
+    return kinds.named(__package__, kinds.KINDS[entry["kind"]].pull)(folder.name, entry, dtype, say)
 
 
 # ---------------------------------------------------------------------------------------------- the kinds of model
@@ -89,26 +89,29 @@ def pull_sonar(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say)
     )
 
 
-def pull_speech(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
-    """By its address. The file is not kept once it is converted."""
+def pull_addresses(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
+    """A speech encoder, MuTox or LASER2, which are on no hub. Files are not kept once they are converted."""
     _say_licence(name, entry["licence"], entry["url"], say)
-    file = fetch_file(entry["url"], registry.models_home().parent / "fetched")
-    want, have = entry.get("sha256"), model_dir.digest(file)
-    if want is None:
-        say(f"{entry['url']}: unverified, the catalogue has no hash of it")
-    elif want != have:
+    files, hashes = [], []
+    for url in (entry["url"], *([entry["tokenizer"]] if "tokenizer" in entry else [])):
+        file = fetch_file(url, registry.models_home().parent / "fetched")
+        want, have = entry.get("sha256", {}).get(file.name), model_dir.digest(file)
+        if want is None:
+            say(f"{url}: unverified, the catalogue has no hash of it")
+        elif want != have:
+            file.unlink()
+            raise UserError(f"{url} is not the file that the catalogue knows", "it was changed there")
+        files.append(file)
+        hashes.append(f"{url} (SHA-256 {have})")
+    said = {"dtype": dtype, "licence": entry["licence"], "source": ", ".join(hashes)}
+    if entry["kind"] == "laser2":
+        folder = convert_heads.import_laser2(name, checkpoint=files[0], tokenizer=files[1], **said)
+    elif entry["kind"] == "mutox":
+        folder = convert_heads.import_mutox(name, checkpoint=files[0], sonar=entry["sonar"], **said)
+    else:
+        folder = convert.import_speech(name, checkpoint=files[0], lang=entry["lang"], sonar=entry["sonar"], **said)
+    for file in files:
         file.unlink()
-        raise UserError(f"{entry['url']} is not the file that the catalogue knows", "it was changed there")
-    folder = convert.import_speech(
-        name,
-        checkpoint=file,
-        lang=entry["lang"],
-        sonar=entry["sonar"],
-        dtype=dtype,
-        licence=entry["licence"],
-        source=f"{entry['url']} (SHA-256 {have})",
-    )
-    file.unlink()
     return folder
 
 
@@ -172,7 +175,7 @@ def _copy(snapshot: Path, folder: Path, say: Say) -> Path:
     space = config.get("sonar", {})
     model_dir.hash_of(snapshot, config, OURS[1])
     model_dir.check_files(snapshot, config)
-    with registry.claimed(folder.name), atomic_folder(folder) as scratch:
+    with registry.claimed_name(folder.name), atomic_folder(folder) as scratch:
         for name in OURS:
             if (snapshot / name).is_file():
                 shutil.copyfile(snapshot / name, scratch / name)

@@ -149,6 +149,26 @@ SONAR_DECODERS = (
         "fairseq text decoder", _rules("", _FAIRSEQ1, _FAIRSEQ1_CROSS), re.compile(r"layers\..*encoder_attn.*"), True
     ),
 )
+# What an encoder becomes where there is no M2M100 encoder by itself: MegatronBERT is pre-norm, has a norm after its
+# last layer and none after its tables (of words, here scaled, and of positions). For exports alone.
+MEGATRON_BERT = Layout(
+    "MegatronBERT of transformers",
+    _rules(
+        "",
+        """
+embeddings.word_embeddings.weight               embed.weight
+encoder.layer.N.attention.ln.P                  layers.N.self_attn_layer_norm.P
+encoder.layer.N.attention.self.{query,key,value}.P   layers.N.self_attn.qkv_proj.P
+encoder.layer.N.attention.output.dense.P        layers.N.self_attn.out_proj.P
+encoder.layer.N.ln.P                            layers.N.ffn_layer_norm.P
+encoder.layer.N.intermediate.dense.P            layers.N.ffn.inner_proj.P
+encoder.layer.N.output.dense.P                  layers.N.ffn.output_proj.P
+encoder.ln.P                                    layer_norm.P
+""",
+    ),
+    re.compile(r"embeddings\.word_embeddings\..*"),
+    fairseq_rows=True,
+)
 # The word table is not used: a document comes in as sentence embeddings. The frozen decoder is the space's own.
 FROZEN_DECODER = "sonar_decoder.model.decoder."
 SONAR_LLMS = (

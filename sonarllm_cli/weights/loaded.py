@@ -99,7 +99,7 @@ def load_writer(
     if not kind_of(config["kind"]).writer:
         cure = f"name a model of another kind ({', '.join(WRITERS)}): sonarllm models list"
         raise UserError(f"{name} is a {config['kind']} model: it can't write texts", cure)
-    home = load_space(space or model_dir.space_of(folder, config), runtime, trainable=trainable)
+    home = load_space(space or model_dir.home_of(folder, config), runtime, trainable=trainable)
     want = config.get("sonar", {}).get("fingerprint", "")
     if want != home.fingerprint:
         raise UserError(

@@ -149,7 +149,7 @@ def claiming(work: Callable[..., Path]) -> Callable[..., Path]:
 
     @functools.wraps(work)
     def claimed_work(name: str, **options: Any) -> Path:
-        with registry.claimed(name):
+        with registry.claimed_name(name):
             return work(name, **options)
 
     return claimed_work

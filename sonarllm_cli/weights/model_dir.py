@@ -134,7 +134,7 @@ def of_run(path: Path) -> Path:
     return path / "model" if not own and os.path.isfile(path / "model" / "config.json") else path
 
 
-def space_of(folder: Path, config: dict[str, Any]) -> str:
+def home_of(folder: Path, config: dict[str, Any]) -> str:
     """Where a concept model's space is: a folder beside its own, the folder whose path its recipe gave, or a name for
     the registry. Whether it is the right one, its fingerprint tells."""
     name = config.get("sonar", {}).get("name", "")

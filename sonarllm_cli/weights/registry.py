@@ -94,7 +94,7 @@ def find_space(name: str) -> tuple[Path, dict[str, Any]]:
     folder = find(name)
     config = model_dir.read_config(folder)
     if kind_of(config["kind"]).writer:
-        name = model_dir.space_of(folder, config)
+        name = model_dir.home_of(folder, config)
         folder = find(name)
         config = model_dir.read_config(folder)
     if not kind_of(config["kind"]).space:
@@ -161,7 +161,7 @@ def target(name: str) -> Path:
 
 
 @contextmanager
-def claimed(name: str) -> Iterator[Path]:
+def claimed_name(name: str) -> Iterator[Path]:
     """`target(name)`, this process' alone while it makes the model; UserError if it is there, or another makes it."""
     folder = target(name)
     lock, busy = folder.with_name(f".{name}.lock"), f"another process is importing {name}"

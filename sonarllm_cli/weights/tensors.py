@@ -184,7 +184,7 @@ def save(
             "model": dataclasses.asdict(model.config),  # type: ignore[call-overload]
             "weights": weights,
             "files": files,
-            **({"fingerprint": identity.name(model.config, files, facts.get("langs", []))} if names else {}),
+            **({"fingerprint": identity.name(model.config, files, facts)} if names else {}),
             **facts,
         }
         (scratch / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -209,9 +209,10 @@ class _Identity:
         self.hashes[name] = hashlib.sha256(data).hexdigest()
         return value
 
-    def name(self, config: Any, files: Mapping[str, str], langs: list[str]) -> str:
-        """16 hexadecimal digits."""
+    def name(self, config: Any, files: Mapping[str, str], said: Mapping[str, Any]) -> str:
+        """16 hexadecimal digits. Of what else is said of the model, its languages and how it reads texts count."""
         fields = [f for f in dataclasses.fields(config) if f.name not in self.NOT]
         shape = {f.name: getattr(config, f.name) for f in fields if getattr(config, f.name) != f.default}
-        facts = [self.hashes, shape, files.get("tokenizer.model", ""), langs]
+        facts = [self.hashes, shape, files.get("tokenizer.model", ""), said.get("langs", [])]
+        facts += [said["reads_as"]] if "reads_as" in said else []
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
 """Training the LCMs: the next sentence's embedding by squared error, straight or from noise. No decoder is asked.
 
-Documents, targets, order and stop rules are a SONAR-LLM's (see sonar_llm_task.py). The loss of a sentence is the sum
+Documents, targets, order and stop rules are a SONAR-LLM's (see sonar_llm.py). The loss of a sentence is the sum
 over dimensions of the squared difference of normalised embeddings, and a step's the mean over its sentences.
 
 Legend: B documents, S sentences read, N target sentences, C columns attended to, D embedding.
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ...data.documents import Batch, Document, Lazy
-from ...nets.diffusion_lcm import noised
+from ...nets.diffusion_lcm import diffused
 from ...nets.sonar import SonarConfig
-from ..budget import Cost, body_flops
+from ..budget import Cost, body_token_flops
 from ..recipe import Settings
 from .sonar_llm import CPU, SonarLLMTask
 
@@ -41,7 +41,7 @@ class LCMTask(SonarLLMTask):
     def flops(cls, settings: Settings, model: Any, space: SonarConfig | None, tokens: int, sentences: int) -> float:
         """The body, three times: no decoder is asked."""
         assert space is not None
-        return 3 * sentences * body_flops(model.config, space.embedding, settings.data.max_sentences)
+        return 3 * sentences * body_token_flops(model.config, space.embedding, settings.data.max_sentences)
 
     @classmethod
     def activations(cls, settings: Settings, config: Any, space: SonarConfig | None, half: int) -> float:
@@ -128,7 +128,7 @@ class DiffusionTask(LCMTask):
             t.to(self.device) for t in (target_BND, step_BN, noise_BND, mask_BNC)
         )
         target_BND = self.normaliser(target_BND)
-        x_BND = noised(target_BND, noise_BND, self.model.alpha(step_BN))
+        x_BND = diffused(target_BND, noise_BND, self.model.alpha(step_BN))
         found_BND = self.model(context_BSD, x_BND, step_BN, mask_BNC)
         return (found_BND - target_BND).square().sum(-1)[at_B, place_N], row_N
 

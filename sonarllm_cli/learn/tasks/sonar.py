@@ -29,8 +29,8 @@ from ..budget import (
     SENTENCE_TOKENS,
     Cost,
     cross_flops,
-    decoder_flops,
-    encoder_flops,
+    decoder_token_flops,
+    encoder_token_flops,
     layer_activations,
     logits_bytes,
 )
@@ -44,7 +44,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Batch:
+class ItemBatch:
     """Items of one micro-batch, and its share of the step's labelled tokens, by which its loss is weighted."""
 
     items: np.ndarray
@@ -139,7 +139,7 @@ class SonarTask(Cost):
         """Encoder and decoder, three times."""
         config, read = model.config, tokens + sentences  # the language token too
         length = read / max(1, sentences)
-        through = read * (encoder_flops(config, length) + decoder_flops(config, length))
+        through = read * (encoder_token_flops(config, length) + decoder_token_flops(config, length))
         return 3 * (through + sentences * cross_flops(config) + 2 * tokens * config.width * config.vocab_size)
 
     @classmethod
@@ -213,18 +213,18 @@ class SonarTask(Cost):
         rng = np.random.default_rng([self.settings.run.seed, number])
         return batches(self.train, self.settings.optim.batch_tokens, rng)
 
-    def steps(self, epoch: Lazy[np.ndarray]) -> Lazy[list[Batch]]:
+    def steps(self, epoch: Lazy[np.ndarray]) -> Lazy[list[ItemBatch]]:
         """Optimisation steps of `optim.accumulate` micro-batches; a remainder of the pass is left out."""
         size, labels_N = min(self.settings.optim.accumulate, len(epoch)), self.train.labels()
 
-        def step(i: int) -> list[Batch]:
+        def step(i: int) -> list[ItemBatch]:
             parts = epoch[i * size : (i + 1) * size]
             labels = [int(labels_N[items].sum()) for items in parts]
-            return [Batch(items, count / sum(labels)) for items, count in zip(parts, labels)]
+            return [ItemBatch(items, count / sum(labels)) for items, count in zip(parts, labels)]
 
         return Lazy(len(epoch) // size, step)
 
-    def describe(self, batch: Batch) -> str:
+    def describe(self, batch: ItemBatch) -> str:
         """A micro-batch's first texts, for messages."""
         named = [
             f"{self.tokenizer.text(map(int, self.train.ids(int(self.train.left[i]))))[:40]!r}" for i in batch.items
@@ -233,7 +233,7 @@ class SonarTask(Cost):
 
     # ------------------------------------------------------------------------------------------ the loss
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(self, batch: ItemBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's loss, and what to log of it. What is random is drawn on the CPU."""
         weights = self.settings.loss
         ids_BT, length, partner = corpus.targets(self.train, batch.items)
@@ -278,7 +278,7 @@ class SonarTask(Cost):
             value = value + guess
         return value, facts
 
-    def _taught(self, batch: Batch, z_BD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _taught(self, batch: ItemBatch, z_BD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Embeddings of the sentences that the teacher knows, of the batch's and of `loss.listened` more, and the
         teacher's. → vectors_ND, teacher_NK"""
         source = self.train.prepared

@@ -30,7 +30,7 @@ from ...nets.sonar_llm import ENDING, MARKER
 from ...runtime import by_length, choose, multiplies_bfloat16
 from ...weights import registry, tensors
 from ...weights.loaded import load_space
-from ..budget import Cost, body_flops, cross_flops, decoder_flops, layer_activations, logits_bytes
+from ..budget import Cost, body_token_flops, cross_flops, decoder_token_flops, layer_activations, logits_bytes
 from ..build import read_documents, shape_of, space_config
 from ..card import card
 from ..losses import sentences_nll
@@ -105,8 +105,8 @@ class SonarLLMTask(Cost):
         """The body, three times, and twice the frozen decoder: it reads the language token too."""
         assert space is not None
         read = tokens + sentences
-        body = sentences * body_flops(model.config, space.embedding, settings.data.max_sentences)
-        through = read * decoder_flops(space, read / max(1, sentences)) + sentences * cross_flops(space)
+        body = sentences * body_token_flops(model.config, space.embedding, settings.data.max_sentences)
+        through = read * decoder_token_flops(space, read / max(1, sentences)) + sentences * cross_flops(space)
         return 3 * body + 2 * (through + 2 * tokens * space.width * space.vocab_size)
 
     @classmethod

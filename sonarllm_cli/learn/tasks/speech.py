@@ -29,7 +29,7 @@ from ...data.documents import Lazy
 from ...data.features import Features
 from ...errors import UserError
 from ...flow.embed import embed_sentences
-from ...flow.embed_speech import padded
+from ...flow.embed_speech import padded_steps
 from ...io.files import atomic_file
 from ...nets import fbank
 from ...nets.kinds import SOUND, kind_of
@@ -52,7 +52,7 @@ AHEAD = 4  # micro-batches whose features are made before they are asked for
 
 
 @dataclass(frozen=True)
-class Batch:
+class ClipBatch:
     """Clips of one micro-batch, and its share of the step's clips, by which its loss is weighted."""
 
     clips: np.ndarray
@@ -83,7 +83,7 @@ class SpeechTask(Cost):
             raise UserError("all clips say the same", "give a corpus of different sentences")
         kept = folder / "features.int8" if settings.speech.keep else None
         self.features = Features(self.train, settings.speech.workers, kept)
-        self.model = begun(settings, space.dim)
+        self.model = starting_network(settings, space.dim)
         self.speller = None
         if settings.loss.spell:  # a part of the model as long as it learns
             self.speller = Speller((clip.text for clip in self.train), self.model.config)
@@ -129,35 +129,35 @@ class SpeechTask(Cost):
     def epoch(self, number: int) -> list[np.ndarray]:
         """The micro-batches of one pass: clips of like length, in random order, a function of seed and pass."""
         rng = np.random.default_rng([self.settings.run.seed, number])
-        return batches([clip.seconds for clip in self.train], self.settings.speech.batch_seconds, rng)
+        return clip_batches([clip.seconds for clip in self.train], self.settings.speech.batch_seconds, rng)
 
-    def steps(self, epoch: list[np.ndarray]) -> Sequence[list[Batch]]:
+    def steps(self, epoch: list[np.ndarray]) -> Sequence[list[ClipBatch]]:
         """Optimisation steps of `optim.accumulate` micro-batches; a remainder of the pass is left out."""
         size = min(self.settings.optim.accumulate, len(epoch))
         rank, ranks = (int(os.environ.get(name, d)) for name, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
 
-        def step(i: int) -> list[Batch]:
+        def step(i: int) -> list[ClipBatch]:
             first = i * size
             for j in range(first, min(first + size + AHEAD * ranks, len(epoch))):
                 if (j % size) % ranks == rank:  # those that are this process' to do
                     self.features.announce(epoch[j].tolist())
             parts = epoch[first : first + size]
             total = sum(map(len, parts))
-            return [Batch(part, len(part) / total) for part in parts]
+            return [ClipBatch(part, len(part) / total) for part in parts]
 
         return Lazy(len(epoch) // size, step)
 
-    def describe(self, batch: Batch) -> str:
+    def describe(self, batch: ClipBatch) -> str:
         """A micro-batch's first clips, for messages."""
         named = [self.train[i].place for i in batch.clips]
         return f"clips {', '.join(named[:4])}" + (f" and {len(named) - 4} more" if len(named) > 4 else "")
 
     # ------------------------------------------------------------------------------------------ the loss
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(self, batch: ClipBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's loss, and what to log of it."""
         steps = [masked(self.features.take(int(i)), self.settings.speech, generator) for i in batch.clips]
-        step_BSF, length_B = padded(steps, self.device)
+        step_BSF, length_B = padded_steps(steps, self.device)
         want_BD = self.vectors_ND[self.row[batch.clips]].to(self.device)
         encoded_BSM, real_BS1 = self.model.encode(step_BSF, self.model.real(step_BSF, length_B))
         got_BD = self.model.embed(encoded_BSM, real_BS1).float()
@@ -185,7 +185,7 @@ class SpeechTask(Cost):
         got_ND = torch.empty(len(self.valid), self.vectors_ND.shape[1])
         for rows in np.array_split(order, max(1, len(order) // 32)):
             features.announce(rows.tolist())
-            step_BSF, length_B = padded([features.take(int(i)) for i in rows], self.device)
+            step_BSF, length_B = padded_steps([features.take(int(i)) for i in rows], self.device)
             got_ND[torch.from_numpy(rows)] = self.model(step_BSF, length_B).float().cpu()
         row_N = torch.from_numpy(self.row[len(self.train) :])
         unique_U = row_N.unique()
@@ -249,7 +249,7 @@ def _taught(said: Sequence[tuple[str, str]], space: Space) -> Tensor:
     return vectors_UD
 
 
-def begun(settings: Settings, dim: int) -> SpeechEncoder:
+def starting_network(settings: Settings, dim: int) -> SpeechEncoder:
     """The network before its first step: new, or with the weights of `run.init`: a speech encoder of ours, or a
     checkpoint of SONAR's, of w2v-BERT 2.0 or of SeamlessM4T v1. [model] may give it another top or pooler."""
     shape: dict[str, Any] = {}
@@ -286,7 +286,7 @@ def _beginning(init: str) -> tuple[SpeechConfig, dict[str, Tensor]]:
     return model.config, dict(model.state_dict())
 
 
-def batches(seconds: Sequence[float], most: float, rng: np.random.Generator) -> list[np.ndarray]:
+def clip_batches(seconds: Sequence[float], most: float, rng: np.random.Generator) -> list[np.ndarray]:
     """Clips → micro-batches of at most `most` padded seconds, of like length, in random order."""
     order = rng.permutation(len(seconds))
     length = np.asarray(seconds)[order]

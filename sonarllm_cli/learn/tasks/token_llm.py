@@ -21,7 +21,7 @@ from ...data.documents import Batch, Document
 from ...nets.sonar import SonarConfig
 from ...runtime import by_length
 from ...tokens import EOS
-from ..budget import SENTENCE_TOKENS, body_activations, body_flops, logits_bytes
+from ..budget import SENTENCE_TOKENS, body_activations, body_token_flops, logits_bytes
 from ..losses import token_nll
 from ..recipe import Settings
 from .sonar_llm import CPU, SonarLLMTask
@@ -42,7 +42,7 @@ class TokenLLMTask(SonarLLMTask):
     @classmethod
     def flops(cls, settings: Settings, model: Any, space: SonarConfig | None, tokens: int, sentences: int) -> float:
         """The body over all tokens of a document, and logits of each."""
-        body = body_flops(model.config, 0, settings.data.max_sentences * SENTENCE_TOKENS)
+        body = body_token_flops(model.config, 0, settings.data.max_sentences * SENTENCE_TOKENS)
         return 3 * tokens * (body + 2 * model.config.width * model.config.vocab_size)
 
     @classmethod
