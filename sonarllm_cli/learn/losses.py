@@ -165,7 +165,7 @@ def contrast(a_BD: Tensor, b_BD: Tensor, a_B: Tensor, b_B: Tensor, temperature: 
 
 
 def teaching(z_BD: Tensor, teacher_BK: Tensor) -> Tensor:
-    """1 − cosine of the first K of embeddings' D numbers with a teacher's K principal ones; the others are free, to tell
+    """1 − cosine of the first K of embeddings' D numbers with a teacher's K principal ones; the others are free to tell
     apart what the teacher does not. z_BD, teacher_BK → scalar. Source: Reimers & Gurevych 2020 (distillation across
     languages), by cosine."""
     z_BK = z_BD[:, : teacher_BK.shape[1]].float()
