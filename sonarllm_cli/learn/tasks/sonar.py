@@ -165,17 +165,19 @@ class SonarTask(Cost):
     def _read_text(self, folder: Path) -> None:
         """Documents and pairs of the recipe, segmented, and a tokenizer."""
         data = self.settings.data
-        mono = corpus.sentences(corpus.documents(data, data.documents))
-        pairs = corpus.translations(data, data.pairs)
+        mono = corpus.sentences(corpus.documents(data, data.documents, folder / "documents.segmented"))
+        pairs = corpus.translations(data, data.pairs, folder / "pairs.segmented")
         self.tokenizer = self._tokenizer(mono, pairs, folder)
-        self.train = corpus.tokenise(mono, pairs, self.tokenizer, data)
+        self.train = corpus.tokenise(mono, pairs, self.tokenizer, data, folder / "train.tokens")
         self.valid = None
         if data.valid_documents or data.valid_pairs:
             seen = {*mono, *(s for a, b, _ in pairs for s in (a, b))}
-            fresh = [s for s in corpus.sentences(corpus.documents(data, data.valid_documents)) if s not in seen]
-            unseen = [p for p in corpus.translations(data, data.valid_pairs) if p[0] not in seen and p[1] not in seen]
+            mono = corpus.sentences(corpus.documents(data, data.valid_documents, folder / "valid_documents.segmented"))
+            pairs = corpus.translations(data, data.valid_pairs, folder / "valid_pairs.segmented")
+            fresh = [s for s in mono if s not in seen]
+            unseen = [p for p in pairs if p[0] not in seen and p[1] not in seen]
             if fresh or unseen:
-                self.valid = corpus.tokenise(fresh, unseen, self.tokenizer, data)
+                self.valid = corpus.tokenise(fresh, unseen, self.tokenizer, data, folder / "valid.tokens")
             else:
                 log.info("no validation: every validation text is in the training text")
 
