@@ -18,7 +18,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ class Batch:
 
     documents: list[Document]
     step_tokens: int
+    loaded: Any = None  # what the task's `load` made of it in advance
 
 
 class Lazy(Sequence[T], Generic[T]):
