@@ -301,7 +301,7 @@ full = pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /de
 def full_disk(monkeypatch):
     """Whatever the package opens to write is /dev/full (which no test names as a target: a bug could replace it)."""
     real = open
-    for name in ("io.vectors_out", "files"):
+    for name in ("io.vectors_out", "io.files"):
         monkeypatch.setattr(
             f"sonarllm_cli.{name}.open",
             lambda path, mode, **options: real(path if "r" in mode else "/dev/full", mode, **options),

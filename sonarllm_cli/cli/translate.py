@@ -51,7 +51,7 @@ def translate(
     from ..flow.decode import Search
     from ..io.files import open_output
     from ..languages import resolve
-    from ..use.translate import documents, read_document, translator
+    from ..use.translate import files_of_documents, read_translatable, translator
     from ..use.translate import translate as translated
     from ..weights.loaded import load_space
 
@@ -59,13 +59,15 @@ def translate(
     many = len(files) > 1 or any(map(os.path.isdir, files))
     if many and output in (None, "-"):
         raise UserError("several files are translated into a folder", "name it with -o FOLDER")
-    places: list[tuple[str, Any]] = documents(files, output or "") if many else [(files[0] if files else "-", output)]
+    places: list[tuple[str, Any]] = (
+        files_of_documents(files, output or "") if many else [(files[0] if files else "-", output)]
+    )
     failed = 0
 
     def read(name: str) -> tuple[str, str] | None:
         nonlocal failed
         try:
-            return read_document(name, f".{kind}" if kind else "")
+            return read_translatable(name, f".{kind}" if kind else "")
         except UserError as error:
             if not many:
                 raise

@@ -127,7 +127,7 @@ ROWS = (
         writes=VECTORS,
         task="speech.SpeechTask",
         encoder="embed_speech.SpeechModel",
-        pull="hub.pull_addresses",
+        pull="hub.pull_speech",
         given="embedding",
     ),
     Kind(
@@ -137,11 +137,11 @@ ROWS = (
         reads=TEXT,
         writes=VECTORS,
         encoder="laser.LaserEncoder",
-        pull="hub.pull_addresses",
+        pull="hub.pull_laser2",
         names_space=True,
     ),
     Kind(name="blaser", network="heads.Blaser", shape="heads.BlaserConfig", pull="hub.pull_blaser", **_HEAD),
-    Kind(name="mutox", network="heads.Mutox", shape="heads.MutoxConfig", pull="hub.pull_addresses", **_HEAD),
+    Kind(name="mutox", network="heads.Mutox", shape="heads.MutoxConfig", pull="hub.pull_mutox", **_HEAD),
 )
 KINDS = {row.name: row for row in ROWS}
 WRITERS = tuple(row.name for row in ROWS if row.writer)

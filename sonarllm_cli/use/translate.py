@@ -61,7 +61,7 @@ def translator(
     return run
 
 
-def documents(paths: Sequence[str], folder: str) -> list[tuple[str, Path]]:
+def files_of_documents(paths: Sequence[str], folder: str) -> list[tuple[str, Path]]:
     """The files that `paths` mean, each with the place of its translation in `folder`: a file's own name, within a
     folder its path there. UserError where two would have one place, or one would be written over."""
     found: dict[Path, str] = {}
@@ -76,7 +76,7 @@ def documents(paths: Sequence[str], folder: str) -> list[tuple[str, Path]]:
     return [(name, place) for place, name in found.items()]
 
 
-def read_document(name: str, kind: str = "") -> tuple[str, str]:
+def read_translatable(name: str, kind: str = "") -> tuple[str, str]:
     """A file's text, and its `kind` (see `pieces`), by its ending unless it is given. UserError for one that can't be
     read, is empty, or has broken times."""
     [(_, text)] = read_texts([name])

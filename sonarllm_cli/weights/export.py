@@ -42,7 +42,7 @@ _ST = "sentence_transformers.models"
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredWeights:
     """A space on the disk: what an export reads."""
 
     name: str
@@ -94,12 +94,12 @@ def export(name: str, folder: str | os.PathLike[str], to: str, *, dtype: str | N
     return Path(folder)
 
 
-def read_space(name: str) -> Stored:
+def read_space(name: str) -> StoredWeights:
     """A space by its name, its files compared with their hashes."""
     folder, config = registry.find_space(name)
     model_dir.check_files(folder, config)
     shape = model_dir.net_config(SonarConfig, folder, config)
-    return Stored(folder.name, folder, config, shape, model_dir.load_tokenizer(folder, config))
+    return StoredWeights(folder.name, folder, config, shape, model_dir.load_tokenizer(folder, config))
 
 
 def default_lang(words: Tokenizer) -> str:
@@ -110,7 +110,7 @@ def default_lang(words: Tokenizer) -> str:
 # ---------------------------------------------------------------------------------------------- transformers
 
 
-def _check_m2m100(stored: Stored) -> None:
+def _check_m2m100(stored: StoredWeights) -> None:
     shape = stored.shape
     for trait, found in (
         (f"vectors of {shape.embedding} numbers in layers of {shape.width}", shape.embedding != shape.width),
@@ -122,7 +122,7 @@ def _check_m2m100(stored: Stored) -> None:
             raise UserError(f"{stored.name} has {trait}, which transformers' M2M100 has not", cure)
 
 
-def _write_m2m100(stored: Stored, folder: Path, weights: str, lang: str) -> None:
+def _write_m2m100(stored: StoredWeights, folder: Path, weights: str, lang: str) -> None:
     """encoder/ and decoder/, each with the tokenizer, as SONAR's ports have them."""
     shape, net = stored.shape, stored.net()
     encoder = _named(SONAR_ENCODERS[-1], stored, "encoder.", net.encoder)
@@ -182,7 +182,7 @@ def _part(
     config: dict[str, Any],
     weights: str,
     values: Mapping[str, tuple[tuple[int, ...], Values]],
-    stored: Stored,
+    stored: StoredWeights,
     limit: int,
 ) -> None:
     """A folder of transformers: config, weights, tokenizer."""
@@ -202,7 +202,7 @@ def write_tokenizer(words: Tokenizer, folder: Path, limit: int) -> None:
 # ---------------------------------------------------------------------------------------------- sentence-transformers
 
 
-def _write_sentence_transformers(stored: Stored, folder: Path, weights: str, lang: str) -> None:
+def _write_sentence_transformers(stored: StoredWeights, folder: Path, weights: str, lang: str) -> None:
     """The modules one after the other: encoder, a layer before pooling, pooling, projection, norm."""
     shape, net = stored.shape, stored.net()
     limit, width = shape.max_source_tokens, shape.width
@@ -283,7 +283,7 @@ def _write_sentence_transformers(stored: Stored, folder: Path, weights: str, lan
 
 
 def _named(
-    layout: Layout, stored: Stored, prefix: str, net: torch.nn.Module
+    layout: Layout, stored: StoredWeights, prefix: str, net: torch.nn.Module
 ) -> dict[str, tuple[tuple[int, ...], Values]]:
     """The weights of a network by the layout's names, fused ones apart: name there → shape, and what gives it. What the
     layout has no name for is left to its caller."""
@@ -309,7 +309,7 @@ def _json(path: Path, value: Any, indent: int | None = 1) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=indent) + "\n", "utf-8")
 
 
-def _card(stored: Stored, folder: Path, use: str) -> None:
+def _card(stored: StoredWeights, folder: Path, use: str) -> None:
     """README.md: whose it is, and how it is used."""
     header = f"---\nlicense: {stored.licence.lower()}\n---\n\n" if stored.licence else ""
     made = f"The space {stored.name} ({stored.config.get('fingerprint', '')}), written by `sonarllm models export`."
@@ -343,7 +343,7 @@ model = SentenceTransformer(".")
 model.encode(["A text."])                        # in LANG
 model.encode(["Ein Text."], prompt_name="deu_Latn")   # in another language of its
 """
-TARGETS: dict[str, tuple[Callable[[Stored], None], Callable[[Stored, Path, str, str], None], str]] = {
+TARGETS: dict[str, tuple[Callable[[StoredWeights], None], Callable[[StoredWeights, Path, str, str], None], str]] = {
     "transformers": (_check_m2m100, _write_m2m100, "encoder"),
     "sentence-transformers": (lambda _: None, _write_sentence_transformers, "modules.json"),
 }

@@ -89,8 +89,38 @@ def pull_sonar(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say)
     )
 
 
-def pull_addresses(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
-    """A speech encoder, MuTox or LASER2, which are on no hub. Files are not kept once they are converted."""
+def pull_speech(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
+    """A speech encoder."""
+    own = {"lang": entry["lang"], "sonar": entry["sonar"], "dtype": dtype}
+    return _pull_addresses(
+        entry, say, lambda files, said: convert.import_speech(name, checkpoint=files[0], **own, **said), name
+    )
+
+
+def pull_mutox(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
+    """MuTox."""
+    own = {"sonar": entry["sonar"], "dtype": dtype}
+    return _pull_addresses(
+        entry, say, lambda files, said: convert_heads.import_mutox(name, checkpoint=files[0], **own, **said), name
+    )
+
+
+def pull_laser2(name: str, entry: Mapping[str, Any], dtype: str | None, say: Say) -> Path:
+    """LASER2 and its pieces."""
+    return _pull_addresses(
+        entry,
+        say,
+        lambda files, said: convert_heads.import_laser2(
+            name, checkpoint=files[0], tokenizer=files[1], dtype=dtype, **said
+        ),
+        name,
+    )
+
+
+def _pull_addresses(
+    entry: Mapping[str, Any], say: Say, convert_files: Callable[[list[Path], dict[str, str]], Path], name: str
+) -> Path:
+    """What is on no hub, by its addresses. Files are not kept once they are converted."""
     _say_licence(name, entry["licence"], entry["url"], say)
     files, hashes = [], []
     for url in (entry["url"], *([entry["tokenizer"]] if "tokenizer" in entry else [])):
@@ -103,13 +133,7 @@ def pull_addresses(name: str, entry: Mapping[str, Any], dtype: str | None, say: 
             raise UserError(f"{url} is not the file that the catalogue knows", "it was changed there")
         files.append(file)
         hashes.append(f"{url} (SHA-256 {have})")
-    said = {"dtype": dtype, "licence": entry["licence"], "source": ", ".join(hashes)}
-    if entry["kind"] == "laser2":
-        folder = convert_heads.import_laser2(name, checkpoint=files[0], tokenizer=files[1], **said)
-    elif entry["kind"] == "mutox":
-        folder = convert_heads.import_mutox(name, checkpoint=files[0], sonar=entry["sonar"], **said)
-    else:
-        folder = convert.import_speech(name, checkpoint=files[0], lang=entry["lang"], sonar=entry["sonar"], **said)
+    folder = convert_files(files, {"licence": entry["licence"], "source": ", ".join(hashes)})
     for file in files:
         file.unlink()
     return folder
