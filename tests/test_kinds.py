@@ -226,7 +226,9 @@ def test_the_diffusion_loss_of_a_gaussian_is_its_posterior_variance(task):
     normal.center.data.fill_(1.0), normal.scale.data.fill_(2.0)
     task.model.forward = lambda context, x, step, mask: task.model.alpha(step).float().sqrt()[..., None] * x
     documents = [task.data.document(task.data.train, i, i % 2 == 0) for i in range(12)]
-    found = torch.cat([task._errors(documents, torch.Generator().manual_seed(s))[0] for s in range(60)]).mean()
+    found = torch.cat(
+        [task._errors(task._groups(documents), torch.Generator().manual_seed(s))[0] for s in range(60)]
+    ).mean()
     alpha_T = alpha_bar(task.config)
     assert found.item() == pytest.approx(task.space.dim * (1 - alpha_T).mean().item(), rel=0.03)
 
@@ -238,8 +240,8 @@ def test_a_target_is_denoised_from_what_stands_before_it(task):
     task.model.forward = lambda context, x, step, mask: seen.append(mask) or x
     task.model.config = dataclasses.replace(task.config, drop=0.0)
     text, title = (task.data.document(task.data.train, 0, summary) for summary in (False, True))
-    task._errors([text], torch.Generator().manual_seed(0))
-    task._errors([title], torch.Generator().manual_seed(0))
+    task._errors(task._groups([text]), torch.Generator().manual_seed(0))
+    task._errors(task._groups([title]), torch.Generator().manual_seed(0))
     assert seen[0][0].sum(1).tolist() == list(range(2, len(text.rows) + 1))
     assert seen[1][0].sum(1).tolist() == [len(title.rows) - 1, len(title.rows)]
 

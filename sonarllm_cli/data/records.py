@@ -54,7 +54,7 @@ def records(source: str, root: str = "") -> Iterator[tuple[str, Record]]:
 
     Raises UserError, now or on the way, for what can't be read as documents.
     """
-    if source.startswith("hf:"):
+    if on_hub(source):
         return _hub(source)
     path = Path(root, source)
     if path.is_dir():
@@ -64,6 +64,17 @@ def records(source: str, root: str = "") -> Iterator[tuple[str, Record]]:
     if text_ending(path) in PLAIN:
         return _text(path, path.name)
     return _json(path)
+
+
+def on_hub(source: str) -> bool:
+    """Whether a source is a data set's name, not a path."""
+    return source.startswith("hf:")
+
+
+def source_files(source: str, root: str = "") -> list[Path]:
+    """The files that `records` reads of a path under `root`."""
+    path = Path(root, source)
+    return list(map(Path, expand([str(path)], PLAIN))) if path.is_dir() else [path]
 
 
 def _json(path: Path) -> Iterator[tuple[str, Record]]:
@@ -87,7 +98,7 @@ def _text(path: Path, name: str) -> Iterator[tuple[str, Record]]:
 
 
 def _folder(path: Path) -> Iterator[tuple[str, Record]]:
-    for file in map(Path, expand([str(path)], PLAIN)):
+    for file in source_files(str(path)):
         yield from _text(file, file.relative_to(path).as_posix())
 
 

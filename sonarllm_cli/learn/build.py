@@ -22,9 +22,10 @@ class Task(Protocol):
     """What a kind of model brings to the loop. Its class is named in nets/kinds.py, and says what a step costs
     (budget.py).
 
-    It may also have `frozen`, a network that the loss goes through and that does not learn, and `describe(batch)`,
-    which names a micro-batch's texts in messages. Facts of a loss are token-weighted figures, and the counts `tokens`
-    (needed) and `sentences`. A task is made on its process' `device`.
+    It may also have `frozen`, a network that the loss goes through and that does not learn; `describe(batch)`, which
+    names a micro-batch's texts in messages; and `load(batch)`, the same micro-batch with tensors that its loss needs: a
+    thread calls it ahead of the step, and nothing in it is random. Facts of a loss are token-weighted figures, and the
+    counts `tokens` (needed) and `sentences`. A task is made on its process' `device`.
     """
 
     @classmethod

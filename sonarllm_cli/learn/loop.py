@@ -24,6 +24,7 @@ from ..errors import RunError, UserError
 from ..io.files import atomic_write
 from ..runtime import Runtime, log, multiplies_bfloat16
 from . import optim
+from .ahead import Ahead, steps_ahead
 from .build import make_task
 from .checkpoint import Checkpoints, claimed, restore, state_of
 from .ranks import Ranks, gathered, last_of_step, layers_of, shard, together
@@ -80,13 +81,16 @@ class Trainer:
         most = total = self.total_steps(self.per_epoch)
         self._open(steps, total)
         saved = time.monotonic()
-        with _graceful(self), contextlib.closing(self.watch):
+        with _graceful(self), contextlib.closing(self.watch), contextlib.ExitStack() as held:
+            coming = self._coming(steps, held)
             while self.step < total and not self.stop:
                 if self.place >= len(steps):
                     self.epoch, self.place = self.epoch + 1, 0
+                    held.close()
                     steps = self._epoch()
+                    coming = self._coming(steps, held)
                 self.due = self._is_due(saved)
-                facts = self.train_step(steps[self.place], total)
+                facts = self.train_step(coming.take(), total)
                 self.step, self.place = self.step + 1, self.place + 1
                 total = self.watch.total = self._horizon(most)
                 self.tokens += facts["tokens"]
@@ -254,6 +258,20 @@ class Trainer:
         """The steps of this epoch; a task whose steps are a sequence makes each when it is asked for."""
         steps = self.task.steps(self.task.epoch(self.epoch))
         return steps if isinstance(steps, Sequence) else list(steps)
+
+    def _coming(self, steps: Sequence[Sequence[Any]], held: contextlib.ExitStack) -> Ahead[Sequence[Any]]:
+        """The steps from this place on, this process' micro-batches of them loaded, until `held` closes."""
+        load = getattr(self.task, "load", None)
+
+        def step(i: int) -> Sequence[Any]:
+            batches = list(steps[i])
+            if load is not None:
+                for place in {place for place, _, _ in self.ranks.share(batches)}:
+                    batches[place] = load(batches[place])
+            return batches
+
+        count = steps_ahead(self.ranks.device)
+        return held.enter_context(contextlib.closing(Ahead(step, self.place, len(steps), count)))
 
     def _learn(
         self, batch: Any, place: int, counts: bool = True, *, last: bool = False

@@ -23,7 +23,7 @@ from ...nets.diffusion_lcm import diffused
 from ...nets.sonar import SonarConfig
 from ..budget import Cost, body_token_flops
 from ..recipe import Settings
-from .sonar_llm import CPU, SonarLLMTask
+from .sonar_llm import CPU, Group, SonarLLMTask
 
 FITTED = 100_000  # sentences, evenly spaced over the documents, that the normaliser is fitted to
 
@@ -61,14 +61,14 @@ class LCMTask(SonarLLMTask):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's mean squared error, and what to log of it."""
-        error_N, row_N = self._errors(batch.documents, generator)
+        error_N, row_N = self._errors(batch.loaded or self._groups(batch.documents), generator)
         labels = int(self.table.labels[row_N].sum())
         facts = {"tokens": labels, "sentences": len(row_N), "mse": error_N.mean().item()}
         return error_N.sum() / batch.step_tokens, facts
 
-    def _errors(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
+    def _errors(self, groups: Sequence[Group], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
         """Squared error of each target sentence, and its row."""
-        predicted_ND, row_N = self._predict(documents, generator)
+        predicted_ND, row_N = self._predict(groups, generator)
         target_ND = self.table.embeddings(row_N).to(self.device)
         return (self.normaliser(predicted_ND) - self.normaliser(target_ND)).square().sum(1), row_N
 
@@ -80,7 +80,8 @@ class LCMTask(SonarLLMTask):
         generator = self._validation_noise()
         for name, summary in (("text", False), ("title", True)):
             documents = self.data.held_out(summary, 16 * self.settings.run.valid_batches)
-            found = [self._errors(documents[at : at + 16], generator) for at in range(0, len(documents), 16)]
+            groups = (self._groups(documents[at : at + 16]) for at in range(0, len(documents), 16))
+            found = [self._errors(some, generator) for some in groups]
             keep = [error_N.cpu()[torch.from_numpy(row_N != 0)] if summary else error_N for error_N, row_N in found]
             if keep:
                 out[f"valid_{name}_mse"] = torch.cat(keep).mean().item()
@@ -104,17 +105,17 @@ class DiffusionTask(LCMTask):
     def _start(self, model: Any) -> Any:
         return model
 
-    def _errors(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
-        return self._grouped(documents, lambda group: self._errors_of_group(group, generator))
+    def _errors(self, groups: Sequence[Group], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
+        found = [self._errors_of_group(group, generator) for group in groups]
+        return torch.cat(found), np.concatenate([group.row_N for group in groups])
 
-    def _errors_of_group(
-        self, documents: list[Document], generator: torch.Generator | None
-    ) -> tuple[Tensor, np.ndarray]:
+    def _errors_of_group(self, group: Group, generator: torch.Generator | None) -> Tensor:
         """Targets are denoised at as many places of each document as the one with the most has."""
-        context_BSD, at_B, at_S, row_N = self._context(documents, generator if self.model.training else None)
-        count_B = torch.bincount(at_B, minlength=len(documents))
+        _, at_B, at_S, row_N = group
+        context_BSD = self._noised(group, generator if self.model.training else None)
+        count_B = torch.bincount(at_B, minlength=len(context_BSD))
         place_N = torch.cat([torch.arange(int(n)) for n in count_B])  # targets come document by document
-        B, N, S = len(documents), int(count_B.max()), context_BSD.shape[1]
+        B, N, S = len(context_BSD), int(count_B.max()), context_BSD.shape[1]
         target_BND = torch.zeros(B, N, context_BSD.shape[2])
         target_BND[at_B, place_N] = self.table.embeddings(row_N)
         last_BN = torch.zeros(B, N, dtype=torch.long)
@@ -130,7 +131,7 @@ class DiffusionTask(LCMTask):
         target_BND = self.normaliser(target_BND)
         x_BND = diffused(target_BND, noise_BND, self.model.alpha(step_BN))
         found_BND = self.model(context_BSD, x_BND, step_BN, mask_BNC)
-        return (found_BND - target_BND).square().sum(-1)[at_B, place_N], row_N
+        return (found_BND - target_BND).square().sum(-1)[at_B, place_N]
 
     def _validation_noise(self) -> torch.Generator | None:
         return torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ Legend: B texts, T tokens, D embedding, M model width, V vocabulary, N labelled 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ...runtime import choose, log
 from ...tokens import TAGS, UNK, Tokenizer
 from ...weights import tensors
 from ...weights.loaded import load_space
+from ..ahead import pinned
 from ..budget import (
     SENTENCE_TOKENS,
     Cost,
@@ -49,6 +50,7 @@ class ItemBatch:
 
     items: np.ndarray
     share: float
+    loaded: tuple[Tensor, Tensor, Tensor] | None = None  # ids_BT, length_B, partner_B
 
 
 @dataclass(frozen=True)
@@ -165,17 +167,19 @@ class SonarTask(Cost):
     def _read_text(self, folder: Path) -> None:
         """Documents and pairs of the recipe, segmented, and a tokenizer."""
         data = self.settings.data
-        mono = corpus.sentences(corpus.documents(data, data.documents))
-        pairs = corpus.translations(data, data.pairs)
+        mono = corpus.sentences(corpus.documents(data, data.documents, folder / "documents.segmented"))
+        pairs = corpus.translations(data, data.pairs, folder / "pairs.segmented")
         self.tokenizer = self._tokenizer(mono, pairs, folder)
-        self.train = corpus.tokenise(mono, pairs, self.tokenizer, data)
+        self.train = corpus.tokenise(mono, pairs, self.tokenizer, data, folder / "train.tokens")
         self.valid = None
         if data.valid_documents or data.valid_pairs:
             seen = {*mono, *(s for a, b, _ in pairs for s in (a, b))}
-            fresh = [s for s in corpus.sentences(corpus.documents(data, data.valid_documents)) if s not in seen]
-            unseen = [p for p in corpus.translations(data, data.valid_pairs) if p[0] not in seen and p[1] not in seen]
+            mono = corpus.sentences(corpus.documents(data, data.valid_documents, folder / "valid_documents.segmented"))
+            pairs = corpus.translations(data, data.valid_pairs, folder / "valid_pairs.segmented")
+            fresh = [s for s in mono if s not in seen]
+            unseen = [p for p in pairs if p[0] not in seen and p[1] not in seen]
             if fresh or unseen:
-                self.valid = corpus.tokenise(fresh, unseen, self.tokenizer, data)
+                self.valid = corpus.tokenise(fresh, unseen, self.tokenizer, data, folder / "valid.tokens")
             else:
                 log.info("no validation: every validation text is in the training text")
 
@@ -233,17 +237,25 @@ class SonarTask(Cost):
 
     # ------------------------------------------------------------------------------------------ the loss
 
+    def load(self, batch: ItemBatch) -> ItemBatch:
+        """The batch with its ids."""
+        ids_BT, length_B, partner_B = (
+            pinned(torch.from_numpy(x), self.device) for x in corpus.targets(self.train, batch.items)
+        )
+        return replace(batch, loaded=(ids_BT, length_B, partner_B))
+
     def loss(self, batch: ItemBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's loss, and what to log of it. What is random is drawn on the CPU."""
         weights = self.settings.loss
-        ids_BT, length, partner = corpus.targets(self.train, batch.items)
-        ids, length_B, partner_B = torch.from_numpy(ids_BT), torch.from_numpy(length), torch.from_numpy(partner)
+        loaded = batch.loaded or self.load(batch).loaded
+        assert loaded is not None
+        ids, length_B, partner_B = loaded
         draw = Draw.of(weights, partner_B, generator)
         source = garble(ids[:, 1:], length_B - 1, draw.denoise_B, generator)
         weight_B = torch.where(draw.translate_B, weights.mt, torch.where(draw.denoise_B, weights.dae, weights.ae))
         scale_B = batch.share * weight_B / (length_B - 2).sum()
         ids, source, length_B, partner_B, scale_B = (
-            t.to(self.device) for t in (ids, source, length_B, partner_B, scale_B)
+            t.to(self.device, non_blocking=True) for t in (ids, source, length_B, partner_B, scale_B)
         )
         draw = draw.to(self.device)
         z_BD = self.model.encoder(source, length_B - 1)

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from ...nets.sonar_llm import ENDING, MARKER
 from ...runtime import by_length, choose, multiplies_bfloat16
 from ...weights import registry, tensors
 from ...weights.loaded import load_space
+from ..ahead import pinned
 from ..budget import Cost, body_token_flops, cross_flops, decoder_token_flops, layer_activations, logits_bytes
 from ..build import read_documents, shape_of, space_config
 from ..card import card
@@ -40,6 +41,15 @@ CPU = torch.device("cpu")
 FAMILIAR = 0.9  # share of validation documents that count as like the training text; the rest is better extracted
 FAMILIAR_DOCUMENTS = 1024  # of them looked at
 POSITIONS = 512  # padded sentences that the body reads at once
+
+
+class Group(NamedTuple):
+    """Documents of like length, so that little is padding, as `DocumentData.context` gives them."""
+
+    context_BSD: Tensor
+    at_B: Tensor
+    at_S: Tensor
+    row_N: np.ndarray
 
 
 class SonarLLMTask(Cost):
@@ -133,9 +143,13 @@ class SonarLLMTask(Cost):
 
     # ------------------------------------------------------------------------------------------ the loss
 
+    def load(self, batch: Batch) -> Batch:
+        """The batch with what the body reads."""
+        return replace(batch, loaded=self._groups(batch.documents))
+
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's mean token cross-entropy, and what to log of it."""
-        predicted_ND, row_N = self._predict(batch.documents, generator)
+        predicted_ND, row_N = self._predict(batch.loaded or self._groups(batch.documents), generator)
         total, nll_N = self._decode(predicted_ND, row_N, 1 / batch.step_tokens)
         nll, labels = nll_N.sum().item(), int(self.table.labels[row_N].sum())
         return total, {
@@ -145,36 +159,24 @@ class SonarLLMTask(Cost):
             "bpb": nll / math.log(2) / self.table.bytes(row_N),
         }
 
-    def _predict(
-        self, documents: list[Document], generator: torch.Generator | None = None
-    ) -> tuple[Tensor, np.ndarray]:
-        """Documents → the predicted embeddings of all their target sentences and those sentences' rows."""
-        return self._grouped(documents, lambda group: self._predict_group(group, generator))
-
-    def _grouped(
-        self, documents: list[Document], work: Callable[[list[Document]], tuple[Tensor, np.ndarray]]
-    ) -> tuple[Tensor, np.ndarray]:
-        """`work` on documents of like length together, so that little is padding; its outcomes as one."""
+    def _groups(self, documents: Sequence[Document]) -> list[Group]:
         room = None if self.settings.parallel.shard == "full" else POSITIONS  # as many calls in every process
         groups = by_length([len(d.rows) for d in documents], len(documents), room)
-        parts, rows = zip(*(work([documents[i] for i in group]) for group in groups))
-        return torch.cat(parts), np.concatenate(rows)
+        found = (Group(*self.data.context([documents[i] for i in group])) for group in groups)
+        return [group._replace(context_BSD=pinned(group.context_BSD, self.device)) for group in found]
 
-    def _predict_group(self, documents: list[Document], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
-        context_BSD, at_B, at_S, row_N = self._context(documents, generator)
-        predicted_BSD = self.model(context_BSD)
-        return predicted_BSD[at_B, at_S], row_N
+    def _predict(self, groups: Sequence[Group], generator: torch.Generator | None = None) -> tuple[Tensor, np.ndarray]:
+        """Documents → the predicted embeddings of all their target sentences and those sentences' rows."""
+        found = [self.model(self._noised(g, generator))[g.at_B, g.at_S] for g in groups]
+        return torch.cat(found), np.concatenate([g.row_N for g in groups])
 
-    def _context(
-        self, documents: Sequence[Document], generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
-        """`DocumentData.context`, with `loss.input_noise` on what is read."""
-        context_BSD, at_B, at_S, row_N = self.data.context(documents)
-        noise = self.settings.loss.input_noise
+    def _noised(self, group: Group, generator: torch.Generator | None) -> Tensor:
+        """What is read, with `loss.input_noise` on it, on the device: → context_BSD."""
+        context_BSD, noise = group.context_BSD, self.settings.loss.input_noise
         if noise and generator is not None:
             amount = noise * torch.rand(context_BSD.shape[:2], generator=generator)[..., None]
             context_BSD = context_BSD + amount * self.std_D * torch.randn(context_BSD.shape, generator=generator)
-        return context_BSD.to(self.device), at_B, at_S, row_N
+        return context_BSD.to(self.device, non_blocking=True)
 
     def _decode(
         self, predicted_ND: Tensor, row_N: np.ndarray, scale: float, *, reference: bool = False
@@ -195,7 +197,7 @@ class SonarLLMTask(Cost):
             nll = reference = 0.0
             tokens = sentences = size = 0
             for at in range(0, len(documents), 16):
-                predicted_ND, row_N = self._predict(documents[at : at + 16])
+                predicted_ND, row_N = self._predict(self._groups(documents[at : at + 16]))
                 if summary:
                     keep = row_N != 0
                     predicted_ND, row_N = predicted_ND[torch.from_numpy(keep).to(self.device)], row_N[keep]

@@ -56,6 +56,10 @@ class TokenLLMTask(SonarLLMTask):
     def _given(self) -> dict[str, int]:
         return {"vocab_size": self.space.tokenizer.vocab_size}
 
+    def load(self, batch: Batch) -> Batch:
+        """The batch as it is: it reads token ids."""
+        return batch
+
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's mean token cross-entropy, and what to log of it."""
         total, nll_N, row_N = self._score(batch.documents, 1 / batch.step_tokens)
