@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.use.translate import documents, pieces, translate, translator
+from sonarllm_cli.use.translate import files_of_documents, pieces, translate, translator
 
 
 def shouted(text, kind="", **options):
@@ -116,4 +116,4 @@ def test_a_translation_is_never_written_over_another_text(tmp_path, home, sonarl
 def test_standard_input_among_files_has_no_name_in_the_folder(tmp_path):
     (tmp_path / "a.txt").write_text("x", "utf-8")
     with pytest.raises(UserError, match="standard input has no name"):
-        documents(["-", str(tmp_path / "a.txt")], str(tmp_path / "out"))
+        files_of_documents(["-", str(tmp_path / "a.txt")], str(tmp_path / "out"))
