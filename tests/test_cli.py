@@ -306,7 +306,8 @@ def test_a_closed_stream_is_no_traceback(home, tmp_path, redirect, arguments, co
 def test_a_signal_ends_a_command_in_one_line_and_leaves_nothing(home, tmp_path, signals, code, word):
     """However often it comes: what is half-written is put away first."""
     command = [sys.executable, "-m", "sonarllm_cli", "embed", "-m", "tiny", "-o", "e.npy"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=alone(home))
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, cwd=tmp_path, env=alone(home), preexec_fn=heeding)
     process.stdin.write(b"A text.\n" * 5000)  # more than a block: the first is written, the next waited for
     process.stdin.flush()
     wait_for(lambda: any(p.stat().st_size > 128 for p in tmp_path.iterdir()))
@@ -315,6 +316,12 @@ def test_a_signal_ends_a_command_in_one_line_and_leaves_nothing(home, tmp_path, 
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.decode()) == (code, f"sonarllm: {word}\n")
     assert not list(tmp_path.iterdir())
+
+
+def heeding():
+    """Signals as a terminal's command has them: one in the background, or under nohup, inherits them ignored."""
+    for name in ("SIGINT", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 def wait_for(done):

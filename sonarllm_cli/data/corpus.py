@@ -172,7 +172,7 @@ def translations(data: Data, names: Sequence[str], path: Path | None = None) -> 
     return list(dict.fromkeys((a, b, lang) for a, b, lang in _segmented(_align_all, data, names, path)))
 
 
-def words(texts: Sequence[str], tokenizer: Tokenizer, path: Path) -> list[list[int]]:
+def tokens_of(texts: Sequence[str], tokenizer: Tokenizer, path: Path) -> list[list[int]]:
     """The ids of each text's words, kept in `path` for these texts and this tokenizer."""
 
     def made() -> dict[str, np.ndarray]:
@@ -202,7 +202,7 @@ def tokenise(
     mono = [s for s in mono if s not in paired]
     texts = [*mono, *(side for a, b, _ in pairs for side in (a, b))]
     langs = [data.lang] * len(mono) + [code for _, _, other in pairs for code in (data.lang, other)]
-    ids = words(texts, tokenizer, path)
+    ids = tokens_of(texts, tokenizer, path)
     room = data.max_tokens - len(tokenizer.prompt(data.lang)) - 1
     fits = [0 < len(i) <= room for i in ids]
     left = [i for i in range(len(mono)) if fits[i]]

@@ -257,7 +257,7 @@ class DocumentData:
             train, valid = ([d for d, out in zip(train, held) if out == side] for side in (False, True))
         texts = [ENDING, MARKER, *corpus.sentences([*train, *valid])]
         room = min(data.max_tokens, space.net.config.max_target_tokens) - 3
-        words = corpus.words(texts, space.tokenizer, folder / "sentences.tokens")
+        words = corpus.tokens_of(texts, space.tokenizer, folder / "sentences.tokens")
         fit = [i for i, w in enumerate(words) if i < 2 or 0 < len(w) <= room]
         own = Sentences([texts[i] for i in fit], [words[i] for i in fit], space.tokenizer, data.lang)
         if data.split:
