@@ -65,4 +65,4 @@ def test_tokens_are_those_of_the_text_and_the_tokenizer(trained, tmp_path):  # n
     tokenizer = Tokenizer(trained / "sonar/tokenizer.model", ["eng_Latn"])
     for some in (["disk", ""], ["disk tool"], ["disk", "tool"], []):
         for _ in range(2):
-            assert texts.words(some, tokenizer, tmp_path / "t") == tokenizer.content(some)
+            assert texts.tokens_of(some, tokenizer, tmp_path / "t") == tokenizer.content(some)
