@@ -613,6 +613,14 @@ def test_an_npy_with_a_tail_is_an_error(tmp_path):
         read(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("rows", [[None, [1.0]], [[1.0], None], [[], [1.0]]])
+def test_a_parquet_row_without_an_embedding_is_named(tmp_path, rows):
+    pq.write_table(pa.table({"embedding": pa.array(rows, pa.list_(pa.float32()))}), tmp_path / "a.parquet")
+    where = next(i for i, row in enumerate(rows) if not row)
+    with fails(f"a.parquet, row {where} (from 0): there is no embedding", "remove it, or embed its text again"):
+        list(read_embeddings(tmp_path / "a.parquet"))
+
+
 def test_safetensors_without_the_key_or_with_other_numbers_are_errors(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file({"vectors": np.ones((1, 2))}, path)

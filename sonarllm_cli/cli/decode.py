@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .common import (
+    COUNT,
     Compute,
     begun,
     compute_options,
@@ -31,7 +32,7 @@ from .common import (
     type=click.Path(),
     help="Write only words that this text, of the language, is made of: faster, inexact.",
 )
-@click.option("--num-return", default=1, show_default=True, help="Texts for each embedding.")
+@click.option("--num-return", type=COUNT, default=1, show_default=True, help="Texts for each embedding.")
 @click.option("--column", default="", metavar="NAME", help="What holds the embeddings; else embedding, or LCM's own.")
 @click.option(
     "--dim", type=click.IntRange(1), metavar="N", help="Width of .emb (raw float32; LASER's 1024), or of - if raw."
@@ -53,7 +54,8 @@ def decode(
 ) -> None:
     """Turn embeddings (.npy, .safetensors, .parquet, .emb, JSON Lines) into text, one a line.
 
-    --json gives records: file, text, score (log-probability a token). Files and folders follow each other.
+    --json gives records: file, text, score (log-probability a token). Files and folders follow each other. A blank
+    text's row is a blank line, if the file keeps texts (.parquet, JSON Lines).
 
     \b
     Example (translates):
@@ -63,9 +65,11 @@ def decode(
     from ..io.files import open_output, read_text
     from ..io.texts import expand
     from ..io.vectors import ENDINGS, EmbeddingBatch, read_embeddings
+    from ..languages import resolve
     from ..weights.loaded import load_space
     from ..weights.shortlist import shortlisted
 
+    resolve(lang)
     how = Search(num_return=num_return, **search)
     words = read_text(shortlist).splitlines() if shortlist else []
 

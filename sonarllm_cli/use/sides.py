@@ -19,7 +19,8 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UserError
-from ..flow.embed import Line, embed_stream
+from ..flow.embed import TOLD, Line, embed_stream
+from ..flow.language import language_of
 from ..io.files import JSON_ENDINGS, display_name, open_bytes, read_errors, read_lines, text_ending
 from ..io.vectors import read_embeddings
 from ..languages import resolve
@@ -143,14 +144,15 @@ def embed_lines(name: str, lines: Sequence[Line], space: Space, batch_size: int 
 
 
 def read_side(path: str, *, lang: str, space: GetSpace, batch_size: int | None = None) -> Side:
-    """A file of embeddings, or texts, one a line (JSON Lines: their "text", in their "lang" if they have one).
-    UserError for an input that is neither."""
+    """A file of embeddings, or texts, one a line (JSON Lines: their "text", in their "lang" if they have one, else in
+    `lang`, which "auto" is what the first of them look like). UserError for an input that is neither."""
     if holds_vectors(path):
         return open_vectors(path)
     rows = list(read_lines(path))
     loaded = space()
     langs = loaded.tokenizer.langs
-    own = resolve(lang, langs)
+    untold = "\n".join([row.text for row in rows if not row.lang][:TOLD])
+    own = language_of(untold, lang, langs, display_name(path))
     lines = [Line(row.text, resolve(row.lang, langs) if row.lang else own, f"line {row.number}") for row in rows]
     return embed_lines(path, lines, loaded, batch_size)
 
