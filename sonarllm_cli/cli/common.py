@@ -198,7 +198,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--top-p", type=float, help="Sample among the likeliest tokens of this mass."),
         click.option("--temperature", type=float, help="Sample at this temperature."),
-        click.option("--beam", type=COUNT, default=5, show_default=True, help="Beams of the search; 1 is greedy."),
+        click.option("--beam", default=5, show_default=True, help="Beams of the search; 1 is greedy."),
     ):
         wrapped = option(wrapped)
     return wrapped

@@ -57,7 +57,7 @@ def score(
         raise RunError("there is no row to score", "give some texts")
     with open_output(output) as out:
         if summary:
-            mean, count = round(score_N.mean().item(), 6), len(score_N)
+            mean, count = round(score_N.mean(dtype="float64").item(), 6), len(score_N)
             print(line({"mean": mean, "rows": count}) if as_json else f"mean {mean:.6f} of {count} rows", file=out)
             return
         for row, value in enumerate(score_N.tolist()):
