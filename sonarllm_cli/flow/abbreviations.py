@@ -4,8 +4,8 @@
 ABBREVIATIONS = {
     "deu_Latn": "abb abk abt allg anm aufl bes beisp bspw betr bez bzw ca co d.h d.i dez dipl dt ebd eigtl einschl "
     "engl erg evtl exkl fax feb ff fig frz gebr geb gegr gem gest ggf ggfs griech hrsg i.d.r inkl insb insbes jan jg "
-    "jh jhd jhdt kap kath lat lt mind mio mrd nachf nov nr o.g okt röm s.o s.u sept sog spez std str tel tsd u.a u.u ugs "
-    "univ urspr verh verst vgl vorm z.b z.t zzgl zit zul",
+    "jh jhd jhdt kap kath lat lt mind mio mrd nachf nov nr o.g okt röm s.o s.u sept sog spez std str tel tsd u.a u.u "
+    "ugs univ urspr verh verst vgl vorm z.b z.t zzgl zit zul",
     "fra_Latn": "adj anc apr av bd boul cf chap coll dép env éd ex fasc fig hab hist ibid janv févr juil oct nov "
     "déc loc max min not p.ex réf sq suiv supp tél trad univ vol",
     "spa_Latn": "admón aprox apdo art as av avda bs cap cía coord dcha depto dpto ed edit ee ej fdo fig gob hnos "
@@ -43,8 +43,8 @@ TITLES = {
     "tte sto sta mons fr hno",
     "ita_Latn": "sig sigg sig.ra sig.na sig.re dott dott.ssa dr dr.ssa prof prof.ssa ing avv arch geom rag on sen "
     "mons don gen col cap ten magg spett egr gent s ss rev",
-    "por_Latn": "sr sra srs sras srta dr dra drs dras prof profa profª drª srª eng exmo exma ilmo ilma d mons pe gen cel "
-    "cap ten sgt sto sta",
+    "por_Latn": "sr sra srs sras srta dr dra drs dras prof profa profª drª srª eng exmo exma ilmo ilma d mons pe gen "
+    "cel cap ten sgt sto sta",
     "nld_Latn": "dhr mevr mej mw dr drs ir ing mr prof ds st jhr",
     "pol_Latn": "dr prof mgr inż hab płk ppłk gen por kpt ks bp abp św śp ul al pl os lek doc dyr red hr o",
     "tur_Latn": "dr doç prof yrd öğr gör av sn müh mim alb tuğg korg org yzb ütğm hz st bn",
