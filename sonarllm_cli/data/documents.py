@@ -33,7 +33,7 @@ from ..weights.loaded import Space, packed
 from . import corpus, prepared
 from .kept import kept
 from .records import Data
-from .store import Stored
+from .stored import Stored
 
 SAMPLED = 16384  # sentences that a mean is taken of
 FEW = 100  # documents; a model of fewer is warned of
