@@ -18,7 +18,7 @@ from .store import FORMAT, MANIFEST, check, damage, entry_of, write
 
 
 def converted(folder: Path, manifest: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
-    """A store of the first format as one of this, in place; where that was broken off, the rest of it. → its manifest"""
+    """A store of the first format as one of this, in place; where that was broken off, its rest. → its manifest"""
     log.info("converting %s: vectors and tokens go beside the shards", folder)
     for entry in manifest["shards"]:
         path = folder / entry["file"]
