@@ -80,6 +80,21 @@ def test_a_blank_line_keeps_its_place_and_is_reported(run):
     assert code == 0 and decoded.count("\n") == 4
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_a_blank_line_comes_back_as_a_blank_line(run, ending):
+    run("embed", *MODEL, "-o", f"e{ending}", stdin="One.\n\nTwo.\n")
+    code, out, _ = run("decode", *MODEL, f"e{ending}", "--max-tokens", "8")
+    first, blank, last = out.splitlines()
+    assert (code, blank) == (0, "") and first and last
+    assert "tell decode so" in run("embed", *MODEL, "-o", "e.npy", stdin="One.\n\n")[2]
+
+
+@pytest.mark.parametrize("place", ["e.csv", "no/such/e.npy"])
+def test_where_nothing_can_be_written_is_told_before_a_model_is_loaded(run, monkeypatch, place):
+    monkeypatch.setattr("sonarllm_cli.flow.encoders.load_encoder", lambda *_: pytest.fail("loaded"))
+    assert run("embed", "-o", place, stdin="text")[0] == 2
+
+
 def test_embeddings_go_out_raw_and_come_back_with_their_width(run, tmp_path):
     run("embed", *MODEL, "-o", "e.emb", stdin="One text.\nAnother text.\n")
     raw = run("decode", *MODEL, "--max-tokens", "9", "--dim", "64", "e.emb")
@@ -222,14 +237,29 @@ NAN = np.full((1, 64), np.nan, np.float32)
     (["embed", "-m", "tinny"], "text", "tiny"),
     (["embed", *MODEL, "-o", "e.csv"], "text", "unknown ending"),
     (["embed", *MODEL, "-o", "no/such/e.npy"], "text", "no/such"),
+    (["generate", *MODEL, "-o", "no/such/e.txt"], "text", "mkdir -p no/such"),
     (["embed", *MODEL, "--device", "warp"], "text", "--device cpu"),
+    (["embed", *MODEL, "-b", "²"], "text", "--batch-size"),
+    (["summarize", *MODEL, "--sentences", "²"], "text", "--sentences"),
+    (["generate", *MODEL, "--seed", "99999999999999999999"], "text", "--seed"),
+    (["generate", *MODEL, "--seed", "-1"], "text", "--seed"),
+    (["generate", *MODEL, "--max-sentences", "-1"], "text", "--max-sentences"),
+    (["generate", *MODEL, "--stop-threshold", "nan"], "text", "0.98"),
+    (["generate", *MODEL, "--temperature", "inf"], "text", "use 0.6"),
+    (["search", *MODEL, "-k", "0", "x", "-"], "text", "-k"),
+    (["search", *MODEL, "-k", "99999999999999999999", "x", "-"], "text", "-k"),
+    (["mine", *MODEL, "--threshold", "nan", "stdin", "stdin"], "text", "1.06"),
+    (["bench", "--context", "64K", *MODEL, "--plot", "a.gif"], None, "is no picture"),
+    (["decode", *MODEL, "--beam", "100000"], "[1]", "1 to 1,000"),
+    (["decode", *MODEL, "--lang", "klingon"], "[1]", "unknown language"),
+    (["summarize", *MODEL, "--out-lang", "klingon"], "text", "unknown language"),
     (["embed", *MODEL, "--dtype", "float31"], "text", "float32"),
     (["embed", *MODEL, "-b", "0"], "text", "--batch-size"),
     (["decode", *MODEL], '{"embedding": [1, 2]}', "width 64"),
     (["decode", *MODEL], "hello", "JSON"),
     (["decode", "-m", "tiny-llm", "--beam", "0"], "[1]", "--beam 5"),
     (["generate", "-m", "tiny"], "text", "can't write"),
-    (["summarize", "--sentences", "few"], "text", "--sentences 2"),
+    (["summarize", "--sentences", "few"], "text", "--sentences"),
     (["train", "none.toml"], None, "no such recipe"),
     (["segment", "\x1b]0;title\a.txt"], None, "no such file: \\x1b]0;title\\x07.txt"),
 ])  # fmt: skip

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow.compose import Writing, generate, generate_stream, read_document, summarize
+from sonarllm_cli.flow.compose import (
+    NEVER,
+    Writing,
+    continuation,
+    generate,
+    generate_stream,
+    read_document,
+    summarize,
+)
 from sonarllm_cli.flow.decode import Search, decode
 from sonarllm_cli.flow.embed import embed_sentences
 from sonarllm_cli.flow.familiar import blurred, reconstruction
@@ -182,3 +190,36 @@ def test_a_text_read_in_blocks_is_the_text(writer, monkeypatch):
     found = read_document(" ".join(texts), "eng_Latn", writer)
     assert found[0] == whole[0] and [s.flat for s in found[0]] == texts
     torch.testing.assert_close(found[1], whole[1], atol=1e-6, rtol=1e-5)
+
+
+def test_a_text_ends_before_the_first_near_copy_of_a_sentence_written(writer, caplog):
+    def written(threshold):
+        writing = Writing(max_sentences=6, repeat_threshold=threshold, search=SHORT, stop_threshold=NEVER)
+        return [s.text for s in continuation("A text.", lang="eng_Latn", model=writer, writing=writing)]
+
+    free = written(NEVER)
+    own_SD = embed_sentences(free, "eng_Latn", writer.space)
+    near_S = (torch.nn.functional.normalize(own_SD, dim=1) @ torch.nn.functional.normalize(own_SD, dim=1).T).tril(-1)
+    top_S = near_S.max(1).values
+    first = int(top_S.argmax())
+    with caplog.at_level(logging.INFO, "sonarllm"):
+        assert written(top_S[first].item() - 1e-5) == free[:first]
+    assert "goes round in circles" in caplog.text and f"after {first}" in caplog.text
+
+
+def test_what_writes_nothing_says_so_and_what_to_try(writer, caplog):
+    how = {"model": writer, "stop_threshold": -1, "beam": 1, "max_tokens": 8}  # whatever it says is the ending
+    with caplog.at_level(logging.INFO, "sonarllm"):
+        assert generate("A text.", **how) == []
+        found = summarize("A text. One more.", extract=False, sentences=1, **how)
+    assert [s.how for s in found] == ["extracted"] and len(caplog.records) == 2
+    assert "wrote nothing; try a longer text" in caplog.text and "--abstract" not in caplog.text
+
+
+@pytest.mark.parametrize(("lang", "out_lang", "notes"), [("it", "", 1), ("it", "it", 0), ("en", "", 0)])
+def test_a_text_that_goes_on_in_another_language_is_told_how_to_keep_its_own(writer, caplog, lang, out_lang, notes):
+    text = "Il gatto dorme sul divano." if lang == "it" else "The cat sleeps on the sofa."
+    with caplog.at_level(logging.INFO, "sonarllm"):
+        generate(text, lang=lang, out_lang=out_lang, model=writer, max_sentences=1, beam=1, max_tokens=8)
+    assert caplog.text.count("writes English, its own language; --out-lang ita_Latn has it write Italian") == notes
+    assert len(caplog.records) == notes

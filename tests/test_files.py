@@ -613,6 +613,14 @@ def test_an_npy_with_a_tail_is_an_error(tmp_path):
         read(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("rows", [[None, [1.0]], [[1.0], None], [[], [1.0]]])
+def test_a_parquet_row_without_an_embedding_is_named(tmp_path, rows):
+    pq.write_table(pa.table({"embedding": pa.array(rows, pa.list_(pa.float32()))}), tmp_path / "a.parquet")
+    where = next(i for i, row in enumerate(rows) if not row)
+    with fails(f"a.parquet, row {where} (from 0): there is no embedding", "remove it, or embed its text again"):
+        list(read_embeddings(tmp_path / "a.parquet"))
+
+
 def test_safetensors_without_the_key_or_with_other_numbers_are_errors(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file({"vectors": np.ones((1, 2))}, path)
@@ -657,8 +665,8 @@ def test_parquet_of_other_programs_is_read(tmp_path, kind):
         ({"embedding": [["a"]]}, "not lists of numbers", ""),
         ({"embedding": [[1.0], [2.0], [1.0, 2.0]]}, "row 2 (from 0): 2 numbers, where the first row has 1", ""),
         ({"embedding": [[1.0], [1.0, 2.0]]}, "row 1 (from 0): 2 numbers, where the first row has 1", ""),
-        ({"embedding": [[1.0], [2.0], None]}, "row 2 (from 0): 0 numbers, where the first row has 1", ""),
-        ({"embedding": pa.array([[], []], pa.list_(pa.float32()))}, "row 0 (from 0): 0 numbers", ""),
+        ({"embedding": [[1.0], [2.0], None]}, "row 2 (from 0): there is no embedding", ""),
+        ({"embedding": pa.array([[], []], pa.list_(pa.float32()))}, "row 0 (from 0): there is no embedding", ""),
         ({"embedding": [[1.0], [2.0], [None]]}, "row 2 (from 0): a number is missing", ""),
         ({"embedding": [[1.0], [2.0], [float("nan")]]}, "row 2 (from 0): NaN", ""),
         ({"embedding": [[1.0]], "text": [1]}, 'the column "text" is not strings', ""),
@@ -673,7 +681,7 @@ def test_parquet_of_anything_else_is_an_error(tmp_path, columns, message, cure):
 def test_a_missing_embedding_in_a_fixed_size_list_is_an_error(tmp_path):
     column = pa.array([[1, 2], None], pa.list_(pa.float32(), 2))
     pq.write_table(pa.table({"embedding": column}), tmp_path / "a.parquet")
-    with fails("row 1 (from 0): 0 numbers, where the first row has 2"):
+    with fails("row 1 (from 0): there is no embedding"):
         read(tmp_path / "a.parquet")
 
 

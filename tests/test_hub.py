@@ -225,6 +225,13 @@ def test_any_concept_model_in_a_space_that_is_here(server):
     assert hub.pull(f"hf:{LLM}", sonar="space", save_as="mine").name == "mine"
 
 
+@pytest.mark.parametrize("name", ["mini", "mini-sonar"])
+def test_a_model_of_the_package_is_here_already(name):
+    said = []
+    assert hub.pull(name, say=said.append) == registry.EMBEDDED / name
+    assert said == [f"{name} is here already, it comes with the package: {registry.EMBEDDED / name}"]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -48,3 +48,25 @@ def test_the_identifier_is_read_once_though_a_thread_began_to(monkeypatch):
     language._read.cache_clear()
     language.prepare()
     assert language_of(TEXTS["ita_Latn"], "auto", MINI) == "ita_Latn" and reads == [1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["translate", "it.txt", "--max-tokens", "6"],
+        ["search", "un gatto", "it.txt", "--query-lang", "it", "--no-cache"],
+        ["align", "it.txt", "other.txt"],
+        ["mine", "it.txt", "other.txt", "--margin", "absolute"],
+        ["score", "it.txt", "other.txt"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_command_that_reads_a_text_takes_auto_and_notes_another_language(
+    home, sonarllm, tmp_path, monkeypatch, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "it.txt").write_text("Il gatto dorme sul divano.\nLa porta era chiusa a chiave.\n", "utf-8")
+    (tmp_path / "other.txt").write_text("She opened the window.\nThe door was locked.\n", "utf-8")
+    said, auto, wrong = (sonarllm(*words, "-m", "tiny", "--lang", lang) for lang in ("it", "auto", "en"))
+    assert (auto.returncode, auto.out, auto.err) == (0, said.out, "") and said.out
+    assert wrong.err.count("looks Italian, and is read as English") == wrong.err.count("\n") == 1

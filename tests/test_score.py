@@ -97,7 +97,24 @@ def test_a_cosine_is_of_directions_row_by_row_whatever_the_blocks(tmp_path, monk
     a, b = (Embedded(name, "", [""] * 25, v) for name, v in (("a", 3 * a_ND), ("b", b_ND)))
     assert np.allclose(list(score([a, b])), want, atol=1e-6)
     with pytest.raises(UserError, match="b has 20 rows, a has more"):
-        list(score([a, Embedded("b", "", [""] * 20, b_ND[:20])]))
+        score([a, Embedded("b", "", [""] * 20, b_ND[:20])])
+
+
+def test_rows_that_do_not_match_are_not_half_printed(tmp_path, home, sonarllm, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("One.\nTwo.\n")
+    (tmp_path / "b.txt").write_text("One.\n")
+    done = sonarllm("score", "a.txt", "b.txt", "-m", "tiny")
+    assert (done.returncode, done.out) == (2, "") and "b.txt has 1 rows, a.txt has more" in done.err
+
+
+def test_a_blank_line_keeps_its_row(tmp_path, home, sonarllm, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("One.\n\nTwo.\n")
+    (tmp_path / "b.txt").write_text("One.\nNo.\nTwo.\n")
+    done = sonarllm("score", "a.txt", "b.txt", "-m", "tiny")
+    first, blank, last = map(float, done.out.split())
+    assert first == last == pytest.approx(1, abs=1e-5) != blank and "a.txt: 1 blank (first: line 2)" in done.err
 
 
 def test_what_does_not_fit_a_head_is_refused(heads, home):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -383,6 +384,17 @@ def run(capsys, *words):
     with pytest.raises(SystemExit) as ended:
         main([*map(str, words)])
     return ended.value.code, *capsys.readouterr()
+
+
+def test_what_the_mp3_library_says_by_itself_is_not_shown(tmp_path, capfd):
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "a.mp3", rng.standard_normal(48_000) / 9, 16_000, format="MP3")
+    data = bytearray((tmp_path / "a.mp3").read_bytes())
+    data[3000:5000] = rng.bytes(2000)
+    (tmp_path / "a.mp3").write_bytes(data)
+    with contextlib.suppress(UserError):
+        Recording(tmp_path / "a.mp3").samples()
+    assert capfd.readouterr().err == ""
 
 
 def test_the_command_embeds_what_it_can(tmp_path, capsys):

@@ -255,6 +255,13 @@ def test_damaged_embeddings_are_made_again(corpus, trained, tmp_path, caplog, da
         assert torch.equal(found, want) and ("is damaged: made again" in caplog.text) == told
 
 
+def test_too_few_documents_are_warned_of_at_the_start(corpus, trained, tmp_path, caplog, monkeypatch):
+    for few in (40, 41):
+        monkeypatch.setattr("sonarllm_cli.data.documents.FEW", few)
+        Trainer(concept(corpus, trained / "sonar/model"), tmp_path / str(few))
+        assert ("40 documents are too few to learn from" in caplog.text) == (few == 41)
+
+
 def test_a_document_of_which_one_sentence_is_left_is_left_out(trained, tmp_path):
     texts = ["It is fine. " + "It goes on and on " * 40, "It is fine.", "It is fine. It is good."]
     (tmp_path / "docs.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..flow.compose import Writing, generate_stream
+from ..flow.compose import NEVER, Writing, generate_stream
 from ..flow.decode import Search, beam_search
 from ..flow.embed import embed_sentences, encode
 from ..flow.predict import Reader, predict
@@ -252,7 +252,7 @@ def bench_generate(wish: Wish, sentences: int = 32, read: int = 1000) -> dict[st
     fast, slow = timings.values()
     rows[0].extra["times as fast"] = slow.median / fast.median
     search = Search(beam=wish.beam, max_tokens=wish.max_tokens)
-    writing = Writing(max_sentences=sentences, stop_threshold=2, search=search)  # no cosine is 2
+    writing = Writing(max_sentences=sentences, stop_threshold=NEVER, repeat_threshold=NEVER, search=search)
     texts: dict[str, list[str]] = {}
     peers = [_peer(wish, part) for part in ("encoder", "decoder")] if wish.peer else []
     plain = _plain(wish, writer)

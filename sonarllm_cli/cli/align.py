@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
-from .common import Compute, compute_options, json_option, lang_option, line, output_option
+from .common import Compute, compute_options, json_option, line, output_option, text_lang_option, to_lang_option
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from ..weights.loaded import Space
 
 
 @click.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@lang_option
-@click.option("--to-lang", default="eng_Latn", show_default=True, help="Language of B.")
+@text_lang_option
+@to_lang_option
 @click.option("--lines", is_flag=True, help="A sentence a line: don't segment.")
 @click.option(
     "--max", "most", type=click.IntRange(2, 16), default=4, show_default=True, help="Sentences of a pair, in all."
@@ -50,21 +47,22 @@ def align(
     """Align the sentences of two documents that say the same, in order, many to many: cost, A's sentences, B's, with
     tabs between. A side is empty where a sentence has no counterpart.
 
+    The lower the cost, the surer. By the embedded model most right pairs cost less than 0.65, and what costs more wants
+    a look (docs/recipes.md).
+
     \b
     Example:
       sonarllm align examples/story.de.txt examples/story.en.txt --lang de --to-lang en
     """
+    from ..flow.language import check_languages
     from ..io.files import open_output
-    from ..languages import resolve
     from ..use import align as aligning
-    from ..weights.loaded import load_space
 
-    resolve(lang), resolve(to_lang)
-    space = functools.cache(lambda: load_space(compute.model, compute.runtime))
+    check_languages(lang, to_lang)
     sides = []
     for path, own, given, name in ((a, lang, vectors_a, "a"), (b, to_lang, vectors_b, "b")):
         sentences = aligning.read_sentences(path, own, lines)
-        embed = aligning.read_vectors(*given) if given else _embedding(space, own, compute.batch_size)
+        embed = aligning.read_vectors(*given) if given else _embedding(own, compute)
         if write_vectors:
             embed = aligning.writing_vectors(embed, write_vectors, name)
         sides.append((sentences, aligning.document(sentences, embed, most=most, name=path)))
@@ -81,7 +79,7 @@ def align(
                 print(f"{pair.cost:.4f}\t{text_a}\t{text_b}", file=out)
 
 
-def _embedding(space: Callable[[], Space], lang: str, batch_size: int | None) -> Callable[[list[str]], np.ndarray]:
+def _embedding(lang: str, compute: Compute) -> Callable[[list[str]], np.ndarray]:
     from ..flow.embed import embed
 
-    return lambda texts: embed(texts, lang=lang, model=space(), batch_size=batch_size)
+    return lambda texts: embed(texts, lang=lang, model=compute.space, batch_size=compute.batch_size)

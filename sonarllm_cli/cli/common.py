@@ -13,35 +13,73 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..bounds import MOST
 from ..errors import RunError, UserError
+from ..io.files import check_file
 from . import complete
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
+    from ..weights.loaded import Space
 
 LEAST_MEMORY = 1 << 30  # bytes of address space; under 0.9 GB PyTorch's build for CPUs was seen to abort or hang
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
+
+@dataclass(frozen=True)
+class Whole(click.ParamType):
+    """A whole number within bounds, of which --help need not speak; with `auto` also that word, which the command gets
+    as None."""
+
+    low: int = 1
+    high: int = MOST
+    auto: bool = False
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if self.auto and value == "auto":
+            return None
+        try:
+            number = int(value)
+        except ValueError:
+            number = self.low - 1
+        if not self.low <= number <= self.high:
+            self.fail(f"{value} is not {self.low} to {self.high:,}{', or auto' if self.auto else ''}", param, ctx)
+        return number
+
+
+COUNT = Whole()
+SEED = Whole(0, (1 << 63) - 1)
+
+
+def _place(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Where a file is to be written; that it can't be is told before anything is loaded."""
+    if value not in (None, "-"):
+        check_file(value)
+    return value
+
+
 _file = click.Path(allow_dash=True)  # whether it is there is said with a cure by what reads it
 file_argument = click.argument("file", default="-", metavar="[FILE|-]", type=_file)
 files_argument = click.argument("files", nargs=-1, metavar="[FILE|DIR|-]…", type=_file)
-lang_option = click.option(
-    "--lang",
-    default="eng_Latn",
-    show_default=True,
-    help="Language: FLORES code, or en, de …",
-    shell_complete=complete.languages,
+
+
+def language_option(flag: str, help: str, default: str = "eng_Latn") -> Callable[[F], F]:
+    """An option that takes a language, which shells complete."""
+    return click.option(flag, default=default, show_default=bool(default), help=help, shell_complete=complete.languages)
+
+
+lang_option = language_option("--lang", "Language: FLORES code, or en, de …")
+text_lang_option = language_option(
+    "--lang", "Language of the text: FLORES code, or en, de …; auto: what it looks like."
 )
-text_lang_option = click.option(
-    "--lang",
-    default="eng_Latn",
-    show_default=True,
-    help="Language of the text: FLORES code, or en, de …; auto: what it looks like.",
-    shell_complete=complete.languages,
-)
+to_lang_option = language_option("--to-lang", "Language of B; auto: what it looks like.")
+out_lang_option = language_option("--out-lang", "Language to write in; the model's own if not given.", "")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines.")
-output_option = click.option("-o", "--output", metavar="OUT", type=_file, help="Write here instead of stdout.")
+output_option = click.option(
+    "-o", "--output", metavar="OUT", type=_file, callback=_place, help="Write here instead of stdout."
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +100,13 @@ class Compute:
         set_up_logging(self.quiet)
         return choose(self.device, self.dtype, seed=self.seed)
 
+    @functools.cached_property
+    def space(self) -> Space:
+        """The space that the model is, or lives in; loaded when it is asked for."""
+        from ..weights.loaded import load_space
+
+        return load_space(self.model, self.runtime)
+
     @property
     def bar(self) -> bool:
         """Whether to show progress: on a terminal only."""
@@ -78,14 +123,22 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`-m`, `--device`, `--dtype`, `-b`, `--seed`, `-q`, `--debug`; the command gets them as one `compute`."""
 
     @functools.wraps(command)
-    def wrapped(batch_size: str, **values: Any) -> Any:
+    def wrapped(**values: Any) -> Any:
         check_room()
-        own = {name: values.pop(name) for name in ("model", "device", "dtype", "seed", "quiet")}
-        return command(compute=Compute(batch_size=_batch(batch_size), **own), **values)
+        own = {name: values.pop(name) for name in ("model", "device", "dtype", "batch_size", "seed", "quiet")}
+        return command(compute=Compute(**own), **values)
 
     for option in (
-        click.option("--seed", type=int, help="Seed of what is random."),
-        click.option("-b", "--batch-size", default="auto", metavar="N|auto", help="Texts at once.", show_default=True),
+        click.option("--seed", type=SEED, help="Seed of what is random."),
+        click.option(
+            "-b",
+            "--batch-size",
+            type=Whole(auto=True),
+            default="auto",
+            metavar="N|auto",
+            help="Texts at once.",
+            show_default=True,
+        ),
         click.option(
             "--dtype",
             default="auto",
@@ -120,14 +173,6 @@ def check_room() -> None:
         raise RunError(message, f"allow {LEAST_MEMORY >> 20:,} MiB or more: ulimit -v {LEAST_MEMORY >> 10}")
 
 
-def _batch(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise UserError(f"--batch-size {text!r} is not a number of texts", "use --batch-size 16, or auto")
-    return int(text)
-
-
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--beam`, `--temperature`, `--top-p`, `--max-tokens`, `--no-repeat-ngram`, `--repetition-penalty`; the command
     gets them as a dict `search`, fields of a `Search`."""
@@ -142,9 +187,15 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--repetition-penalty", type=float, default=1.0, show_default=True, help="Of tokens written; 1 is none."
         ),
         click.option(
-            "--no-repeat-ngram", type=int, default=0, metavar="N", help="No N tokens twice in a sentence; 0: they may."
+            "--no-repeat-ngram",
+            type=Whole(0),
+            default=0,
+            metavar="N",
+            help="No N tokens twice in a sentence; 0: they may.",
         ),
-        click.option("--max-tokens", default=256, show_default=True, help="Of a sentence, prompt and </s> included."),
+        click.option(
+            "--max-tokens", type=COUNT, default=256, show_default=True, help="Of a sentence, prompt and </s> included."
+        ),
         click.option("--top-p", type=float, help="Sample among the likeliest tokens of this mass."),
         click.option("--temperature", type=float, help="Sample at this temperature."),
         click.option("--beam", default=5, show_default=True, help="Beams of the search; 1 is greedy."),
@@ -216,21 +267,11 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(sampling={k: v for k, v in given.items() if v is not None}, **values)
 
     for option in (
-        click.option("--diffusion-steps", type=int, metavar="N", help="diffusion-lcm: steps out of noise."),
+        click.option("--diffusion-steps", type=COUNT, metavar="N", help="diffusion-lcm: steps out of noise."),
         click.option("--guidance", type=float, help="diffusion-lcm: weight of the text; 1 is no guidance."),
     ):
         wrapped = option(wrapped)
     return wrapped
-
-
-def out_lang_option(command: F) -> F:
-    """`--out-lang`."""
-    return click.option(
-        "--out-lang",
-        default="",
-        help="Language to write in; the model's own if not given.",
-        shell_complete=complete.languages,
-    )(command)
 
 
 def begun(items: Iterator[T]) -> Iterator[T]:

@@ -53,7 +53,8 @@ def decode(
 ) -> None:
     """Turn embeddings (.npy, .safetensors, .parquet, .emb, JSON Lines) into text, one a line.
 
-    --json gives records: file, text, score (log-probability a token). Files and folders follow each other.
+    --json gives records: file, text, score (log-probability a token). Files and folders follow each other. A blank
+    text's row is a blank line, if the file keeps texts (.parquet, JSON Lines).
 
     \b
     Example (translates):
@@ -63,9 +64,11 @@ def decode(
     from ..io.files import open_output, read_text
     from ..io.texts import expand
     from ..io.vectors import ENDINGS, EmbeddingBatch, read_embeddings
+    from ..languages import resolve
     from ..weights.loaded import load_space
     from ..weights.shortlist import shortlisted
 
+    resolve(lang)
     how = Search(num_return=num_return, **search)
     words = read_text(shortlist).splitlines() if shortlist else []
 

@@ -10,7 +10,17 @@ from typing import Any
 import click
 
 from ..errors import UserError
-from .common import Compute, Failures, begun, compute_options, files_argument, output_option, progress, text_lang_option
+from .common import (
+    COUNT,
+    Compute,
+    Failures,
+    begun,
+    compute_options,
+    files_argument,
+    output_option,
+    progress,
+    text_lang_option,
+)
 from .launch import is_first, launch
 
 
@@ -29,7 +39,11 @@ from .launch import is_first, launch
 @output_option
 @click.option("--store", metavar="DIR", help="Segment and embed documents into this folder, for training.")
 @click.option(
-    "--max-tokens", default=256, show_default=True, help="Of a store's sentence, at most what the model decodes."
+    "--max-tokens",
+    type=COUNT,
+    default=256,
+    show_default=True,
+    help="Of a store's sentence, at most what the model decodes.",
 )
 @click.option("--shard-documents", type=click.IntRange(1), default=4096, show_default=True, help="Of a store's shard.")
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes that make a store's shards.")
@@ -71,7 +85,8 @@ def embed(
 
     OUT's ending tells the format: .npy, .safetensors, .parquet, .jsonl or .emb; without it, JSON Lines on stdout.
     Several files, and those of folders, follow each other; JSON Lines and Parquet name each text's file.
-    A record's own "lang" is preferred to --lang. A blank line keeps its place and has the embedding of no words.
+    A record's own "lang" is preferred to --lang. A blank line keeps its place and has the embedding of no words,
+    which decode takes for a blank line where the format keeps texts (.parquet, JSON Lines).
 
     With a speech encoder for -m (or a space with which one comes), FILEs are recordings (.wav, .flac, .ogg, .mp3 …): a
     row an utterance, with its file and the seconds at which it starts and ends.
@@ -127,15 +142,17 @@ def _embed_lines(
 ) -> None:
     from ..flow.embed import TOLD, Line
     from ..flow.encoders import load_encoder
-    from ..flow.language import AUTO, language_of
+    from ..flow.language import check_languages, language_of
     from ..io.files import JSON_ENDINGS, read_lines
     from ..io.texts import expand
-    from ..io.vectors_out import EmbeddingWriter
+    from ..io.vectors import KEEP_TEXTS
+    from ..io.vectors_out import EmbeddingWriter, check_output
     from ..languages import resolve
     from ..runtime import log
 
-    if lang != AUTO:
-        resolve(lang)  # a typo is told before anything is loaded
+    dtype = "float16" if half else "float32"
+    check_languages(lang)
+    check_output(output or "-", dtype)  # as a typo: before anything is loaded
     names = expand(files, (".txt", ".text", *JSON_ENDINGS))
     texts = begun((name, text) for name in names for text in read_lines(name, text_field=text_field, blank=True))
     encoder = load_encoder(compute.model, compute.runtime)
@@ -149,7 +166,7 @@ def _embed_lines(
         )
         for name, t in chain(first, texts)
     )
-    dtype, blank, seen = "float16" if half else "float32", 0, ""
+    blank, seen = 0, ""
     options: dict[str, Any] = {"dtype": dtype, "columns": {"file": str}}
     with EmbeddingWriter(output or "-", dim=encoder.dim, fingerprint=encoder.fingerprint, **options) as writer:
         blocks = encoder.stream(lines, batch_size=compute.batch_size, on_long=on_long)
@@ -165,7 +182,8 @@ def _embed_lines(
                 [{"file": x.file} for x in block.lines],
             )
     if blank:
-        log.warning("sonarllm: %d blank (first: %s), embedded as no words", blank, seen)
+        lost = "" if writer.ending in KEEP_TEXTS else f"; {' and '.join(KEEP_TEXTS)} tell decode so"
+        log.warning("sonarllm: %d blank (first: %s), embedded as no words%s", blank, seen, lost)
 
 
 def _embed_recordings(
@@ -173,8 +191,9 @@ def _embed_recordings(
 ) -> None:
     from ..flow.embed_speech import COLUMNS, embed_recordings, load_speech
     from ..io.audio import Recording
-    from ..io.vectors_out import EmbeddingWriter
+    from ..io.vectors_out import EmbeddingWriter, check_output
 
+    check_output(output or "-", "float16" if half else "float32")
     speech = load_speech(compute.model, compute.runtime)
     options: dict[str, Any] = {"dtype": "float16" if half else "float32", "columns": COLUMNS}
     writing = EmbeddingWriter(output or "-", dim=speech.dim, fingerprint=speech.fingerprint, **options)

@@ -13,7 +13,9 @@ import click
 
 from ..errors import UserError, nearest
 from .common import (
+    COUNT,
     Compute,
+    Whole,
     compute_options,
     json_option,
     line,
@@ -49,7 +51,7 @@ class Words(click.ParamType):
         if isinstance(value, tuple):
             return value
         low, dash, high = str(value).rpartition("-")
-        if not high.isdigit() or (dash and not low.isdigit()) or int(low or 1) > int(high):
+        if not high.isdecimal() or (dash and not low.isdecimal()) or int(low or 1) > int(high):
             raise UserError(f"--words {value} is no number of words", "write --words 4-15, or --words 30")
         return int(low or 1), int(high)
 
@@ -64,7 +66,7 @@ def evaluate() -> None:
 
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
-beam_option: Option = click.option("--beam", default=5, show_default=True, help="Beams of the search.")
+beam_option: Option = click.option("--beam", type=COUNT, default=5, show_default=True, help="Beams of the search.")
 bleu_option: Option = click.option(
     "--bleu-tokenizer",
     "tokenizer",
@@ -153,7 +155,7 @@ def task_options(
         click.option(
             "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Draws; mean and deviation."
         ),
-        click.option("--limit", default=500, show_default=True, help="Texts of each language; 0: all."),
+        click.option("--limit", type=Whole(0), default=500, show_default=True, help="Texts of each language; 0: all."),
         click.option(
             "--seen", multiple=True, metavar="FILE", type=click.Path(), help="Training data: its texts are left out."
         ),
@@ -416,7 +418,7 @@ def bitext(options: dict[str, Any], strangers: int, threshold: float | None, pee
 @click.option("--judge-model", default="", metavar="NAME", help="The model there that judges.")
 @click.option("--key-env", default="OPENAI_API_KEY", show_default=True, help="Environment variable with the key.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for an answer.")
-@click.option("--retries", default=4, show_default=True, help="More tries where the endpoint is busy.")
+@click.option("--retries", type=Whole(0), default=4, show_default=True, help="More tries where the endpoint is busy.")
 @task_options
 def judge(
     options: dict[str, Any], endpoint: str, judge_model: str, key_env: str, timeout: float, retries: int

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .common import (
+    COUNT,
     Compute,
     Failures,
     begun,
@@ -31,10 +32,16 @@ from .common import (
 @files_argument
 @text_lang_option
 @out_lang_option
-@click.option("--max-sentences", default=32, show_default=True, help="Sentences to write at most.")
+@click.option("--max-sentences", type=COUNT, default=32, show_default=True, help="Sentences to write at most.")
 @speech_option
 @rule_options
 @no_repeat_option
+@click.option(
+    "--repeat-threshold",
+    default=0.95,
+    show_default=True,
+    help="Cosine with a sentence written before that ends the text: the model goes round in circles. 2: it may.",
+)
 @search_options
 @sampling_options
 @json_option
@@ -47,6 +54,7 @@ def generate(
     max_sentences: int,
     speech: str,
     no_repeat: bool,
+    repeat_threshold: float,
     as_json: bool,
     output: str | None,
     search: dict[str, Any],
@@ -56,18 +64,24 @@ def generate(
 ) -> None:
     """Continue a text: its next sentences, one a line, each as soon as it is written. Each file, and each in a folder,
     is a text of its own; so is a recording. --json: file, text, score (the decoder's log-probability a token), ending
-    (cosine with it).
+    (cosine with it). It ends where the model does, or goes round in circles.
 
     \b
     Example:
       echo "This package contains the library." | sonarllm generate --max-sentences 3
     """
     from ..flow.compose import Writing, continuation
+    from ..flow.language import check_languages
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
+    check_languages(lang, out_lang)
     writing = Writing(sampling=sampling, **rules).but(
-        max_sentences=max_sentences, no_repeat=no_repeat, out_lang=out_lang, **search
+        max_sentences=max_sentences,
+        no_repeat=no_repeat,
+        repeat_threshold=repeat_threshold,
+        out_lang=out_lang,
+        **search,
     )
     several, texts = texts_or_recordings(files, speech)
     texts = begun(texts)

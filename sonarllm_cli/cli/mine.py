@@ -7,15 +7,15 @@ import functools
 import click
 
 from ..errors import UserError
-from .common import Compute, compute_options, json_option, lang_option, line, output_option
+from .common import COUNT, Compute, compute_options, json_option, line, output_option, text_lang_option, to_lang_option
 
 
 @click.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="[B]", required=False)
-@lang_option
-@click.option("--to-lang", default="eng_Latn", show_default=True, help="Language of B.")
-@click.option("-k", default=4, show_default=True, help="Neighbours that the margin is over.")
+@text_lang_option
+@to_lang_option
+@click.option("-k", type=COUNT, default=4, show_default=True, help="Neighbours that the margin is over.")
 @click.option("--margin", type=click.Choice(["ratio", "distance", "absolute"]), default="ratio", show_default=True)
 @click.option(
     "--retrieval",
@@ -48,22 +48,24 @@ def mine(
 
     Files of embeddings are read in blocks, so that sets may be larger than memory.
 
+    The higher the margin, the surer. By the embedded model 1.15 is right nine times in ten among sentences of news, and
+    1.3 seven times in ten among short everyday ones, which have many near twins (docs/recipes.md).
+
     \b
     Example:
       sonarllm mine examples/article.txt examples/otters.txt --margin absolute
       sonarllm mine examples/otters.txt --dedup
     """
+    from ..flow.language import check_languages
     from ..io.files import open_output
-    from ..languages import resolve
     from ..use import mine as mining
     from ..use.sides import read_side
-    from ..weights.loaded import load_space
 
     if dedup == (b is not None):
         raise UserError("two sets are mined, one is rid of twins", "name A and B, or A and --dedup")
-    resolve(lang), resolve(to_lang)
-    space = functools.cache(lambda: load_space(compute.model, compute.runtime))
-    one = read_side(a, lang=lang, space=space, batch_size=compute.batch_size)
+    check_languages(lang, to_lang)
+    read = functools.partial(read_side, space=lambda: compute.space, batch_size=compute.batch_size)
+    one = read(a, lang=lang)
     if b is None:
         rows = mining.without_twins(one, 0.95 if threshold is None else threshold)
         texts = one.texts(rows)
@@ -71,8 +73,7 @@ def mine(
             for row in rows:
                 print(line({"row": row, "text": texts[row]}) if as_json else texts[row], file=out)
         return
-    other = read_side(b, lang=to_lang, space=space, batch_size=compute.batch_size)
-    found = mining.mine(one, other, k=k, margin=margin, retrieval=retrieval, threshold=threshold)
+    found = mining.mine(one, read(b, lang=to_lang), k=k, margin=margin, retrieval=retrieval, threshold=threshold)
     with open_output(output) as out:
         for pair in found:
             score = round(pair.score, 6)

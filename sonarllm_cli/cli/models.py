@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,73 +193,71 @@ def import_() -> None:
     """
 
 
-def _importer(command: str, *options: Any) -> Callable[[Callable[..., Path]], click.Command]:
-    """A command of `import` with these options beside those that all have. It prints the folder that is made."""
+def _importer(command: str, work: str, about: str, example: str, *options: Any) -> None:
+    """A command of `import`: `work`, a function of weights/, with these options beside those that all have. It prints
+    the folder that is made."""
 
-    def make(work: Callable[..., Path]) -> click.Command:
-        @functools.wraps(work)
-        def run(name: str, **values: Any) -> None:
-            print(work(name, **values))
+    def run(name: str, **values: Any) -> None:
+        from ..nets.kinds import named
 
-        made: Any = run
-        for option in reversed((name_argument, *options, dtype_option, licence_option, debug_option)):
-            made = option(made)
-        return import_.command(command)(made)
+        print(named("sonarllm_cli.weights", work)(name, **values))
 
-    return make
+    made: Any = run
+    for option in reversed((name_argument, *options, dtype_option, licence_option, debug_option)):
+        made = option(made)
+    shown = f"Import {about}\n\n\b\nExample:\n  sonarllm models import {command} {example}"
+    import_.command(command, help=shown)(made)
 
 
-@_importer(
+def _langs(ctx: click.Context, param: click.Parameter, text: str | None) -> list[str] | None:
+    from ..io.files import read_text
+
+    if text is None:
+        return None
+    listed = read_text(text) if Path(text).is_file() else text
+    return listed.replace(",", " ").split()
+
+
+_checkpoint_option = click.option("--checkpoint", required=True, help="The published file.")
+_importer(
     "sonar",
+    "convert.import_sonar",
+    "a SONAR text encoder and decoder as NAME.\n\n"
+    "Layouts: fairseq2 and fairseq .pt files, and folders of transformers (M2M100Encoder, "
+    "M2M100ForConditionalGeneration). Files that hold more than tensors are refused.",
+    "my-sonar \\\n"
+    "    --encoder tests/parity/text_encoder.fairseq2.pt \\\n"
+    "    --decoder tests/parity/text_decoder.fairseq2.pt \\\n"
+    "    --tokenizer tests/parity/sentencepiece.model --heads 4 --max-tokens 64 \\\n"
+    "    --langs ace_Arab,deu_Latn,eng_Latn,fra_Latn,ita_Latn,spa_Latn,zul_Latn",
     click.option("--encoder", required=True, help="Text encoder: fairseq .pt, or a transformers folder."),
     click.option("--decoder", required=True, help="Text decoder: fairseq .pt, or a transformers folder."),
     click.option("--tokenizer", required=True, help="sentencepiece model, or a transformers folder."),
-    click.option("--langs", help="Languages in vocabulary order, comma-separated, or a file of them; else FLORES-200."),
+    click.option(
+        "--langs",
+        callback=_langs,
+        help="Languages in vocabulary order, comma-separated, or a file of them; else FLORES-200.",
+    ),
     click.option("--heads", type=click.IntRange(1), help="Attention heads; else from config.json, or width / 64."),
     click.option("--max-tokens", type=click.IntRange(1), help="Longest text; else from config.json, or 514 and 512."),
 )
-def import_sonar(name: str, langs: str | None, **options: Any) -> Path:
-    """Import a SONAR text encoder and decoder as NAME.
-
-    Layouts: fairseq2 and fairseq .pt files, and folders of transformers (M2M100Encoder,
-    M2M100ForConditionalGeneration). Files that hold more than tensors are refused.
-
-    \b
-    Example:
-      sonarllm models import sonar my-sonar \\
-        --encoder tests/parity/text_encoder.fairseq2.pt \\
-        --decoder tests/parity/text_decoder.fairseq2.pt \\
-        --tokenizer tests/parity/sentencepiece.model --heads 4 --max-tokens 64 \\
-        --langs ace_Arab,deu_Latn,eng_Latn,fra_Latn,ita_Latn,spa_Latn,zul_Latn
-    """
-    from ..weights import convert
-
-    return convert.import_sonar(name, langs=_langs(langs), **options)
-
-
-@_importer(
+_importer(
     "sonar-llm",
+    "convert.import_sonar_llm",
+    "a SONAR-LLM checkpoint as NAME.",
+    "my-sonar-llm --sonar my-sonar \\\n"
+    "    --checkpoint tests/parity/sonarllm_reference_checkpoint.pt \\\n"
+    "    --config tests/parity/sonarllm_reference_config.json",
     click.option("--checkpoint", required=True, help="Checkpoint file, or a folder with config.json."),
     click.option("--config", help="JSON file with llama_config; else the folder's config.json."),
     click.option("--sonar", default="sonar-200", show_default=True, help="The space it was trained in."),
     click.option("--lang", default="eng_Latn", show_default=True, help="The language it writes."),
 )
-def import_sonar_llm(name: str, **options: Any) -> Path:
-    """Import a SONAR-LLM checkpoint as NAME.
-
-    \b
-    Example:
-      sonarllm models import sonar-llm my-sonar-llm --sonar my-sonar \\
-        --checkpoint tests/parity/sonarllm_reference_checkpoint.pt \\
-        --config tests/parity/sonarllm_reference_config.json
-    """
-    from ..weights import convert
-
-    return convert.import_sonar_llm(name, **options)
-
-
-@_importer(
+_importer(
     "speech",
+    "convert.import_speech",
+    "a SONAR speech encoder as NAME.",
+    "my-ears --lang en \\\n    --checkpoint tests/parity-speech/speech_encoder.fairseq1.pt --pooler-heads 4",
     click.option("--checkpoint", required=True, help="Speech encoder: a .pt file in fairseq's or fairseq2's layout."),
     click.option("--lang", required=True, help="The language it hears: FLORES code, or en, de …"),
     click.option(
@@ -269,55 +266,23 @@ def import_sonar_llm(name: str, **options: Any) -> Path:
     click.option("--heads", type=click.IntRange(1), help="Attention heads, to be checked against the weights'."),
     click.option("--pooler-heads", type=click.IntRange(1), help="The pooler's; as many as the encoder's if not given."),
 )
-def import_speech(name: str, **options: Any) -> Path:
-    """Import a SONAR speech encoder as NAME.
-
-    \b
-    Example:
-      sonarllm models import speech my-ears --lang en \\
-        --checkpoint tests/parity-speech/speech_encoder.fairseq1.pt --pooler-heads 4
-    """
-    from ..weights import convert
-
-    return convert.import_speech(name, **options)
-
-
-_HEAD_OPTIONS = (
-    click.option("--checkpoint", required=True, help="The published file."),
-    click.option("--sonar", default="", help="The space whose vectors it reads; else any of its width."),
-)
-
-
-@_importer("blaser", *_HEAD_OPTIONS)
-def import_blaser(name: str, **options: Any) -> Path:
-    """Import BLASER 2.0, ref or qe, as NAME, for sonarllm score.
-
-    \b
-    Example:
-      sonarllm models import blaser my-blaser --sonar my-sonar \\
-        --checkpoint tests/parity-heads/blaser_qe.pt
-    """
-    from ..weights import convert_heads
-
-    return convert_heads.import_blaser(name, **options)
-
-
-@_importer("mutox", *_HEAD_OPTIONS)
-def import_mutox(name: str, **options: Any) -> Path:
-    """Import MuTox as NAME, for sonarllm score.
-
-    \b
-    Example:
-      sonarllm models import mutox my-mutox --sonar my-sonar \\
-        --checkpoint tests/parity-heads/mutox.pt
-    """
-    from ..weights import convert_heads
-
-    return convert_heads.import_mutox(name, **options)
-
-
-@_importer(
+for _head, _about, _file in (
+    ("blaser", "BLASER 2.0, ref or qe, as NAME, for sonarllm score.", "blaser_qe.pt"),
+    ("mutox", "MuTox as NAME, for sonarllm score.", "mutox.pt"),
+):
+    _importer(
+        _head,
+        f"convert_heads.import_{_head}",
+        _about,
+        f"my-{_head} --sonar my-sonar \\\n    --checkpoint tests/parity-heads/{_file}",
+        _checkpoint_option,
+        click.option("--sonar", default="", help="The space whose vectors it reads; else any of its width."),
+    )
+_importer(
     "laser2",
+    "convert_heads.import_laser2",
+    "LASER2 as NAME, for sonarllm embed.",
+    "my-laser2 \\\n    --checkpoint tests/parity-heads/laser2.pt --tokenizer tests/parity/sentencepiece.model",
     click.option("--checkpoint", required=True, help="laser2.pt."),
     click.option("--tokenizer", required=True, help="laser2.spm."),
     click.option(
@@ -329,26 +294,6 @@ def import_mutox(name: str, **options: Any) -> Path:
         help="Normalise punctuation and lower-case texts, as LASER does, or not.",
     ),
 )
-def import_laser2(name: str, **options: Any) -> Path:
-    """Import LASER2 as NAME, for sonarllm embed.
-
-    \b
-    Example:
-      sonarllm models import laser2 my-laser2 \\
-        --checkpoint tests/parity-heads/laser2.pt --tokenizer tests/parity/sentencepiece.model
-    """
-    from ..weights import convert_heads
-
-    return convert_heads.import_laser2(name, **options)
-
-
-def _langs(text: str | None) -> list[str] | None:
-    from ..io.files import read_text
-
-    if text is None:
-        return None
-    listed = read_text(text) if Path(text).is_file() else text
-    return listed.replace(",", " ").split()
 
 
 # ---------------------------------------------------------------------------------------------- showing

@@ -6,15 +6,15 @@ import functools
 
 import click
 
-from .common import Compute, compute_options, json_option, lang_option, line, output_option
+from .common import Compute, compute_options, json_option, line, output_option, text_lang_option, to_lang_option
 
 
 @click.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="[B]", required=False)
-@lang_option
-@click.option("--to-lang", default="eng_Latn", show_default=True, help="Language of B and --ref.")
-@click.option("--ref", metavar="FILE", help="Reference translations, for a BLASER that was taught with them.")
+@text_lang_option
+@to_lang_option
+@click.option("--ref", metavar="FILE", help="Reference translations in B's language, for a BLASER taught with them.")
 @click.option("--summary", is_flag=True, help="Only the mean and how many.")
 @json_option
 @output_option
@@ -32,33 +32,33 @@ def score(
 ) -> None:
     """Score rows, texts one a line or files that embed wrote: the cosine of A's and B's, or with a head for -m what it
     says. BLASER 2.0 takes sources A and translations B, and with --ref references (about 1 to 5, higher is better);
-    MuTox takes A alone (a logit, higher is more toxic).
+    MuTox takes A alone (a logit, higher is more toxic). A blank line keeps its row.
 
     \b
     Example:
       sonarllm score examples/story.de.txt examples/story.de.txt --lang de --to-lang de --summary
     """
     from ..errors import RunError
+    from ..flow.language import check_languages
     from ..io.files import open_output
-    from ..languages import resolve
     from ..use.score import load_head
     from ..use.score import score as scores
     from ..use.sides import read_side
     from ..weights.loaded import load_space
 
-    resolve(lang), resolve(to_lang)
+    check_languages(lang, to_lang)
     head = load_head(compute.model, compute.runtime)
     space = functools.cache(lambda: load_space(head.space if head else compute.model, compute.runtime))
     given = [(a, lang), *((path, to_lang) for path in (b, ref) if path)]
-    sides = [read_side(path, lang=own, space=space, batch_size=compute.batch_size) for path, own in given]
-    total, count = 0.0, 0
+    read = functools.partial(read_side, space=space, batch_size=compute.batch_size, blank=True)
+    sides = [read(path, lang=own) for path, own in given]
+    score_N = scores(sides, head)
+    if not len(score_N):
+        raise RunError("there is no row to score", "give some texts")
     with open_output(output) as out:
-        for value in scores(sides, head):
-            total, count = total + value, count + 1
-            if not summary:
-                print(line({"row": count - 1, "score": round(value, 6)}) if as_json else f"{value:.6f}", file=out)
-        if not count:
-            raise RunError("there is no row to score", "give some texts")
         if summary:
-            mean = round(total / count, 6)
+            mean, count = round(score_N.mean(dtype="float64").item(), 6), len(score_N)
             print(line({"mean": mean, "rows": count}) if as_json else f"mean {mean:.6f} of {count} rows", file=out)
+            return
+        for row, value in enumerate(score_N.tolist()):
+            print(line({"row": row, "score": round(value, 6)}) if as_json else f"{value:.6f}", file=out)

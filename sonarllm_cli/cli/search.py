@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UserError
-from .common import Compute, compute_options, json_option, lang_option, line, output_option
+from .common import COUNT, Compute, compute_options, json_option, language_option, line, output_option, text_lang_option
 
 if TYPE_CHECKING:
     from ..use.search import Hit
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="QUERY FILE…")
 @click.option("-e", "--query", "queries", multiple=True, metavar="QUERY", help="A query; may be given again.")
-@lang_option
-@click.option("--query-lang", default="", help="Language of the queries, if another.")
-@click.option("-k", default=5, show_default=True, help="Sentences for each query.")
+@text_lang_option
+@language_option("--query-lang", "Language of the queries, if another.", "")
+@click.option("-k", type=COUNT, default=5, show_default=True, help="Sentences for each query.")
 @click.option("--threshold", default=-1.0, help="Least cosine of a sentence.")
 @click.option("--context", type=click.IntRange(0), default=0, metavar="N", help="Sentences around each, too.")
 @click.option("--no-cache", is_flag=True, help="Embed every file anew, and keep nothing.")
@@ -51,10 +51,9 @@ def search(
       sonarllm search "What do otters eat?" examples/otters.txt
       sonarllm search -e "loutre de mer" --query-lang fr --json examples/otters.txt examples/article.txt
     """
+    from ..flow.language import check_languages
     from ..io.files import open_output, read_lines
-    from ..languages import resolve
     from ..use.search import search as find
-    from ..weights.loaded import load_space
 
     asked, files = list(queries), list(arguments)
     if not queries and files:
@@ -62,13 +61,11 @@ def search(
         asked = [row.text for row in read_lines("-")] if first == "-" else [first]
     if not asked or not files:
         raise UserError("a query and files to search are wanted", 'sonarllm search "toothache" notes/')
-    for name in (lang, query_lang) if query_lang else (lang,):
-        resolve(name)  # a typo is told before anything is loaded
-    space = load_space(compute.model, compute.runtime)
+    check_languages(lang, query_lang)
     found = find(
         asked,
         files,
-        space,
+        compute.space,
         lang=lang,
         query_lang=query_lang,
         k=k,

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from ..errors import UserError
 from .common import (
     Compute,
     Failures,
+    Whole,
     begun,
     compute_options,
     files_argument,
@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 @files_argument
 @text_lang_option
 @out_lang_option
-@click.option("--sentences", default="auto", metavar="N|auto", show_default=True, help="Sentences at most; auto is 3.")
+@click.option(
+    "--sentences",
+    type=Whole(auto=True),
+    default="auto",
+    metavar="N|auto",
+    show_default=True,
+    help="Sentences at most; auto is 3.",
+)
 @click.option(
     "--extract/--abstract",
     default=None,
@@ -55,7 +62,7 @@ def summarize(
     files: tuple[str, ...],
     lang: str,
     out_lang: str,
-    sentences: str,
+    sentences: int | None,
     extract: bool | None,
     cite: bool,
     speech: str,
@@ -77,12 +84,11 @@ def summarize(
     """
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten
-    from ..flow.language import prepare
+    from ..flow.language import check_languages, prepare
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
-    if sentences != "auto" and not sentences.isdigit():
-        raise UserError(f"--sentences {sentences!r} is not a number", "use --sentences 2, or auto")
+    check_languages(lang, out_lang)
     writing = Writing(no_repeat=True, out_lang=out_lang, sampling=sampling).but(**search)
     several, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
@@ -94,7 +100,7 @@ def summarize(
                 with reporting(compute.bar) as report:
                     found = shorten(
                         text,
-                        sentences=None if sentences == "auto" else int(sentences),
+                        sentences=sentences,
                         lang=lang,
                         model=writer,
                         extract=extract,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import click
 
 from ..errors import UserError
-from .common import Compute, compute_options, files_argument, lang_option, output_option, search_options
+from .common import Compute, compute_options, files_argument, language_option, search_options, text_lang_option
+
+T = TypeVar("T")
 
 
 @click.command()
 @files_argument
-@lang_option
-@click.option("--to", "to_lang", default="eng_Latn", show_default=True, help="Language to write.")
+@text_lang_option
+@language_option("--to", "Language to write.")
 @click.option("--bilingual", is_flag=True, help="Each block, then its translation.")
 @click.option(
     "--format",
@@ -23,12 +27,12 @@ from .common import Compute, compute_options, files_argument, lang_option, outpu
     help="Of the input, if its ending doesn't tell.",
 )
 @search_options
-@output_option
+@click.option("-o", "--output", metavar="OUT", help="Write here instead of stdout; of several files, the folder.")
 @compute_options
 def translate(
     files: tuple[str, ...],
     lang: str,
-    to_lang: str,
+    to: str,
     bilingual: bool,
     kind: str | None,
     search: dict[str, Any],
@@ -49,25 +53,28 @@ def translate(
     import os
 
     from ..flow.decode import Search
-    from ..io.files import make_folder, open_output
+    from ..flow.language import check_languages, language_of
+    from ..io.files import check_file, display_name, make_folder, open_output
     from ..languages import resolve
     from ..use.translate import files_of_documents, read_translatable, translator
     from ..use.translate import translate as translated
-    from ..weights.loaded import load_space
 
-    resolve(lang), resolve(to_lang)
+    check_languages(lang)
+    resolve(to)
     many = len(files) > 1 or any(map(os.path.isdir, files))
     if many and output in (None, "-"):
         raise UserError("several files are translated into a folder", "name it with -o FOLDER")
     places: list[tuple[str, Any]] = (
         files_of_documents(files, output or "") if many else [(files[0] if files else "-", output)]
     )
+    if not many and output not in (None, "-"):
+        check_file(output)
     failed = 0
 
-    def read(name: str) -> tuple[str, str] | None:
+    def tried(work: Callable[[], T]) -> T | None:
         nonlocal failed
         try:
-            return read_translatable(name, f".{kind}" if kind else "")
+            return work()
         except UserError as error:
             if not many:
                 raise
@@ -75,14 +82,19 @@ def translate(
             failed += 1
             return None
 
+    def read(name: str) -> tuple[str, str] | None:
+        return tried(lambda: read_translatable(name, f".{kind}" if kind else ""))
+
+    how = Search(**search)
     first = read(places[0][0])  # its faults are told before anything is loaded
-    space = load_space(compute.model, compute.runtime)
-    own, to = (resolve(name, space.tokenizer.langs) for name in (lang, to_lang))
-    run = translator(space, own, to, Search(**search), compute.batch_size)
+    space, langs = compute.space, compute.space.tokenizer.langs
+    to = resolve(to, langs)
     for i, (name, place) in enumerate(places):
         found = read(name) if i else first
-        if found is None:
+        own = found and tried(partial(language_of, found[0], lang, langs, display_name(name)))
+        if not found or not own:
             continue
+        run = translator(space, own, to, how, compute.batch_size)
         if many:
             make_folder(place.parent)
         with open_output(place) as out:

@@ -36,6 +36,7 @@ from .records import Data
 from .store import Stored
 
 SAMPLED = 16384  # sentences that a mean is taken of
+FEW = 100  # documents; a model of fewer is warned of
 T = TypeVar("T")
 
 
@@ -275,6 +276,13 @@ class DocumentData:
         if not len(self.train):
             raise UserError("no document has two sentences", "check data.root, data.documents, data.store")
         log.info("%d documents, %d sentences", len(self.train), len(self.table))
+        if len(self.train) < FEW:
+            log.warning(
+                "%d documents are too few to learn from: the model will write nothing, or one thing; give it %d or "
+                "more, better thousands",
+                len(self.train),
+                FEW,
+            )
         if embed:
             own.embed(space, folder / "embeddings.safetensors")
 

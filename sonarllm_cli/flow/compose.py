@@ -5,10 +5,11 @@ for sentence in generate_stream(["Once upon a time."], writer, Writing()): print
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError, nearest
 from ..io.audio import Recording
-from ..languages import resolve
+from ..languages import NAMES, resolve
 from ..nets.kinds import TOKENS
 from ..runtime import Runtime, log
 from ..weights import registry
@@ -38,6 +39,8 @@ STOPS = ("predicted", "reembedded")
 FEEDBACKS = ("reembed", "latent")
 BLOCK = 1024  # sentences of a text embedded at once
 AUTO = 3  # sentences a summary of its own length may have
+COPY = 0.95  # cosine of a sentence with one written before, from which on it is a near copy of it
+NEVER = 2.0  # no cosine is so much
 SUPPORT = 0.7  # share of an extract's support that what is written has, or the extract is better; docs/extract.md
 
 
@@ -46,12 +49,17 @@ class Writing:
     """How a text is written. Defaults are the published SONAR-LLM code's: a sentence is decoded by beam search and
     embedded again; it ends the text if that embedding's cosine with the ending's, or the predicted one's, is
     `stop_threshold` or more, or its words are the ending's (see `Special`). Before `min_sentences` are written, an
-    ending is passed over for the best hypothesis that is none, if there is one."""
+    ending is passed over for the best hypothesis that is none, if there is one.
+
+    A model that goes round in circles is stopped before the first near copy: a sentence whose embedding has a cosine of
+    `repeat_threshold` or more with that of one written before (the same words have 1). The published code has no such
+    rule (`NEVER`); LCM's has it for two sentences in a row (`stop_on_repetition_cosine_threshold`)."""
 
     max_sentences: int = 32
     min_sentences: int = 0
     stop: str = "reembedded"
     stop_threshold: float = 0.98
+    repeat_threshold: float = COPY
     feedback: str = "reembed"
     no_repeat: bool = False
     out_lang: str = ""  # empty: the model's own
@@ -64,6 +72,8 @@ class Writing:
                 raise UserError(f"{name} {value!r} is unknown", f"use {' or '.join(known)}")
         if self.max_sentences < 1:
             raise UserError(f"max-sentences {self.max_sentences} writes nothing", "use 1 or more")
+        if math.isnan(self.stop_threshold + self.repeat_threshold):
+            raise UserError("a threshold is not a number", "use a cosine, such as 0.98")
 
     def but(self, **options: Any) -> Writing:
         """The same with other values of some fields, its own or its `Search`'s. UserError for a name neither has."""
@@ -87,6 +97,16 @@ class Written:
     predicted_D: Tensor
     embedding_D: Tensor  # of the text, or the predicted one where that is fed back
     ended: bool = False  # whether the text would have ended before it, but for `min_sentences`
+
+
+class End(NamedTuple):
+    """How a text ended: after how many sentences, and whether because the next was a near copy of one of them."""
+
+    written: int
+    circles: bool = False
+
+
+Stream = Generator[Written, None, End]
 
 
 @dataclass(frozen=True)
@@ -187,15 +207,50 @@ def continuation(
     speech: str | SpeechModel = "",
 ) -> Iterator[Written]:
     """`generate`, each sentence as soon as it is written. What is random comes from `generator`, if not from the
-    runtime's seed. `report` hears how far embedding and reading are."""
+    runtime's seed. `report` hears how far embedding and reading are. Logged is what may not have been expected: another
+    language than the text's, nothing at all, and a model that goes round in circles."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
-    beginning, context_SD, _, _ = read_input(text, lang, writer, report, speech)
-    return _continued(beginning, context_SD, writer, writing or Writing(), generator, report)
+    writing = writing or Writing()
+    beginning, context_SD, _, lang = read_input(text, lang, writer, report, speech)
+    _own_language(lang, writer, writing)
+    return _announced(_continued(beginning, context_SD, writer, writing, generator, report), writer)
+
+
+def _announced(stream: Stream, writer: Writer) -> Iterator[Written]:
+    """The sentences of a stream, and why there are none, or no more."""
+    end = yield from stream
+    if end.circles:
+        log.info(
+            "%s goes round in circles: stopped before a near copy of what it wrote, after %d; --repeat-threshold 2 "
+            "lets it go on",
+            writer.name,
+            end.written,
+        )
+    elif not end.written:
+        log.info("%s", _wrote_nothing(writer))
+
+
+def _wrote_nothing(writer: Writer) -> str:
+    return (
+        f"{writer.name} ends this text at once and wrote nothing; try a longer text, or another model with -m: one "
+        "that learnt from few documents can do little else"
+    )
+
+
+def _own_language(lang: str, writer: Writer, writing: Writing) -> None:
+    """Say so where a text in the language `lang` ("" of a recording) goes on in another, which nobody asked for."""
+    own = resolve(writer.lang, writer.space.tokenizer.langs)
+    if writing.out_lang or lang in ("", own):
+        return
+    other = f"--out-lang {lang} has it write {NAMES.get(lang, lang)}"
+    if writer.row.reads == TOKENS:
+        other = "it has no other"
+    log.info("%s writes %s, its own language; %s", writer.name, NAMES.get(own, own), other)
 
 
 def continue_sentences(
     beginning: Sequence[str], writer: Writer, writing: Writing, *, lang: str, generator: torch.Generator | None = None
-) -> Iterator[Written]:
+) -> Stream:
     """`continuation` of a text that is in sentences already."""
     context_SD = embed_sentences(beginning, lang, writer.space)
     return _continued(beginning, context_SD, writer, writing, generator)
@@ -208,7 +263,7 @@ def _continued(
     writing: Writing,
     generator: torch.Generator | None,
     report: Report | None = None,
-) -> Iterator[Written]:
+) -> Stream:
     texts = list(beginning)
     if writer.begin:
         context_SD = torch.cat([embed_sentences([writer.begin], writer.lang, writer.space), context_SD])
@@ -225,9 +280,9 @@ def generate_stream(
     texts: Sequence[str] = (),
     generator: torch.Generator | None = None,
     report: Report | None = None,
-) -> Iterator[Written]:
-    """Sentences after the context, each as soon as it is decoded. The one that ends the text is not among them, in
-    whatever words, nor is another that the model is told by.
+) -> Stream:
+    """Sentences after the context, each as soon as it is decoded; → how the text ended. The one that ends it is not
+    among them, in whatever words, nor is another that the model is told by, nor a near copy (see `Writing`).
 
     `texts` are the context's sentences, which a token LLM reads. With `no_repeat`, texts written before, and those in
     `used`, are passed over for the next-best hypothesis."""
@@ -244,14 +299,14 @@ def generate_stream(
     def again(hypothesis: Hypothesis) -> Tensor:
         return embed_sentences([hypothesis.text], lang, space)
 
-    unread_SD, unread = context_SD, list(texts)
+    unread_SD, unread, written_WD = context_SD, list(texts), context_SD[:0]
     for count in range(writing.max_sentences):
         hypotheses, next_1D = author.next(unread, unread_SD, None if count else report)
         hypotheses = [h for h in hypotheses if not special.mark(h.text)]
         if writing.no_repeat:
             hypotheses = [h for h in hypotheses if h.text not in seen]
         if not hypotheses:
-            return
+            return End(count)
         best, again_1D = hypotheses[0], again(hypotheses[0])
         meant = ending = special.cosine(next_1D)
         if writing.stop == "reembedded":
@@ -259,16 +314,26 @@ def generate_stream(
         ended = ending >= writing.stop_threshold or special.ending(best.text)
         if ended:
             if meant >= writing.stop_threshold or count >= writing.min_sentences:
-                return
+                return End(count)
             words = ((h, again(h)) for h in hypotheses if not special.ending(h.text))
             instead = next((o for o in words if special.cosine(o[1]) < writing.stop_threshold), None)
             if instead is None:
-                return
+                return End(count)
             best, again_1D = instead
+        if count >= writing.min_sentences and _is_copy(again_1D, written_WD, writing.repeat_threshold):
+            return End(count, circles=True)
         fed_1D = again_1D if writing.feedback == "reembed" else next_1D
         yield Written(best.text, best.score, ending, next_1D[0], fed_1D[0], ended)
         seen.add(best.text)
+        written_WD = torch.cat([written_WD, again_1D])
         unread_SD, unread = fed_1D, [best.text]
+    return End(writing.max_sentences)
+
+
+def _is_copy(sentence_1D: Tensor, written_WD: Tensor, threshold: float) -> bool:
+    """Whether a sentence is nearly one of those written."""
+    cosine_W = F.cosine_similarity(written_WD.float(), sentence_1D.float())
+    return bool((cosine_W >= threshold).any())
 
 
 def sampling_of(writer: Writer, writing: Writing) -> Any:
@@ -326,8 +391,10 @@ def summarize(
     if not extract:
         written = shortened(texts, article_SD, writer, writing, sentences or AUTO, report=report)
         if not written and not spoken:
-            _told(writer, "wrote nothing")
+            _told(writer, "wrote nothing", cure=choose)
             extract = True
+        elif not written:
+            log.info("%s", _wrote_nothing(writer))
         elif choose:
             same = (out_lang or writer.lang) == lang
             extract = _unsupported(written, chosen, texts, writer, "" if same else lang)
@@ -339,6 +406,7 @@ def summarize(
             said = [(best.text, best.score) for best, *_ in decoded]
         found = _extracted(texts, article_SD, places, chosen, said, cite)
     else:
+        _own_language(lang, writer, writing)
         if sentences and len(written) < sentences:
             log.info("%s ended its summary after %d of %d sentences", writer.name, len(written), sentences)
         found = [Cited(w.text, w.score, _nearest(texts, article_SD, w.embedding_D, cite)) for w in written]
@@ -392,8 +460,9 @@ def _unsupported(written: list[Written], chosen: list[int], article: list[str], 
     return unsupported
 
 
-def _told(writer: Writer, why: str) -> None:
-    log.info("%s %s: these are the text's own sentences; --abstract has it write", writer.name, why)
+def _told(writer: Writer, why: str, cure: bool = True) -> None:
+    own = "these are the text's own sentences"
+    log.info("%s %s: %s%s", writer.name, why, own, "; --abstract has it write" if cure else "")
 
 
 def _nearest(article: list[str], article_SD: Tensor, embedding_D: Tensor, count: int) -> list[tuple[int, str, float]]:

@@ -26,6 +26,8 @@ from ..runtime import Runtime, shrinking
 from ..tokens import EOS, PAD
 from ..weights.loaded import DEFAULT, Space, load_space
 
+MOST_BEAMS = 1000
+
 
 class Hypothesis(NamedTuple):
     """A decoded sentence; `ids` are its tokens after the prompt, `</s>` included."""
@@ -33,6 +35,9 @@ class Hypothesis(NamedTuple):
     text: str
     score: float
     ids: tuple[int, ...]
+
+
+NOTHING = Hypothesis("", 0.0, ())  # of no words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +59,12 @@ class Search:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.beam < 1 or self.num_return < 1:
-            raise UserError("beam and num-return are at least 1", "use --beam 5 --num-return 1")
+        if not (1 <= self.beam <= MOST_BEAMS and 1 <= self.num_return <= MOST_BEAMS):
+            raise UserError(f"beam and num-return are 1 to {MOST_BEAMS:,}", "use --beam 5 --num-return 1")
         if self.max_tokens < 4:
             raise UserError(f"max-tokens {self.max_tokens} leaves no room for a word", "use 4 or more")
-        if self.temperature is not None and not self.temperature > 0:
-            raise UserError(f"temperature {self.temperature} is not above 0", "use 0.6, or none for beam search")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise UserError(f"temperature {self.temperature} is not a number above 0", "use 0.6, or none for beams")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top-p {self.top_p} is not in (0, 1]", "use 0.9")
         if self.no_repeat_ngram < 0:
@@ -109,7 +114,8 @@ def decode_stream(
     search: Search,
     batch_size: int | None = None,
 ) -> Iterator[list[Hypothesis]]:
-    """Batches of a file of embeddings → each row's hypotheses, as they come. UserError for another space's."""
+    """Batches of a file of embeddings → each row's hypotheses, as they come. A row whose text the file has, and has as
+    blank, comes back as empty text, not as what the decoder makes of no words. UserError for another space's."""
     for batch in batches:
         if batch.fingerprint and batch.fingerprint != space.fingerprint:
             raise UserError(
@@ -118,7 +124,9 @@ def decode_stream(
             )
         embedding_ND = torch.from_numpy(np.array(batch.embeddings_ND))
         check(embedding_ND, space, batch.first)
-        yield from decode_batch(embedding_ND, lang, space, search, batch_size, first=batch.first)
+        found = iter(decode_batch(embedding_ND, lang, space, search, batch_size, first=batch.first))
+        for hypotheses, text in zip(found, batch.texts):
+            yield [NOTHING] * search.num_return if text is not None and not text.strip() else hypotheses
 
 
 def check(embedding_ND: Tensor, space: Space, first: int = 0) -> None:

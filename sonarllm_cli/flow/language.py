@@ -25,9 +25,16 @@ SAMPLE = 4000  # characters that are looked at
 _LOCK = threading.Lock()
 
 
-def language_of(text: str, lang: str, known: Sequence[str] | None = None) -> str:
+def check_languages(*langs: str) -> None:
+    """UserError for a language that is not known, before anything is loaded. "auto" and "" name none."""
+    for lang in langs:
+        if lang not in ("", AUTO):
+            resolve(lang)
+
+
+def language_of(text: str, lang: str, known: Sequence[str] | None = None, name: str = "the text") -> str:
     """The code of a text's language: of `lang`, as `known` has it, or with "auto" of what the text looks like. A text
-    that looks like another language than `lang` is noted in the log.
+    that looks like another language than `lang` is noted in the log, under its `name`.
 
     Raises UserError for a language that is not known, and with "auto" for a text that surely is in none of those known.
     """
@@ -35,7 +42,7 @@ def language_of(text: str, lang: str, known: Sequence[str] | None = None) -> str
         code = resolve(lang, known)
         looks, share = _likeliest(text, None)
         if share >= SURE and looks != code and code in _identifier()[1].values():
-            log.info("the text looks %s, and is read as %s; --lang auto tells", NAMES[looks], NAMES[code])
+            log.info("%s looks %s, and is read as %s; --lang auto tells", name, NAMES[looks], NAMES[code])
         return code
     looks, share = _likeliest(text, None)
     if known is None:

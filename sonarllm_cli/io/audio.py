@@ -136,7 +136,7 @@ def _opened(path: str, data: bytes | None) -> tuple[Any, Any]:
     with read_errors(path), open(path, "rb") if data is None else io.BytesIO(data) as stream:
         if not stream.read(1):
             raise UserError(f"{path} is empty", AGAIN)
-    with _decoding(path, soundfile):
+    with _decoding(path, soundfile), _hushed():
         file = soundfile.SoundFile(path if data is None else io.BytesIO(data))
         _check_whole(path, file.extra_info)
         _check(path, file.samplerate, file.frames, file.channels)
@@ -147,7 +147,7 @@ def _native(path: str, file: Any, soundfile: Any) -> Iterator[np.ndarray]:
     read = 0
     with file:
         while True:
-            with _decoding(path, soundfile):
+            with _decoding(path, soundfile), _hushed():
                 block_NC = file.read(BLOCK * file.samplerate, dtype="float32", always_2d=True)
             if not len(block_NC):
                 break
@@ -179,6 +179,24 @@ def _decoding(path: str, soundfile: Any) -> Iterator[None]:
         why = "its header names no rate or no channel" if "SF_INFO" in why else why
         cure = f"is it {', '.join(ending[1:] for ending in ENDINGS[:3])} or mp3? {AGAIN}"
         raise UserError(f"{path} is no sound, or damaged ({why})", cure) from None
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Nothing of what C libraries write to standard error by themselves, as libmpg123 does of every frame that it can't
+    read: what it means is in our own error."""
+    try:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # there is no standard error
+        yield
+        return
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 # ---------------------------------------------------------------------------------------------- rates

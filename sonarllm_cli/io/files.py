@@ -280,7 +280,8 @@ def make_folder(path: PathName) -> None:
         raise UserError(f"cannot make {name}: {reason}", "choose another folder") from None
 
 
-def _check_file(path: PathName) -> Path:
+def check_file(path: PathName) -> Path:
+    """`check_target` of what is to be a file: UserError for a folder, too."""
     target = check_target(path)
     if target.is_dir():
         raise UserError(f"cannot write {os.fspath(path)}: it is a folder", "name a file in it")
@@ -341,7 +342,7 @@ def atomic_file(path: PathName) -> Iterator[Path]:
         with write_errors(path, Path(path)):
             yield Path(path)
         return
-    target = _check_file(path)
+    target = check_file(path)
     _sweep(target)
     temporary = _beside(target, "tmp")
     try:

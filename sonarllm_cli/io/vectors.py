@@ -43,6 +43,7 @@ from .files import (
 
 KEY = "embeddings"  # the tensor's name in .safetensors
 ENDINGS = (".npy", ".safetensors", ".parquet", ".jsonl", ".emb")
+KEEP_TEXTS = (".parquet", ".jsonl")
 RAW = np.dtype("<f4")  # of .emb; source: LASER's embed.py, vecalign's dp_utils
 LCM = "_sonar_emb"  # what LCM's code ends a column's name with, whose texts are in the column without it
 LCM_ROWS = 16  # documents of LCM's Parquet read at once
@@ -307,8 +308,11 @@ def _parquet_blocks(path: PathName, columns: Iterator[Columns], text: str, finge
         widths = pc.list_value_length(lists).fill_null(0).to_numpy()
         if not len(widths):
             continue
+        for row in np.flatnonzero(widths == 0)[:1]:
+            message = f"{display_name(path)}, row {first + int(row)} (from 0): there is no embedding"
+            raise UserError(message, "remove it, or embed its text again")
         width = width or int(widths[0])
-        for row in np.flatnonzero((widths != width) | (widths == 0))[:1]:
+        for row in np.flatnonzero(widths != width)[:1]:
             raise _other_width(f"{display_name(path)}, row {first + int(row)} (from 0)", int(widths[row]), width)
         values = lists.flatten()
         if values.null_count:

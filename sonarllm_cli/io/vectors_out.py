@@ -160,6 +160,19 @@ def _decimals(block_ND: np.ndarray) -> Iterator[list[str]]:
         yield ["-0.0" if word == "-0" else word for word in words]  # JSON's -0 is the integer 0 to many readers
 
 
+def check_output(path: str, dtype: str) -> str:
+    """The format in which `path` is written, one of `vectors.ENDINGS`. UserError for an unknown ending, a number format
+    that is not written (there), and a folder that is not there."""
+    if dtype not in DTYPES:
+        raise UserError(f'embeddings are not written as "{dtype}"', f"use {' or '.join(DTYPES)}")
+    ending = format_of(path, reading=False)
+    if ending == ".emb" and dtype != RAW.name:
+        raise UserError(f"{path}: .emb holds {RAW.name} and does not say otherwise", "leave --half out, or use .npy")
+    if path != "-":
+        check_target(path)
+    return ending
+
+
 class EmbeddingWriter:
     """Writes embeddings batch by batch, in the format of the ending of `path` ("-": JSON Lines on stdout).
 
@@ -171,15 +184,7 @@ class EmbeddingWriter:
     def __init__(
         self, path: str, *, dim: int, fingerprint: str = "", dtype: str = "float32", columns: Columns | None = None
     ) -> None:
-        if dtype not in DTYPES:
-            raise UserError(f'embeddings are not written as "{dtype}"', f"use {' or '.join(DTYPES)}")
-        self.path, self.ending, self.count = path, format_of(path, reading=False), 0
-        if self.ending == ".emb" and dtype != RAW.name:
-            raise UserError(
-                f"{path}: .emb holds {RAW.name} and does not say otherwise", "leave --half out, or use .npy"
-            )
-        if path != "-":
-            check_target(path)
+        self.path, self.ending, self.count = path, check_output(path, dtype), 0
         self.space = Header(dim, np.dtype(dtype).newbyteorder("<"), fingerprint, columns or {})
         self.sink: _Sink | None = None
         self._session: AbstractContextManager[None] | None = None

@@ -15,7 +15,7 @@ import torch
 from ..data import corpus
 from ..data.records import Data
 from ..errors import UserError
-from ..flow.compose import Writing
+from ..flow.compose import NEVER, Writing
 from ..flow.decode import Search
 from ..nets.sonar_llm import ENDING
 from ..runtime import Runtime
@@ -56,8 +56,9 @@ class Plan:
         return metrics.bleu(found, wanted, self.tokenizer or metrics.tokenizer_of(lang))
 
     def writing(self, **options: Any) -> Writing:
-        """How a text is written in this task."""
-        return Writing(search=Search(beam=self.beam), sampling=self.sampling, **self.rules, **options)
+        """How a text is written in this task: as the published code writes, whose repetition is a figure."""
+        how = {"repeat_threshold": NEVER, **self.rules, **options}
+        return Writing(search=Search(beam=self.beam), sampling=self.sampling, **how)
 
 
 def seen_texts(data: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ Legend: N and M texts of A and B, K nearest, D embedding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -86,6 +87,8 @@ def mine(
             raise UserError(f"{name} {value!r} is unknown", f"use {', '.join(known)}")
     if k < 1:
         raise UserError(f"the {k} nearest are none", "use -k 4")
+    if threshold is not None and math.isnan(threshold):
+        raise UserError("the threshold is not a number", "use --threshold 1.06")
     same_space(a, b)
     from_a, from_b = distinct(a), distinct(b)
     near = mutual(from_a.blocks, from_b.blocks, k)

@@ -3,7 +3,7 @@
     head = load_head("blaser-ref", runtime)
     score([source, translation, reference], head)
 
-Legend: B rows at once, D embedding.
+Legend: N rows, B of them at once, D embedding.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def load_head(name: str, runtime: Runtime) -> Head | None:
 
 
 @torch.inference_mode()
-def score(sides: Sequence[Side], head: Head | None = None) -> Iterator[float]:
-    """A number for each row: of two sides their cosine, or what `head` says of as many as it takes.
+def score(sides: Sequence[Side], head: Head | None = None) -> np.ndarray:
+    """A number for each of N rows: of two sides their cosine, or what `head` says of as many as it takes: → score_N.
+    All of them or none: they take 4 bytes a row, whatever the vectors' files.
 
     UserError for sides of two lengths or spaces, vectors of another space than the head's, and, of cosines, one without
     a direction.
@@ -71,7 +72,7 @@ def score(sides: Sequence[Side], head: Head | None = None) -> Iterator[float]:
                 f"{head.name} reads {head.net.config.embedding} of {head.fingerprint or '(unnamed)'}",
                 f"embed with its space{f': -m {head.space}' if head.space else ''}",
             )
-    return _scores(sides, head)
+    return np.fromiter(_scores(sides, head), np.float32)
 
 
 def _scores(sides: Sequence[Side], head: Head | None) -> Iterator[float]:

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..flow.embed import Line, embed, embed_stream, fits
+from ..flow.language import language_of
 from ..flow.segment import Sentence, segment_stream
-from ..io.files import JSON_ENDINGS, atomic_file, open_bytes, read_errors, text_ending
+from ..io.files import JSON_ENDINGS, atomic_file, display_name, open_bytes, read_errors, text_ending
 from ..io.texts import TEXT_ENDINGS, expand, read_texts
 from ..io.vectors import read_embeddings
-from ..languages import resolve
 from ..runtime import log
 from ..weights import registry
 from ..weights.loaded import Space
@@ -83,9 +83,9 @@ def search(
 ) -> Answers:
     """The `k` sentences nearest to each query by cosine, of at least `threshold`, with `context` sentences around.
 
-    `paths` are texts, which are segmented in `lang`, JSON Lines with a "text" a row, files of embeddings, and folders
-    of all these. UserError for a blank query, vectors of another space or without a direction, and a file named that
-    can't be read; one within a folder is left out and told in `failed`.
+    `paths` are texts, which are segmented in `lang` ("auto": each in what it looks like), JSON Lines with a "text" a
+    row, files of embeddings, and folders of all these. UserError for a blank query, vectors of another space or without
+    a direction, and a file named that can't be read; one within a folder is left out and told in `failed`.
     """
     if k < 1:
         raise UserError(f"the {k} nearest are none", "use -k 1 or more")
@@ -98,11 +98,10 @@ def search(
     asked = Embedded("the queries", space.fingerprint, queries, embed(queries, lang=query_lang or lang, model=space))
     query_QD = torch.cat(list(unit_blocks(asked)))
     shelf = _Shelf()
-    own = resolve(lang, space.tokenizer.langs)
     nearest: list[tuple[Tensor, Tensor]] = []  # of each side
     for name, in_folder in _files(paths):
         try:
-            side = _side(name, in_folder, space, own, batch_size, cache, shelf)
+            side = _side(name, in_folder, space, lang, batch_size, cache, shelf)
             if side is None:
                 continue
             same_space(side, asked)
@@ -126,7 +125,7 @@ def search(
         [(score, row) for score, row in zip(scores, rows) if score >= threshold]
         for scores, rows in zip(score_QK.tolist(), row_QK.tolist())
     ]
-    return Answers(_hits(pairs, shelf, context), shelf.failed)
+    return Answers(_hits(pairs, shelf, min(context, shelf.count)), shelf.failed)
 
 
 def _files(paths: Sequence[str]) -> Iterator[tuple[str, bool]]:
@@ -163,6 +162,7 @@ def _side(
             if not stream.read().strip():
                 return None
     [(_, text)] = read_texts([name])
+    lang = language_of(text, lang, space.tokenizer.langs, display_name(name))
     sentences = list(segment_stream([text], lang=lang, fits=fits(space)))
     shelf.places[name] = sentences
     lines = [s.flat for s in sentences]

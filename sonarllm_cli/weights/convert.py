@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..languages import FLORES, NAMES, resolve
 from ..nets.sonar import Sonar, SonarConfig
-from ..nets.sonar_llm import BEGINNING, ENDING, SonarLLM, SonarLLMConfig
+from ..nets.sonar_llm import BEGINNING, ENDING, SonarLLMConfig
 from ..nets.speech import SpeechConfig, SpeechEncoder
 from ..runtime import log
 from ..tokens import Tokenizer
@@ -34,7 +34,17 @@ from .layouts import (
     SPEECH_BEGINNINGS,
     SPEECH_ENCODERS,
 )
-from .matching import Found, claiming, fill, import_card, lives_in, match, space_config_of, stored_as_asked
+from .matching import (
+    Found,
+    claiming,
+    fill,
+    import_card,
+    lives_in,
+    match,
+    save_import,
+    space_config_of,
+    stored_as_asked,
+)
 from .sources import PathName, Source, read_source
 
 LIMITS = (514, 512)  # tokens the published encoder and decoder were trained with
@@ -174,7 +184,6 @@ def import_speech(
     `lang` is what it hears, `sonar` the space it was taught: without one it embeds, and nothing decodes its vectors.
     The encoder's heads are in the weights, the pooler's in none: 16 of 64 dimensions are published.
     """
-    folder = registry.target(name)
     lang = resolve(lang)
     home = space_config_of(sonar) if sonar else {}
     found = match(read_source(checkpoint), SPEECH_ENCODERS, "SONAR speech encoder")
@@ -182,22 +191,10 @@ def import_speech(
     if sonar and (dim := model_dir.net_config(SonarConfig, registry.find(sonar), home).embedding) != shape.embedding:
         cure = "name the space it was taught with --sonar, or none"
         raise UserError(f"{checkpoint} gives vectors of {shape.embedding} numbers, {sonar} has {dim}", cure)
-    with torch.device("meta"):
-        net = SpeechEncoder(shape)
     facts: dict[str, Any] = {"sonar": lives_in(registry.find(sonar), home)} if sonar else {}
-    tensors.save(
-        folder,
-        kind="sonar-speech",
-        model=net,
-        weights=stored_as_asked(dtype, found),
-        tensor=fill(net, {"": found}),
-        card=import_card(name, f"A SONAR speech encoder of {NAMES[lang]}", licence, source or str(checkpoint)),
-        lang=lang,
-        licence=licence,
-        source=source,
-        **facts,
-    )
-    return folder
+    about = f"A SONAR speech encoder of {NAMES[lang]}"
+    said: dict[str, Any] = {"lang": lang, "dtype": dtype, "licence": licence, "source": source}
+    return save_import(name, "sonar-speech", shape, found, about, **said, **facts)
 
 
 def speech_beginning(path: PathName) -> tuple[SpeechConfig, dict[str, Tensor]]:
@@ -267,7 +264,6 @@ def import_sonar_llm(
     `sonar` is the space it was trained in: UserError if its width, or the frozen decoder that the checkpoint carries,
     is another's.
     """
-    folder = registry.target(name)
     space, home = registry.find(sonar), space_config_of(sonar)
     read = read_source(checkpoint)
     settings = model_dir.read_json(Path(os.path.expanduser(config))) if config else read.config
@@ -278,24 +274,21 @@ def import_sonar_llm(
         cure = "name the space it was trained in with --sonar"
         raise UserError(f"{read.path} was trained on {shape.embedding}-wide sentences, {sonar} has {width}", cure)
     _check_decoder(read, space, sonar)
-    with torch.device("meta"):
-        net = SonarLLM(shape)
-    tensors.save(
-        folder,
-        kind="sonar-llm",
-        model=net,
-        weights=stored_as_asked(dtype, found),
-        tensor=fill(net, {"": found}),
-        card=import_card(name, f"A SONAR-LLM in the space {space.name}", licence, source or str(checkpoint)),
+    return save_import(
+        name,
+        "sonar-llm",
+        shape,
+        found,
+        f"A SONAR-LLM in the space {space.name}",
         sonar=lives_in(registry.find(sonar), home),
         marker="",
         ending=ENDING,
         lang=lang,
         begin=BEGINNING if settings.get("add_begin") is True else "",
+        dtype=dtype,
         licence=licence,
         source=source,
     )
-    return folder
 
 
 def _llama_shape(found: Found, settings: dict[str, Any]) -> SonarLLMConfig:

@@ -10,16 +10,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import UserError
 from ..nets.heads import BlaserConfig, MutoxConfig
-from ..nets.kinds import KINDS
-from ..nets.laser2 import FIRST_PIECE, Laser2, Laser2Config
+from ..nets.laser2 import FIRST_PIECE, Laser2Config
 from ..nets.sonar import SonarConfig
-from . import model_dir, registry, tensors
+from . import model_dir, registry
 from .layouts import BLASERS, LASER2S, MUTOXES
-from .matching import Found, claiming, fill, import_card, lives_in, match, stored_as_asked
+from .matching import Found, claiming, lives_in, match, save_import
 from .sources import PathName, read_source
 
 READERS = ("laser", "sonar-space")  # whose way of reading a text LASER2 has: punctuation, case, unknown pieces
@@ -38,7 +35,7 @@ def import_blaser(name: str, *, checkpoint: PathName, **options: Any) -> Path:
         )
         raise UserError(message, "name the space it belongs to with --sonar")
     config = BlaserConfig(embedding=width, hidden=_hidden(found), reference=known[features])
-    return _import(name, "blaser", config, found, home, **options)
+    return save_import(name, "blaser", config, found, f"A {found.layout.name} head", **options, **home)
 
 
 @claiming
@@ -59,7 +56,8 @@ def import_mutox(
     if sonar and config.embedding != width:
         cure = "name the space it belongs to with --sonar"
         raise UserError(f"{checkpoint} reads vectors of {config.embedding} numbers, {sonar} has {width}", cure)
-    return _import(name, "mutox", config, found, home, dtype=dtype, licence=licence, source=source)
+    said: dict[str, Any] = {"dtype": dtype, "licence": licence, "source": source}
+    return save_import(name, "mutox", config, found, f"A {found.layout.name} head", **said, **home)
 
 
 def _home(sonar: str) -> tuple[int, dict[str, Any]]:
@@ -75,34 +73,6 @@ def _hidden(found: Found) -> tuple[int, ...]:
     return tuple(found.size(f"layers.{i}.weight", 0) for i in range(2))
 
 
-def _import(
-    name: str,
-    kind: str,
-    config: BlaserConfig | MutoxConfig,
-    found: Found,
-    home: dict[str, Any],
-    *,
-    dtype: str | None = None,
-    licence: str = "",
-    source: str = "",
-) -> Path:
-    folder = registry.target(name)
-    with torch.device("meta"):
-        net = KINDS[kind].net(config)
-    tensors.save(
-        folder,
-        kind=kind,
-        model=net,
-        weights=stored_as_asked(dtype, found),
-        tensor=fill(net, {"": found}),
-        card=import_card(name, f"A {found.layout.name} head", licence, source or str(found.source.path)),
-        licence=licence,
-        source=source,
-        **home,
-    )
-    return folder
-
-
 @claiming
 def import_laser2(
     name: str,
@@ -115,7 +85,6 @@ def import_laser2(
     source: str = "",
 ) -> Path:
     """A published LASER2 encoder and its sentencepiece model → the registry's model `name`; → its folder."""
-    folder = registry.target(name)
     if reads_as not in READERS:
         raise UserError(f"nobody reads as {reads_as!r}", f"use {' or '.join(READERS)}")
     found = match(read_source(checkpoint), LASER2S, "LASER2 encoder")
@@ -138,18 +107,15 @@ def import_laser2(
     if pieces.GetPieceSize() + FIRST_PIECE != shape.vocab_size:
         have = f"{pieces.GetPieceSize():,} pieces, the weights {shape.vocab_size - FIRST_PIECE:,}"
         raise UserError(f"{path} has {have}", "name the tokenizer that was published with the encoder")
-    with torch.device("meta"):
-        net = Laser2(shape)
-    tensors.save(
-        folder,
-        kind="laser2",
-        model=net,
-        weights=stored_as_asked(dtype, found),
+    return save_import(
+        name,
+        "laser2",
+        shape,
+        found,
+        "A LASER2 encoder",
         tokenizer=path.read_bytes(),
-        tensor=fill(net, {"": found}),
-        card=import_card(name, "A LASER2 encoder", licence, source or str(checkpoint)),
         reads_as=reads_as,
+        dtype=dtype,
         licence=licence,
         source=source,
     )
-    return folder

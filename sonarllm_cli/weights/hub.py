@@ -54,6 +54,11 @@ def pull(
     if name.startswith("hf:"):
         return _pull_repo(name, save_as, sonar, dtype, say)
     entry = registry.catalogue().get(name)
+    if entry is None and name in registry.names():
+        folder = registry.find(name)
+        home = "comes with the package" if folder.parent == registry.EMBEDDED else "was made or imported here"
+        say(f"{name} is here already, it {home}: {folder}")
+        return folder
     if entry is None:
         close = nearest(name, list(registry.catalogue()))
         hint = f"did you mean {close}? " if close else ""

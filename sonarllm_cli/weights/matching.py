@@ -155,6 +155,37 @@ def claiming(work: Callable[..., Path]) -> Callable[..., Path]:
     return claimed_work
 
 
+def save_import(
+    name: str,
+    kind: str,
+    config: Any,
+    found: Found,
+    about: str,
+    *,
+    dtype: str | None = None,
+    licence: str = "",
+    source: str = "",
+    **facts: Any,
+) -> Path:
+    """A network of one source → the registry's model `name`, of a kind and its config; → its folder. `about` is said on
+    its card, `facts` stand in its config.json (`tokenizer`: the file's bytes)."""
+    folder = registry.target(name)
+    with torch.device("meta"):
+        net = kind_of(kind).net(config)
+    tensors.save(
+        folder,
+        kind=kind,
+        model=net,
+        weights=stored_as_asked(dtype, found),
+        tensor=fill(net, {"": found}),
+        card=import_card(name, about, licence, source or str(found.source.path)),
+        licence=licence,
+        source=source,
+        **facts,
+    )
+    return folder
+
+
 def space_config_of(sonar: str) -> dict[str, Any]:
     """The config of a space. UserError for a model of another kind."""
     home = model_dir.read_config(registry.find(sonar))
