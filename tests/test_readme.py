@@ -76,7 +76,8 @@ def test_an_example_of_the_readme_prints_what_stands_there(example):
     found = printed(command)
     six = r"\b\d\.\d{6}\b"  # the last of six places is the processor's
     assert re.sub(six, "", found) == re.sub(six, "", said)
-    assert [float(x) for x in re.findall(six, found)] == pytest.approx(list(map(float, re.findall(six, said))), abs=2e-6)
+    numbers, wanted = ([float(number) for number in re.findall(six, text)] for text in (found, said))
+    assert numbers == pytest.approx(wanted, abs=2e-6)
 
 
 if __name__ == "__main__":

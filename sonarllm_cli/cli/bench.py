@@ -324,9 +324,7 @@ def mine(quiet: bool, threads: int | None, as_json: bool, **own: Any) -> None:
 @bench.command()
 @click.option("--count", type=click.IntRange(400), default=20_000, show_default=True, help="Sentences a side.")
 @click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Width of their random vectors.")
-@click.option(
-    "--peer", type=click.Choice(["vecalign"]), help="Beside its own code (pip install sentweave)."
-)
+@click.option("--peer", type=click.Choice(["vecalign"]), help="Beside its own code (pip install sentweave).")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the vectors.")
 @threads_option
 @json_option
