@@ -249,6 +249,7 @@ NAN = np.full((1, 64), np.nan, np.float32)
     (["search", *MODEL, "-k", "0", "x", "-"], "text", "-k"),
     (["search", *MODEL, "-k", "99999999999999999999", "x", "-"], "text", "-k"),
     (["mine", *MODEL, "--threshold", "nan", "stdin", "stdin"], "text", "1.06"),
+    (["bench", "--context", "64K", *MODEL, "--plot", "a.gif"], None, "is no picture"),
     (["decode", *MODEL, "--beam", "100000"], "[1]", "1 to 1,000"),
     (["decode", *MODEL, "--lang", "klingon"], "[1]", "unknown language"),
     (["summarize", *MODEL, "--out-lang", "klingon"], "text", "unknown language"),

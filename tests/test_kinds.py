@@ -85,7 +85,7 @@ def test_a_folder_says_its_kind_space_and_normaliser(runs, home, writer):
 
 
 def test_every_kind_continues_and_summarises(writer):
-    writing = Writing(max_sentences=2, search=SHORT, stop_threshold=2)
+    writing = Writing(max_sentences=2, search=SHORT, stop_threshold=2, repeat_threshold=2)
     assert len(generate("It is good. It works.", model=writer, writing=writing)) == 2
     assert len(summarize("It is good. It works.", sentences=1, model=writer, writing=Writing(search=SHORT))) == 1
 

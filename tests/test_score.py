@@ -108,6 +108,15 @@ def test_rows_that_do_not_match_are_not_half_printed(tmp_path, home, sonarllm, m
     assert (done.returncode, done.out) == (2, "") and "b.txt has 1 rows, a.txt has more" in done.err
 
 
+def test_a_blank_line_keeps_its_row(tmp_path, home, sonarllm, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("One.\n\nTwo.\n")
+    (tmp_path / "b.txt").write_text("One.\nNo.\nTwo.\n")
+    done = sonarllm("score", "a.txt", "b.txt", "-m", "tiny")
+    first, blank, last = map(float, done.out.split())
+    assert first == last == pytest.approx(1, abs=1e-5) != blank and "a.txt: 1 blank (first: line 2)" in done.err
+
+
 def test_what_does_not_fit_a_head_is_refused(heads, home):
     head = load_head("blaser-ref", choose("cpu"))
     with pytest.raises(UserError, match="takes a source, a translation, a reference: 2 given"):

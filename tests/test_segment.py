@@ -212,6 +212,46 @@ CASES = [
     ("ru", "А. С. Пушкин писал стихи.|Хорошо."),
     ("en", "“Mr. Harris is here.”|He had an A.B.C. card.|So it is."),
     ("en", "“One.”|“Two.”|‘Three.’|Four."),
+    ("en", "He moved to Washington, D.C.|She stayed.|He lives in Washington, D.C. now."),
+    ("en", "It was vitamin C.|It helped.|I like Henry V.|It is a play by J. K. Rowling."),
+    ("en", "Read the FAQ (e.g. Section 3.2.1).|It helps.|Cf. Section 2."),
+    ("en", "1. First do this.|2. Then do that.|Q. What is it?|A. A dog."),
+    ("en", "I love it!! ❤️"),
+    ("en", "P.S. I love you."),
+    ("en", "Dr. Jones, M.D., Ph.D., arrived.|The case Smith v. Jones was decided."),
+    ("en", "“Where are you going?” asked John.|“Home,” I said.|“Go.”|(He went.)|“Stay.”"),
+    ("en", "See https://example.com/a.b?c=d.|Use x.y().|Then call z.|What is Node.js?|.NET is another."),
+    ("en", "We saw Sammy Davis, Jr. perform.|It rose by .5 per cent.|The No. 1 hit.|No. 2 too."),
+    ("de", "Er wohnt in der Schillerstr. 5.|Sie wohnt in der Goethestr. in Köln."),
+    ("de", "Wilhelm II. dankte ab.|Ich habe 5.|Du hast wenig.|Das können z. B. Sie tun."),
+    ("de", "Die GmbH & Co. KG zahlt.|Am 31.12. ist Ruhe.|Am 24.12. Heiligabend."),
+    ("de", "Das war Anfang Jan. 2020.|Im Sept. war es vorbei.|Tel. 030 12345, Fax. 030 5678."),
+    ("de", "Vom 1. bis 3. Mai ist zu.|Der 1. FC Köln verlor.|Sie kam 1990.|Er kam 1991."),
+    ("de", "„Was?“, rief sie.|„Das geht nicht!“|Er schwieg."),
+    ("fr", "Il a dit : « Viens ! »|Puis il est parti.|– Tu viens ?|– Oui."),
+    ("fr", "J'ai vu MM. Dupont et Durand.|Il pèse 80 kg.|Il est grand."),
+    ("fr", "L'O.N.U. a voté.|Il est né en 50 av. J.-C. à Rome."),
+    ("es", "La Ilma. Sra. Ruiz vive en Bs. As. desde 1990.|El art. 5.º dice así."),
+    ("es", "—¿Vienes? —preguntó ella.|—Sí.|Dijo: «No».|Y se fue."),
+    ("it", "Il prof. G. Rossi e il dr. B. Verdi.|Costa 3.000 euro ca. al mese, ecc.|Basta."),
+    ("it", "Ha detto: «Vieni!».|Poi è uscito.|È nato nel sec. XV a.C. in Grecia."),
+    ("pt", "A Profª. Ana e o Prof. Rui chegaram.|Os E.U.A. venceram."),
+    ("pt", "— Vens? — perguntou ele.|— Sim.|Comprou pão, leite, etc.|Depois saiu."),
+    ("nl", "Hij kocht brood, melk, enz.|Daarna ging hij.|Mr. dr. J. de Boer en prof. A. van Dam."),
+    ("pl", "Kupiłem m.in. chleb, mleko itp.|To wszystko.|Sp. z o.o. działa."),
+    ("tr", '"Geliyorum." dedi.|1. Dünya Savaşı 1914\'te başladı.|Ekmek, süt vb. şeyler aldı.'),
+    ("ru", "И т. д. и т. п.|Конец.|В 1812 г. Наполеон напал.|Он жил в XIX в.|Потом умер."),
+    ("ru", "Л. Н. Толстой, Ф. М. Достоевский и др. писатели.|— Ты идёшь? — спросил он.|— Да."),
+    ("uk", "У 1991 р. Україна стала вільною.|Він купив хліб, молоко і т. д.|Потім пішов."),
+    ("cs", "Pan Ing. Novák, CSc., přišel.|Koupil chléb, mléko atd.|Potom odešel."),
+    ("hr", "Dr. sc. Ivan Horvat, prof. na fakultetu.|Rođen je 5. svibnja 1990. u Zagrebu."),
+    ("hu", "Dr. Kovács Béla, ill. Nagy Éva.|Vett kenyeret, tejet stb.|Aztán elment."),
+    ("ro", "Sf. Gheorghe este un oraș.|Dna. Ionescu vine.|Art. 5 alin. 3."),
+    ("vi", "TP. Hồ Chí Minh rất đẹp.|GS. Nguyễn Văn A đến."),
+    ("id", "Dr. Budi tinggal di Jl. Sudirman No. 5.|Bpk. Budi membeli roti, susu, dll.|Lalu pulang."),
+    ("sw", "Bw. Juma na Bi. Asha walikuja.|Waliondoka."),
+    ("ko", '그는 3.1절에 갔다.|"네."|"아니요."'),
+    ("zh", "小说《你好！》很好看。"),
 ]
 
 
@@ -286,6 +326,18 @@ def test_a_lines_end_is_always_or_never_an_end_if_one_says_so():
 def test_every_trained_model_is_reached():
     names = {boundaries._PUNKT.get(code, NAMES[code].casefold()) for code in FLORES}
     assert set(punkt.available_languages()) - names == {"english_web"} and len(punkt.available_languages()) == 20
+
+
+def test_a_word_of_no_language_is_cut_with_a_few_questions_a_piece():
+    asked = []
+
+    def fits(piece):
+        asked.append(len(piece))
+        return len(piece) <= 50 + 20 * ("b" in piece)
+
+    pieces = segment("a" * 30_000 + "b" * 30_000, fits=fits)
+    assert "".join(piece.text for piece in pieces) == "a" * 30_000 + "b" * 30_000
+    assert len(pieces) < 1200 and len(asked) < 4 * len(pieces)
 
 
 def test_offsets_and_paragraphs():

@@ -106,7 +106,7 @@ def test_runs_are_drawn(runs, tmp_path, capsys, ending):
 
 def test_without_matplotlib_or_figures_the_cure_is_named(runs, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UserError, match="pip install matplotlib"):
+    with pytest.raises(UserError, match="a plot needs matplotlib; pip install"):
         plot_runs(runs, tmp_path / "x.png")
     with pytest.raises(UserError, match=r"holds no metrics\.jsonl"):
         plot_runs([tmp_path], tmp_path / "x.png")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import encode
 from ..flow.predict import CHUNK, Reader, Report
+from ..learn.curves import check_picture
 from ..nets.kinds import VECTORS
 from ..nets.llama import LlamaConfig
 from ..nets.sonar import SonarConfig
@@ -159,17 +161,9 @@ def _token_llm(
     return found
 
 
-def need_matplotlib() -> None:
-    """UserError where there is none."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError("a plot needs matplotlib", "pip install 'sonarllm-cli[eval]'") from None
-
-
 def plot(result: dict[str, Any], path: str) -> None:
     """Seconds over tokens, both on log scales, measured points filled, extrapolated ones hollow."""
-    need_matplotlib()
+    check_picture(Path(path))
     from matplotlib.figure import Figure
 
     points = [Point(**p) for p in result["points"]]
@@ -185,7 +179,4 @@ def plot(result: dict[str, Any], path: str) -> None:
     axes.set(xlabel="tokens of context", ylabel="seconds", title=f"{result['model']}: reading and writing one sentence")
     axes.grid(True, which="major", alpha=0.3)
     axes.legend()
-    try:
-        figure.savefig(path, dpi=110)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}", "name a .png, .svg or .pdf file") from None
+    figure.savefig(path, dpi=110)

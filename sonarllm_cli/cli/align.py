@@ -47,6 +47,9 @@ def align(
     """Align the sentences of two documents that say the same, in order, many to many: cost, A's sentences, B's, with
     tabs between. A side is empty where a sentence has no counterpart.
 
+    The lower the cost, the surer. By the embedded model most right pairs cost less than 0.65, and what costs more wants
+    a look (docs/recipes.md).
+
     \b
     Example:
       sonarllm align examples/story.de.txt examples/story.en.txt --lang de --to-lang en

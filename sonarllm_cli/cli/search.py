@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UserError
-from .common import COUNT, Compute, compute_options, json_option, line, output_option, text_lang_option
+from .common import COUNT, Compute, compute_options, json_option, language_option, line, output_option, text_lang_option
 
 if TYPE_CHECKING:
     from ..use.search import Hit
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("arguments", nargs=-1, metavar="QUERY FILE…")
 @click.option("-e", "--query", "queries", multiple=True, metavar="QUERY", help="A query; may be given again.")
 @text_lang_option
-@click.option("--query-lang", default="", help="Language of the queries, if another.")
+@language_option("--query-lang", "Language of the queries, if another.", "")
 @click.option("-k", type=COUNT, default=5, show_default=True, help="Sentences for each query.")
 @click.option("--threshold", default=-1.0, help="Least cosine of a sentence.")
 @click.option("--context", type=click.IntRange(0), default=0, metavar="N", help="Sentences around each, too.")

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from . import complete
-from .common import Failures, json_option, line, output_option, quiet_options, text_lang_option, texts_or_recordings
+from .common import (
+    COUNT,
+    Failures,
+    json_option,
+    line,
+    output_option,
+    quiet_options,
+    text_lang_option,
+    texts_or_recordings,
+)
 
 if TYPE_CHECKING:
     from ..io.audio import Recording
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
     help="Cut sentences over this model's limit.",
     shell_complete=complete.models,
 )
-@click.option("--max-chars", type=int, help="Cut sentences over this length instead.")
+@click.option("--max-chars", type=COUNT, help="Cut sentences over this length instead.")
 @click.option("--max-seconds", default=30.0, show_default=True, help="Of a recording: cut longer utterances at pauses.")
 @click.option(
     "--newline",

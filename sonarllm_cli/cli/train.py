@@ -10,7 +10,7 @@ import click
 
 from ..errors import UserError
 from . import complete
-from .common import check_room, quiet_options
+from .common import Whole, check_room, quiet_options
 from .launch import is_first, launch
 
 
@@ -22,7 +22,7 @@ from .launch import is_first, launch
 @click.option("--resume", is_flag=True, help="Continue the run in that folder: train --resume RUN.")
 @click.option("--print-config", is_flag=True, help="Show every setting as it stands, and train nothing.")
 @click.option("--plot", is_flag=True, help="Draw the curves of these RUN folders into OUT (curves.png).")
-@click.option("--threads", type=int, help="Threads of each process on a CPU.")
+@click.option("--threads", type=Whole(high=4096), help="Threads of each process on a CPU.")
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes on this machine that share the work.")
 @quiet_options
 @click.pass_obj
@@ -64,8 +64,6 @@ def train(
                 print(f"# {text}", file=out)
             print(to_toml(settings.as_dict()), file=out, end="")
         return
-    if threads is not None and threads < 1:
-        raise UserError(f"--threads {threads} is not a number of threads", "use 1 or more")
     if nproc > 1 and "RANK" not in os.environ:
         launch(nproc, words)  # the same command, which RANK then tells what to do
         return

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import UserError
-from .common import Compute, compute_options, files_argument, search_options, text_lang_option
+from .common import Compute, compute_options, files_argument, language_option, search_options, text_lang_option
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 @click.command()
 @files_argument
 @text_lang_option
-@click.option("--to", "to_lang", default="eng_Latn", show_default=True, help="Language to write.")
+@language_option("--to", "Language to write.")
 @click.option("--bilingual", is_flag=True, help="Each block, then its translation.")
 @click.option(
     "--format",
@@ -32,7 +32,7 @@ T = TypeVar("T")
 def translate(
     files: tuple[str, ...],
     lang: str,
-    to_lang: str,
+    to: str,
     bilingual: bool,
     kind: str | None,
     search: dict[str, Any],
@@ -60,7 +60,7 @@ def translate(
     from ..use.translate import translate as translated
 
     check_languages(lang)
-    resolve(to_lang)
+    resolve(to)
     many = len(files) > 1 or any(map(os.path.isdir, files))
     if many and output in (None, "-"):
         raise UserError("several files are translated into a folder", "name it with -o FOLDER")
@@ -88,7 +88,7 @@ def translate(
     how = Search(**search)
     first = read(places[0][0])  # its faults are told before anything is loaded
     space, langs = compute.space, compute.space.tokenizer.langs
-    to = resolve(to_lang, langs)
+    to = resolve(to, langs)
     for i, (name, place) in enumerate(places):
         found = read(name) if i else first
         own = found and tried(partial(language_of, found[0], lang, langs, display_name(name)))

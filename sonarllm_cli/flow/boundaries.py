@@ -18,11 +18,12 @@ from typing import Any
 
 from ..errors import UserError
 from ..languages import NAMES
-from .abbreviations import ABBREVIATIONS, OPEN_LISTS, ORDINALS, TITLES
+from .abbreviations import ABBREVIATIONS, ENDINGS, OPEN_LISTS, ORDINALS, STARTERS, TITLES
 from .marks import CLAUSE, CLOSERS, HARD, LOOK_BACK, OPENERS, QUOTES, UNSPACED
 
 Boundaries = Callable[[str, int], Iterator[int]]  # a block on one line, where it begins → where sentences end, in order
-Ends = Callable[[str, str, str, str, int], bool]  # mark, words before and after it, line, where the first begins → end?
+# Mark, words before and after it, line, where the first of them and where the sentence begins → does it end?
+Ends = Callable[[str, str, str, str, int, int], bool]
 
 _HARD_MARK = re.compile(f"[{HARD}]")
 _MARK = rf"(?:\.(?: \.){{2,}}|[.!?…{HARD}]+)"  # a spaced ellipsis is one mark
@@ -44,6 +45,10 @@ _SHORT = re.compile(r"[^\W\d_]{1,3}\.")
 _ELLIPSES = ("…", "..", "...", ". . .")
 _INITIALS = re.compile(r"[^\W\d_](?:[.-]+[^\W\d_])+")  # J.R.R, M.I.T, J.-C
 _BEFORE = OPENERS + QUOTES + "*_~`: "
+# What a sentence that was only this would be: the number or letter of what follows, a postscript's sign.
+_LABEL = re.compile(rf"[\s{re.escape(OPENERS + QUOTES)}]*(?:\d{{1,3}}|[A-Za-z\u00c0-\u052f]|[IVX]{{1,5}}|P\.?S|N\.?B)")
+_DATE = re.compile(r"(?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])")  # 31.12.
+_SPACED = re.compile(r"(?<!\w)(\w{1,2}\.) \Z")  # т. before д.
 _LONGEST = 7  # letters of an abbreviation that no list has
 
 
@@ -67,10 +72,11 @@ def boundaries(lang: str, nltk_data: str, own: frozenset[str]) -> Boundaries:
         # letters hide ends ("à 17 h. Il part"), and Punkt knows initials anyway.
         parameters = punkt.with_nonbreaking_prefixes(learned, name) if punkt.has_prefixes(name) else learned
         words = learned.abbrev_types | {word for word in parameters.abbrev_types if len(word) > 1}
-        parameters = replace(parameters, abbrev_types=words | titles | _words(ABBREVIATIONS.get(lang, "")))
+        words = (words | titles | _words(ABBREVIATIONS.get(lang, ""))) - OPEN_LISTS
+        parameters = replace(parameters, abbrev_types=words)
     parameters = replace(parameters, abbrev_types=parameters.abbrev_types | own)
     if trained:
-        ends = _trained(parameters, titles, lang in ORDINALS)
+        ends = _trained(parameters, titles, _words(STARTERS.get(lang, "")), lang in ORDINALS, ENDINGS.get(lang, ()))
         return partial(_cuts, ends=ends, marks=_MARKS_GREEK if lang == "ell_Grek" else _MARKS)
     words = parameters.abbrev_types | _words(TITLES[""])
     return partial(_cuts, ends=partial(_ends_by_rule, words=words, numeric=parameters.numeric_abbrev_types))
@@ -124,7 +130,7 @@ def _cuts(line: str, begin: int, ends: Ends, marks: re.Pattern[str] = _MARKS) ->
                 continue
             if line[end - 1] in "」』" and first in "とっ":  # 「…！」と言った: a quotation within
                 continue
-            if mark[-1] == "．" and first.isdigit():
+            if line[end - 1] in "》〉" or (mark[-1] == "．" and first.isdigit()):  # 小说《你好！》很好看
                 continue
         if after and after[0] in CLAUSE + ",;:":
             continue
@@ -132,8 +138,10 @@ def _cuts(line: str, begin: int, ends: Ends, marks: re.Pattern[str] = _MARKS) ->
             if after[0].islower() and (end > closed or "—" in between or "–" in between):
                 continue  # “Stop!” he said. (Really?) and. ¡Fuera! —gritó.
             word = line[max(back, line.rfind(" ", back, at) + 1) : at].lstrip(_BEFORE)
+            if mark == "." and _LABEL.fullmatch(line, start, at):
+                continue
             asks = after[0].isupper() and ("¿" in between or "¡" in between)
-            if not asks and not ends(mark, word, after, line, at - len(word)):
+            if not asks and not ends(mark, word, after, line, at - len(word), start):
                 continue
         yield end
         start = end
@@ -171,7 +179,7 @@ def _open(line: str, start: int, at: int) -> bool:
 
 
 def _ends_by_rule(
-    mark: str, word: str, after: str, line: str, at: int, words: Container[str], numeric: Container[str]
+    mark: str, word: str, after: str, line: str, at: int, start: int, words: Container[str], numeric: Container[str]
 ) -> bool:
     """Without a model: no end before a lower-case letter, nor at an initial (J., т. е.) or an abbreviation. `words` are
     abbreviations, `numeric` those that are one only before a number. Syllables are none."""
@@ -180,17 +188,31 @@ def _ends_by_rule(
     if mark != ".":
         return True
     word = word.casefold()
+    if _whole(word, line, at) in OPEN_LISTS:
+        return True
     if all(len(part) == 1 and (part.islower() or "\u0590" <= part < "\u0900") for part in word.split(".")):
-        return word.isalpha() and after[0].isupper() and _follows_number(line, at)  # a unit: 1990 р.
+        return word.isalpha() and after[0].isupper() and _follows_number(line, at, start)  # a unit: 1990 р.
     return not (word in words or (word in numeric and after[0].isdigit()))
 
 
-def _follows_number(line: str, at: int) -> bool:
-    """Whether the word at `at` stands behind a number, as a unit does: 17 h., 1990 г."""
-    return at >= 2 and line[at - 1] == " " and line[at - 2].isdigit()
+def _whole(word: str, line: str, at: int) -> str:
+    """The abbreviation that the word at `at` is the last part of: т.д of "т. д"."""
+    before = _SPACED.search(line, max(0, at - 4), at)
+    return before[1].casefold() + word if before else word
 
 
-def _trained(parameters: Any, titles: Container[str], ordinals: bool) -> Ends:
+def _follows_number(line: str, at: int, start: int) -> bool:
+    """Whether the word at `at` stands behind a number, as a unit does (17 h., 1990 г.), and more than a preposition
+    before it: В 1812 г. Наполеон напал."""
+    if at < 2 or line[at - 1] != " " or not line[at - 2].isdigit():
+        return False
+    words = line[max(start, at - LOOK_BACK) : at].split()
+    return len(words) != 2 or len(words[0]) > 2
+
+
+def _trained(
+    parameters: Any, titles: Container[str], own_starters: Container[str], ordinals: bool, endings: tuple[str, ...]
+) -> Ends:
     """Punkt's decision (Kiss & Strunk 2006, §4) for a mark between two words, and beside it: a lower-case word or a
     number after a full stop speaks against an end, unless the word before it is known to be no abbreviation."""
     from punkt import OrthoContext
@@ -201,7 +223,7 @@ def _trained(parameters: Any, titles: Container[str], ordinals: bool) -> Ends:
     LC, UC, MID_UC = int(OrthoContext.LC), int(OrthoContext.UC), int(OrthoContext.MID_UC)
     learned = len(seen) > 1
 
-    def ends(mark: str, word: str, after: str, line: str, at: int) -> bool:
+    def ends(mark: str, word: str, after: str, line: str, at: int, start: int) -> bool:
         if mark[-1] not in ".…" or ("?" in mark or "!" in mark):
             return mark[-1] not in ".…" or not after[0].islower()
         found = _WORD.match(after)
@@ -209,26 +231,38 @@ def _trained(parameters: Any, titles: Container[str], ordinals: bool) -> Ends:
         lower, upper, digit = following[0].islower(), following[0].isupper(), following[0].isdigit()
         next_type = NUMBER_TYPE if digit else following.lower()
         context = seen.get(next_type, 0)
-        starts = (
+        pronoun = upper and after.lower() in own_starters
+        starts = pronoun or (
             upper and not _INITIAL.match(after) and ((context & LC and not context & MID_UC) or next_type in starters)
         )
         if mark != ".":  # an ellipsis
             return bool(starts) and (mark != "…" or line[at - 1] != " ")  # I … I love you
         kind = _ELIDED.sub("", word.lower())
-        number = _NUMBER.fullmatch(kind)
-        if kind in titles and upper and not (next_type in starters and context & LC):
+        number, whole = _NUMBER.fullmatch(kind), _whole(kind, line, at)
+        if whole in OPEN_LISTS and upper:
+            return True
+        if upper and "." in whole and whole in titles:  # z. B. Sie
+            return False
+        if upper and kind in titles and not (next_type in starters and context & LC):
             return False
         if (NUMBER_TYPE if number else kind, next_type) in collocations or (digit and kind in numeric):
             return False
         if len(kind) == 1 and kind.isalpha():
-            if word.islower() and upper and _follows_number(line, at) and not _SHORT.match(after):  # 17 h., 1990 г.
+            if pronoun:
+                return True
+            unit = word.islower() and upper and _follows_number(line, at, start)  # 17 h., 1990 г.
+            if unit and not _SHORT.match(after):
                 return True
             if kind in abbreviations or _INITIAL.match(after):  # z. B., J. R. R.
                 return False
-            return word.isupper() if digit else not lower and (starts or not upper or bool(context & LC))
-        if kind in abbreviations or kind.rsplit("-", 1)[-1] in abbreviations or _INITIALS.fullmatch(kind):
-            return bool(starts) or (upper and not learned and _follows_number(line, at))
-        if ordinals and ((number and len(kind) <= 2) or _ROMAN.fullmatch(word)):
+            named = at > start + 1 and line[at - 2] == "."  # dr. B. Verdi
+            if digit:
+                return word.isupper()
+            return not lower and (starts or not upper or bool(context & LC and not named))
+        listed = kind in abbreviations or kind.endswith(endings) or kind.rsplit("-", 1)[-1] in abbreviations
+        if listed or _INITIALS.fullmatch(kind):
+            return bool(starts) or (upper and not learned and _follows_number(line, at, start))
+        if ordinals and ((number and (len(kind) <= 2 or _DATE.fullmatch(kind))) or _ROMAN.fullmatch(word)):
             return bool(starts) or not (upper or lower or digit)
         if number:
             return not lower

@@ -37,15 +37,33 @@ def cut(text: str, start: int, end: int, small: Fits) -> Iterator[tuple[int, int
     places = [array("I", (found.end() for found in cuts.finditer(text, start, end))) for cuts in _CUTS]
     guess = 1
     while start < end:
-        reach = _reach(text, start, end, guess, small)
-        stop = end
-        if reach < end:
+        stop = _within_word(text, start, end, guess, small) if _unbroken(start, end, places) else 0
+        reach = stop or _reach(text, start, end, guess, small)
+        if not stop and reach == end:
+            stop = end
+        elif not stop:
             small_ends = (at for at in _candidates(text, start, reach, places) if small(flat(text[start:at])))
             graphemes = (at for at in range(start + 1, end) if not _inside_grapheme(text, start, at))
             stop = next(small_ends, 0) or next(graphemes, end)
         yield trim(text, start, stop)
         guess = max(1, reach - start)
         start, _ = trim(text, stop, end)
+
+
+def _unbroken(start: int, end: int, places: Sequence[Sequence[int]]) -> bool:
+    """Whether no language has such a word: data in letters, a line of a machine's."""
+    after = (bisect_right(cuts, start) for cuts in places)
+    return end - start > _WHOLE and all(i == len(p) or p[i] > start + _WHOLE for i, p in zip(after, places))
+
+
+def _within_word(text: str, start: int, end: int, guess: int, small: Fits) -> int:
+    """A place up to which `text` is small, near `guess`, but not the last: one question a piece. 0 if none is found."""
+    at = start + guess + guess // 16  # pieces may grow again
+    while at > start + 1:
+        if not _inside_grapheme(text, start, at) and small(flat(text[start:at])):
+            return at
+        at -= max(1, (at - start) // 16)
+    return 0
 
 
 def _reach(text: str, start: int, end: int, guess: int, small: Fits) -> int:

@@ -95,7 +95,9 @@ def segment_stream(
     return sentences()
 
 
-_ONLY_MARKS = re.compile(rf"[\s.!?…=*_~{re.escape(HARD + CLOSERS + QUOTES)}-]*")
+# Emoji too: at the end of a block they belong to what was said.
+_EMOJI = "\u2600-\u27bf\u200d\u2b50\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff"
+_ONLY_MARKS = re.compile(rf"[\s.!?…=*_~{re.escape(HARD + CLOSERS + QUOTES)}{_EMOJI}-]*")
 
 
 def _sentences(block: str, marker: int, ends: Boundaries) -> Iterator[tuple[int, int]]:

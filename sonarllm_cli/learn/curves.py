@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..io.files import atomic_file
+from ..io.files import atomic_file, check_file
 
 PANELS = ("nll", "loss", "bpb", "grad_norm", "lr", "tokens_s")  # of training, those that a run has
+PICTURES = (".png", ".svg", ".pdf")
 Curves = dict[str, tuple[list[int], list[float]]]  # figure → steps, values
 
 
@@ -39,16 +40,24 @@ def read_curves(run: Path) -> Curves:
     return curves
 
 
-def plot_runs(runs: Sequence[Path], out: Path) -> None:
-    """Draw the runs' curves into `out` (.png, .svg or .pdf)."""
-    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UserError(f"{out} is no picture", "end it in .png, .svg or .pdf")
-    curves = {run: read_curves(run) for run in runs}
+def check_picture(out: Path) -> None:
+    """UserError for a file that is no picture or can't be written, and without matplotlib; asked before long work."""
+    if out.suffix.lower() not in PICTURES:
+        raise UserError(f"{out} is no picture", f"end it in {', '.join(PICTURES)}")
+    check_file(out)
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise UserError("curves are drawn by matplotlib, which is not installed", "pip install matplotlib") from None
+        raise UserError("a plot needs matplotlib", "pip install 'sonarllm-cli[eval]'") from None
+
+
+def plot_runs(runs: Sequence[Path], out: Path) -> None:
+    """Draw the runs' curves into `out`, one of `PICTURES`."""
+    curves = {run: read_curves(run) for run in runs}
+    check_picture(out)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     names = [n for n in PANELS if any(n in c for c in curves.values())]
     names += sorted({n for c in curves.values() for n in c} - set(names))
     across = min(3, len(names))

@@ -52,7 +52,7 @@ def load_head(name: str, runtime: Runtime) -> Head | None:
 @torch.inference_mode()
 def score(sides: Sequence[Side], head: Head | None = None) -> np.ndarray:
     """A number for each of N rows: of two sides their cosine, or what `head` says of as many as it takes: → score_N.
-    All of them or none: they take 8 bytes a row, whatever the vectors' files.
+    All of them or none: they take 4 bytes a row, whatever the vectors' files.
 
     UserError for sides of two lengths or spaces, vectors of another space than the head's, and, of cosines, one without
     a direction.
@@ -72,7 +72,7 @@ def score(sides: Sequence[Side], head: Head | None = None) -> np.ndarray:
                 f"{head.name} reads {head.net.config.embedding} of {head.fingerprint or '(unnamed)'}",
                 f"embed with its space{f': -m {head.space}' if head.space else ''}",
             )
-    return np.fromiter(_scores(sides, head), np.float64)
+    return np.fromiter(_scores(sides, head), np.float32)
 
 
 def _scores(sides: Sequence[Side], head: Head | None) -> Iterator[float]:

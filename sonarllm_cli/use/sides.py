@@ -24,6 +24,7 @@ from ..flow.language import language_of
 from ..io.files import JSON_ENDINGS, display_name, open_bytes, read_errors, read_lines, text_ending
 from ..io.vectors import read_embeddings
 from ..languages import resolve
+from ..runtime import log
 from ..weights.loaded import Space
 from .neighbours import BLOCK, unit
 
@@ -143,12 +144,15 @@ def embed_lines(name: str, lines: Sequence[Line], space: Space, batch_size: int 
     return Embedded(display_name(name), space.fingerprint, [line.text for line in lines], np.concatenate(blocks))
 
 
-def read_side(path: str, *, lang: str, space: GetSpace, batch_size: int | None = None) -> Side:
+def read_side(path: str, *, lang: str, space: GetSpace, batch_size: int | None = None, blank: bool = False) -> Side:
     """A file of embeddings, or texts, one a line (JSON Lines: their "text", in their "lang" if they have one, else in
-    `lang`, which "auto" is what the first of them look like). UserError for an input that is neither."""
+    `lang`, which "auto" is what the first of them look like). Blank ones are left out, or with `blank` keep their row,
+    as no words, which is logged. UserError for an input that is neither."""
     if holds_vectors(path):
         return open_vectors(path)
-    rows = list(read_lines(path))
+    rows = list(read_lines(path, blank=blank))
+    if empty := [row.number for row in rows if not row.text.strip()]:
+        log.warning("%s: %d blank (first: line %d), taken as no words", display_name(path), len(empty), empty[0])
     loaded = space()
     langs = loaded.tokenizer.langs
     untold = "\n".join([row.text for row in rows if not row.lang][:TOLD])
