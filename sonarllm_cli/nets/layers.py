@@ -174,7 +174,11 @@ class _Product(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """PyTorch's, by `product`: x_…I → y_…O."""
+    """PyTorch's, by `product`: x_…I → y_…O. One without memory is not drawn, as in `drawn`."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         return product(x, self.weight, self.bias)
