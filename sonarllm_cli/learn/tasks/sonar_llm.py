@@ -34,7 +34,7 @@ from ..ahead import pinned
 from ..budget import Cost, body_token_flops, cross_flops, decoder_token_flops, layer_activations, logits_bytes
 from ..build import read_documents, shape_of, space_config
 from ..card import card
-from ..losses import sentences_nll
+from ..losses import MOST_ROOM, sentences_nll
 from ..recipe import Settings, config_from
 
 CPU = torch.device("cpu")
@@ -121,11 +121,11 @@ class SonarLLMTask(Cost):
 
     @classmethod
     def activations(cls, settings: Settings, config: Any, space: SonarConfig | None, half: int) -> float:
-        """The body's and the frozen decoder's."""
+        """The body's, and those that the frozen decoder has at once."""
         assert space is not None
         layers = space.decoder_layers * layer_activations(settings, space.width, space.ffn, 2) * half
         own = super().activations(settings, config, space, half)
-        return own + settings.optim.batch_tokens * layers + logits_bytes(space.vocab_size)
+        return own + min(settings.optim.batch_tokens, MOST_ROOM) * layers + logits_bytes(space.vocab_size)
 
     # ------------------------------------------------------------------------------------------ batches
 
