@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 from test_nets import tiny
-from torch.utils.flop_counter import FlopCounterMode
 
 from sonarllm_cli.bench import flops
 from sonarllm_cli.bench.chain import published_loop
@@ -34,7 +33,7 @@ def counted(monkeypatch):
     """Operations of what runs, masked scores among them."""
     for module in (layers, llama):
         monkeypatch.setattr(module, "attend", plain_attend)
-    return FlopCounterMode(display=False)
+    return layers.flop_counter()
 
 
 def test_reading_costs_what_is_counted(counted):
