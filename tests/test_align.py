@@ -90,6 +90,8 @@ def test_vectors_of_others_give_the_same_pairs(tmp_path):
     (tmp_path / "a.emb").write_bytes(b"123")
     with pytest.raises(UserError, match="no float32 vectors"):
         read_vectors(str(tmp_path / "a.txt"), str(tmp_path / "a.emb"))
+    with pytest.raises(UserError, match=r"no such file: .*b\.emb"):
+        read_vectors(str(tmp_path / "a.txt"), str(tmp_path / "b.emb"))
 
 
 def test_bad_documents_are_refused():
@@ -116,3 +118,5 @@ def test_the_command_writes_tsv_json_and_vecaligns_form_and_takes_its_vectors(tm
     (tmp_path / "empty.txt").write_text("")
     done = sonarllm("align", "a.txt", "empty.txt", *given)
     assert (done.returncode, done.err) == (2, "sonarllm: empty.txt is empty; give it some text\n")
+    done = sonarllm("align", "a.txt", "v", *given)
+    assert (done.returncode, done.err) == (2, "sonarllm: v is a folder, not a file; name a file in it\n")

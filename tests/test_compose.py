@@ -221,5 +221,5 @@ def test_a_text_that_goes_on_in_another_language_is_told_how_to_keep_its_own(wri
     text = "Il gatto dorme sul divano." if lang == "it" else "The cat sleeps on the sofa."
     with caplog.at_level(logging.INFO, "sonarllm"):
         generate(text, lang=lang, out_lang=out_lang, model=writer, max_sentences=1, beam=1, max_tokens=8)
-    assert caplog.text.count("writes its own language, English; --out-lang ita_Latn is Italian") == notes
+    assert caplog.text.count("writes English, its own language; --out-lang ita_Latn has it write Italian") == notes
     assert len(caplog.records) == notes

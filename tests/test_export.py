@@ -147,14 +147,15 @@ def test_m2m100_of_transformers_embeds_and_decodes_alike(folder, expected, home)
             logits_TV = decoder(encoder_outputs=given, decoder_input_ids=ids_1T).logits[0]
             logits_TV[:, list(ORDER)] = logits_TV[:, list(ORDER.values())]
             torch.testing.assert_close(logits_TV, EXPECTED[f"logits.{i}"], atol=1e-4, rtol=0)
-        ids = decoder.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=vectors_BD[:4, None]),
-            forced_bos_token_id=words.convert_tokens_to_ids("fra_Latn"),
-            num_beams=1,
-            max_length=11,
-        )
-    want = decode(vectors_BD[:4], lang="fra_Latn", model="tiny", beam=1, max_tokens=12)
-    assert words.batch_decode(ids, skip_special_tokens=True) == [found[0].text for found in want]
+        for beam in (1, 5):
+            ids = decoder.generate(
+                encoder_outputs=BaseModelOutput(last_hidden_state=vectors_BD[:, None]),
+                forced_bos_token_id=words.convert_tokens_to_ids("fra_Latn"),
+                num_beams=beam,
+                max_length=30,
+            )
+            want = decode(vectors_BD, lang="fra_Latn", model="tiny", beam=beam, max_tokens=31)
+            assert words.batch_decode(ids, skip_special_tokens=True) == [found[0].text for found in want], beam
 
 
 def lasting(home, folder):
@@ -194,11 +195,34 @@ def onnx(parity_home, tmp_path_factory):
         for dtype in ("float32", "int8"):
             export_onnx("tiny", root / dtype, dtype=dtype)
 
-    def run(dtype, file, **inputs):
-        session = runtime.InferenceSession(root / dtype / file, providers=["CPUExecutionProvider"])
+    def run(folder, file, **inputs):
+        session = runtime.InferenceSession(root / folder / file, providers=["CPUExecutionProvider"])
         return [torch.from_numpy(out) for out in session.run(None, {k: v.numpy() for k, v in inputs.items()})]
 
     return run
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_weights_too_many_for_one_message_lie_beside_the_graph(onnx, expected, home, tmp_path, monkeypatch, dtype):
+    from sonarllm_cli.weights import onnx as module
+
+    monkeypatch.setattr(module, "BESIDE", 0)
+    folder = module.export_onnx("tiny", tmp_path / "moved", dtype=dtype).rename(tmp_path / "here")
+    assert sorted(f.name for f in folder.iterdir()) == [
+        "config.json",
+        "decoder_step.onnx",
+        "decoder_step.onnx.data",
+        "encoder.onnx",
+        "encoder.onnx.data",
+        "tokenizer.model",
+    ]
+    ids_1T = torch.tensor([expected["texts"][0]["source_tokens"]])
+    encode = {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}
+    step = {"input_ids": ids_1T[:, :1], "sentence_embedding": EXPECTED["embeddings"][:1]}
+    step["past"] = torch.zeros(3, 2, 1, 4, 0, 16)
+    for file, given in (("encoder.onnx", encode), ("decoder_step.onnx", step)):
+        for got, want in zip(onnx(folder, file, **given), onnx(dtype, file, **given)):
+            torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("float32", 1 - 1e-6), ("int8", 0.99)])

@@ -121,6 +121,29 @@ def test_a_bad_file_of_a_folder_is_told_and_the_others_are_searched(notes, home,
     assert (done.returncode, done.out) == (2, "")
 
 
+@pytest.mark.parametrize(
+    ("vectors_ND", "says"),
+    [
+        (np.ones((2, 65), np.float32), "two spaces"),
+        (np.ones((2, 64), np.float32), "holds no texts"),
+        (np.full((2, 64), np.nan, np.float32), "NaN"),
+    ],
+)
+def test_bad_vectors_in_a_folder_are_told_and_the_texts_are_searched(notes, space, vectors_ND, says):
+    np.save(notes / "index.npy", vectors_ND)
+    found = search(["A chess game."], [str(notes)], space, k=9)
+    assert [hits[0].text for hits in found.hits] == ["A chess game."] and len(found.hits[0]) == 4
+    assert [says in str(error) for error in found.failed] == [True]
+
+
+def test_of_an_index_that_breaks_off_in_a_folder_nothing_is_found(notes, space):
+    rows = [{"text": f"row {i}", "embedding": [float(i != 5000)] * space.dim} for i in range(5001)]
+    (notes / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    found = search(["A chess game."], [str(notes)], space, k=9)
+    assert [hit.text[:3] == "row" for hit in found.hits[0]] == [False] * 4
+    assert "row 5001: the vector is all zeros" in str(found.failed[0])
+
+
 @pytest.mark.parametrize("threshold", [float("nan"), 1.5])
 def test_a_threshold_that_is_no_cosine_is_refused(threshold):
     with pytest.raises(UserError, match="no cosine is"):

@@ -5,19 +5,22 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 
 from sonarllm_cli.data.clips import read_clips
 from sonarllm_cli.data.features import Features
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.embed_speech import load_speech
 from sonarllm_cli.learn.loop import Trainer
-from sonarllm_cli.learn.recipe import Speech, build
+from sonarllm_cli.learn.recipe import Speech, build, to_toml
 from sonarllm_cli.learn.spelling import Speller
 from sonarllm_cli.learn.tasks import speech as speech_task
 from sonarllm_cli.nets import fbank
@@ -94,6 +97,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(clips, tmp_path):
     assert not torch.equal(one, torch.zeros_like(one))
 
 
+def test_two_processes_end_where_one_does(clips, tmp_path):
+    """Three micro-batches a step, of which each does its own; the features that one makes the other reads."""
+    changes = {"loss": {"spell": 0.5, "contrast": 0.2}, "optim": {"lr": 1e-3, "steps": 3, "accumulate": 3}}
+    changes["speech"] = {"batch_seconds": 1.2, "max_seconds": 1, "keep": True}
+    (tmp_path / "r.toml").write_text(to_toml(settings(clips, **changes).as_dict()))
+    for count in (1, 2):
+        command = [sys.executable, "-m", "sonarllm_cli", "train", "r.toml", "-o", f"run{count}", "--threads", "1"]
+        done = subprocess.run([*command, "--nproc", str(count)], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / f"run{count}/model/model.safetensors") for count in (1, 2))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_a_student_starts_from_an_encoder_that_is_there(clips, pooling):
     for init, width in ((PARITY / "w2v_bert_2", 32), (PARITY / "speech_encoder.fairseq1.pt", 64)):
@@ -108,10 +125,14 @@ def test_the_teacher_reads_once(clips, tmp_path, monkeypatch):
     first = speech_task.Teacher(found, space, tmp_path / "teacher.safetensors")
     assert len(first.vectors_UD) == 4 and first.row_N.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     monkeypatch.setattr(speech_task, "embed_sentences", None)
-    again = speech_task.Teacher(found, space, tmp_path / "teacher.safetensors")
+    path = tmp_path / "teacher.safetensors"
+    again = speech_task.Teacher(found, space, path)
     assert torch.equal(again.vectors_UD, first.vectors_UD)
     with pytest.raises(TypeError):  # other words are read
-        speech_task.Teacher(found[:3], space, tmp_path / "teacher.safetensors")
+        speech_task.Teacher(found[:3], space, path)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(TypeError):  # and what is damaged
+        speech_task.Teacher(found, space, path)
 
 
 def test_bfloat16_products_teach_the_same(clips, tmp_path):

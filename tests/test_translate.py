@@ -49,7 +49,12 @@ def test_the_pieces_are_the_document(text, kind):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("1\n00:01 --> 00:02\na\n", "line 2: broken times"), ("no times\n", "there is no time in subtitles")],
+    [
+        ("1\n00:01 --> 00:02\na\n", "line 2: broken times"),
+        ("1\n00:00:05,000 --> 00:00:04,999\na\n", "line 2: broken times"),
+        ("1\n00:00:61,000 --> 00:02:00,000\na\n", "line 2: broken times"),
+        ("no times\n", "there are no times in subtitles"),
+    ],
 )
 def test_broken_subtitles_are_refused(text, says):
     with pytest.raises(UserError, match=says):

@@ -25,6 +25,7 @@ import torch
 
 from ..errors import UserError
 from ..io.vectors import read_embeddings
+from ..score.peers import peer_aligner
 from ..use.align import MOST, Spans, align
 from ..use.align import strict_f1 as score
 from ..use.mine import candidates
@@ -120,9 +121,11 @@ def bench_mine(wish: MineWish) -> dict[str, Any]:
     return {"bench": "mine", **facts, "rows": rows}
 
 
-def bench_align(count: int, dim: int = 1024, seed: int = 0) -> dict[str, Any]:
+def bench_align(count: int, dim: int = 1024, seed: int = 0, peer: str = "") -> dict[str, Any]:
     """Aligning documents of a quarter, a half and all of `count` sentences a side, from their vectors: seconds of the
-    clock and of the processor. B is A, a little moved, with a sentence in ten left out."""
+    clock and of the processor, ours and a `peer`'s (see score/peers.py) after it. B is A, a little moved, with a
+    sentence in ten left out."""
+    ways = {"": align} | ({f"{peer} ": peer_aligner(peer)} if peer else {})
     rows = []
     for size in (count // 4, count // 2, count):
         random = np.random.default_rng(seed)
@@ -130,11 +133,14 @@ def bench_align(count: int, dim: int = 1024, seed: int = 0) -> dict[str, Any]:
         kept = np.flatnonzero(random.random(size) > 0.1)
         b_MD = a_ND[kept] + NOISE * random.standard_normal((len(kept), dim), np.float32)
         one, other = (Spans(_joined(value_ND)) for value_ND in (a_ND, b_MD))
-        wall, processor = time.perf_counter(), time.process_time()
-        found = align(one, other)
-        seconds, spent = time.perf_counter() - wall, time.process_time() - processor
-        _, _, f1 = score(found, [(range(i, i + 1), range(j, j + 1)) for j, i in enumerate(kept.tolist())])
-        rows.append({"sentences": size, "seconds": seconds, "processor s": spent, "F1": f1})
+        true = [(range(i, i + 1), range(j, j + 1)) for j, i in enumerate(kept.tolist())]
+        row: dict[str, Any] = {"sentences": size}
+        for who, way in ways.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            found = way(one, other)
+            seconds, spent = time.perf_counter() - wall, time.process_time() - processor
+            row |= {f"{who}seconds": seconds, f"{who}processor s": spent, f"{who}F1": score(found, true)[2]}
+        rows.append(row)
     return {"bench": "align", "dim": dim, "rows": rows}
 
 

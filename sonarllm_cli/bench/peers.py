@@ -5,6 +5,8 @@ The parent (`Peer`) writes one JSON object a line to the worker's stdin and read
 build, then pieces of work, each timed where it runs. The worker may run under another Python, where the library is.
 
     peer = Peer("sonar-space", "encoder", Weights(seed=0), python="other/bin/python"); peer.embed(ids, batch=5)
+
+The parts are a space's "encoder" and "decoder", and "speech", a speech encoder.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..io.audio import RATE
 from ..nets.sonar import Sonar, SonarConfig
-from ..weights.layouts import CONTROL_ROWS, SONAR_DECODERS, SONAR_ENCODERS, Layout
+from ..nets.speech import SpeechConfig, SpeechEncoder
+from ..weights.layouts import CONTROL_ROWS, SONAR_DECODERS, SONAR_ENCODERS, SPEECH_ENCODERS, Layout
 from . import engines
 
 # What a library is compared in, and on; "" is both.
@@ -52,21 +57,40 @@ def published(layers: int) -> SonarConfig:
 
 
 def random_sonar(config: SonarConfig, part: str, seed: int = 0) -> Sonar:
-    """A network with random weights in its "encoder" or "decoder", of a size that keeps activations near 1; the other
-    part stays without storage. A weight depends on its name and the seed alone."""
+    """A network with random weights in its "encoder" or "decoder"; the other part stays without storage."""
     with torch.device("meta"):
         net = Sonar(config)
-    module = net.get_submodule(part)
+    _draw(net.get_submodule(part), seed)
+    return net.eval()
+
+
+def random_speech(layers: int, seed: int = 0) -> SpeechEncoder:
+    """A speech encoder of the published shape, with `layers` layers (0: all), and random weights."""
+    full = SpeechConfig()
+    with torch.device("meta"):
+        net = SpeechEncoder(replace(full, layers=layers or full.layers))
+    _draw(net, seed)
+    return net.eval()
+
+
+def _draw(module: nn.Module, seed: int) -> None:
+    """Random weights, of a size that keeps activations near 1. A weight depends on its name and the seed alone."""
     for name, parameter in list(module.named_parameters()):
         generator = torch.Generator().manual_seed(seed + sum(i * b for i, b in enumerate(name.encode(), 1)))
         value = torch.empty(parameter.shape)
-        if parameter.ndim == 1:
-            value.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+        if parameter.ndim == 1 and not name.endswith("query"):
+            value.fill_(1.0 if name.endswith(("norm.weight", "running_var")) else 0.0)
         else:
             value.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
-    return net.eval()
+
+
+def sounds(count: int, seed: int) -> list[np.ndarray]:
+    """Noise in utterances as long as sentences are: log-normal, 5 s in the median, 1 to 20. → (samples_T, …)"""
+    rng = np.random.default_rng(seed)
+    seconds = np.clip(5 * np.exp(0.5 * rng.normal(size=count)), 1, 20)
+    return [(0.1 * rng.normal(size=int(s * RATE))).astype(np.float32) for s in seconds]
 
 
 class Peer:
@@ -128,6 +152,11 @@ class Peer:
         found = self._ask({"embeddings": vectors, "prompt": prompt, "beam": beam, "max_tokens": max_tokens})
         return found["seconds"], found["ids"]
 
+    def hear(self, count: int, seed: int, batch: int) -> tuple[float, Tensor]:
+        """`sounds(count, seed)` → seconds, embeddings_ND; by its own pipeline, from samples."""
+        found = self._ask({"count": count, "seed": seed, "batch": batch})
+        return found["seconds"], torch.tensor(found["embeddings"])
+
     def close(self) -> None:
         self.process.communicate("")
 
@@ -169,6 +198,8 @@ def _build(request: dict[str, Any]) -> tuple[Run, dict[str, str]]:
     if part != (only := PART.get(library, part)):
         work = "embed" if only == "encoder" else "decode"
         raise UserError(f"is compared on the {only} alone", f"use it with bench {work}")
+    if part == "speech":
+        return _sonar_space_speech(_speech(request))
     if request["model"]:
         from ..runtime import choose
         from ..weights.loaded import load_space
@@ -187,6 +218,21 @@ def _build(request: dict[str, Any]) -> tuple[Run, dict[str, str]]:
     return _sonar_space(net, part) if library == "sonar-space" else _transformers(net, part)
 
 
+def _speech(request: dict[str, Any]) -> SpeechEncoder:
+    if not request["model"]:
+        return random_speech(request["layers"], request["seed"])
+    from ..runtime import choose
+    from ..weights import model_dir, registry, tensors
+
+    folder, place = registry.find(request["model"]), choose("cpu", "float32")
+    net: SpeechEncoder = tensors.load_net(folder, model_dir.read_config(folder), place.device, place.dtype)
+    shape, full = net.config, SpeechConfig()
+    for name in ("positions", "conv_norm", "causal", "subsample", "top_norm", "pooling", "norm_embedding"):
+        if getattr(shape, name) != getattr(full, name):
+            raise UserError(f"has no place for model.{name}", "compare on --size published, or an imported SONAR's")
+    return net.eval()
+
+
 def _fill(peer: nn.Module, own: nn.Module, layout: Layout) -> None:
     """Our weights into another library's modules by the key tables of the importers, read the other way."""
     values = dict(own.named_parameters())
@@ -197,8 +243,12 @@ def _fill(peer: nn.Module, own: nn.Module, layout: Layout) -> None:
             if name == "-" or place.data_ptr() in seen:
                 continue
             seen.add(place.data_ptr())
+            if name in layout.row:
+                place.data[layout.row[name]] = values[name]
+                continue
             parts = len(layout.sources(name)) if "embed" not in name else 1
             value = values[name].chunk(parts)[index] if parts > 1 else values[name]
+            value = value.view_as(place) if value.numel() == place.numel() else value  # a convolution of kernel 1
             place.data[: len(value)] = value
             if "embed" in name and layout.fairseq_rows:
                 place.data[CONTROL_ROWS] = value[:4]
@@ -269,6 +319,46 @@ def _sonar_space(net: Sonar, part: str) -> tuple[Run, dict[str, str]]:
         return {"seconds": seconds, "ids": [hyps[0].seq.tolist() for hyps in found]}
 
     return decode, versions
+
+
+def _sonar_space_speech(net: SpeechEncoder) -> tuple[Run, dict[str, str]]:
+    import fairseq2
+    from fairseq2.models.transformer import TransformerNormOrder
+    from fairseq2.models.w2vbert import W2VBertConfig
+    from sonar.inference_pipelines.speech import SpeechToEmbeddingModelPipeline
+    from sonar.models.sonar_speech import config as shapes
+    from sonar.models.sonar_speech import factory
+
+    own, beneath = net.config, W2VBertConfig().w2v2_config.encoder_config
+    beneath.model_dim, beneath.ffn_inner_dim, beneath.num_encoder_layers = own.width, own.ffn, own.layers
+    beneath.num_encoder_attn_heads, beneath.depthwise_conv_kernel_size = own.heads, own.kernel
+    encoder = factory.SonarSpeechEncoderFactory(
+        shapes.SonarSpeechEncoderConfig(
+            w2v2_encoder_config=beneath,
+            final_dropout_p=0.1,
+            model_dim=own.width,
+            max_seq_len=1024,
+            pad_idx=1,
+            bos_idx=2,
+            num_decoder_layers=own.pooler_layers,
+            num_decoder_attn_heads=own.pooler_heads,
+            decoder_norm_order=TransformerNormOrder.POST,
+            ffn_inner_dim=own.pooler_ffn,
+            dropout_p=0.1,
+        )
+    ).create_model()
+    _fill(encoder, net, SPEECH_ENCODERS[0])
+    pipeline = SpeechToEmbeddingModelPipeline(encoder)
+
+    def hear(request: dict[str, Any]) -> dict[str, Any]:
+        waves = [torch.from_numpy(wave)[None] for wave in sounds(request["count"], request["seed"])]
+        start = time.perf_counter()
+        order = sorted(range(len(waves)), key=lambda i: waves[i].shape[1])
+        found_ND = pipeline.predict([waves[i] for i in order], batch_size=request["batch"])
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "embeddings": found_ND[torch.tensor(order).argsort()].tolist()}
+
+    return hear, {"fairseq2": fairseq2.__version__, "torch": torch.__version__}
 
 
 def _transformers(net: Sonar, part: str) -> tuple[Run, dict[str, str]]:

@@ -1,7 +1,7 @@
 """How fast a speech encoder hears here: seconds of sound a second, in each dtype, and what features take of it.
 
-Sound is noise in utterances as long as sentences are; what is compared runs in turns (see timing.py). Without a model
-the network has the published shape and random weights.
+From samples to embeddings, of noise in utterances as long as sentences are; what is compared runs in turns (timing.py).
+Without a model the network has the published shape and random weights. A peer gets the same weights and samples.
 
 Legend: N utterances, D embedding.
 """
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,15 +20,17 @@ from ..errors import UserError
 from ..flow.embed_speech import SpeechModel, encode_utterances, load_speech
 from ..io.audio import RATE
 from ..nets import fbank
-from ..nets.speech import SpeechConfig, SpeechEncoder, speech_flops
+from ..nets.speech import speech_flops
 from ..runtime import choose
 from ..weights.loaded import pack
+from .peers import Peer, Weights, random_speech, sounds
 from .timing import matrix_rate, side_by_side
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechWish:
-    """What is run: a model, or "" for the published size; in which dtypes; how many utterances."""
+    """What is run: a model, or "" for the published size; in which dtypes; how many utterances; beside which library,
+    run by which Python."""
 
     model: str = ""
     layers: int = 0  # of the published size; 0: all
@@ -38,54 +39,75 @@ class SpeechWish:
     rounds: int = 3
     seed: int = 0
     device: str = "cpu"
+    peer: str = ""
+    peer_python: str = ""
 
 
 def bench_speech(wish: SpeechWish) -> dict[str, Any]:
-    """`count` utterances embedded one by one and in batches, in each dtype; and their features made."""
+    """`count` utterances embedded one by one and in batches, in each dtype, and by the peer one by one, by 3 (its own
+    default) and at once; and their features made."""
     if wish.count < 1 or wish.rounds < 1:
         raise UserError("utterances and rounds are at least 1", "use --texts 16 --rounds 3")
-    rng = np.random.default_rng(wish.seed)
-    seconds = np.clip(5 * np.exp(0.5 * rng.normal(size=wish.count)), 1, 20)
-    waves = [(0.1 * rng.normal(size=int(s * RATE))).astype(np.float32) for s in seconds]
-    steps = [fbank.steps(wave) for wave in waves]
+    peer = None
+    if wish.peer:
+        weights = Weights(model=wish.model, seed=wish.seed, layers=wish.layers)
+        peer = Peer(wish.peer, "speech", weights, wish.peer_python, torch.get_num_threads())
+    waves = sounds(wish.count, wish.seed)
+    seconds = sum(len(wave) for wave in waves) / RATE
     models = {dtype: _model(wish, dtype) for dtype in wish.dtypes}
     first = next(iter(models.values()))
     found: dict[str, Tensor] = {}
 
     def heard(name: str, model: SpeechModel, size: int | None) -> Callable[[], None]:
-        return lambda: found.update({name: encode_utterances(steps, model, size).float().cpu()})
+        def run() -> None:
+            model.runtime.use()
+            found[name] = encode_utterances([fbank.steps(wave) for wave in waves], model, size).float().cpu()
+
+        return run
+
+    def theirs(name: str, peer: Peer, size: int) -> Callable[[], float]:
+        def run() -> float:
+            taken, found[name] = peer.hear(wish.count, wish.seed, size)
+            return taken
+
+        return run
 
     runs: dict[str, Callable[[], Any]] = {"features": lambda: [fbank.steps(wave) for wave in waves] and None}
     for dtype, model in models.items():
-        runs[f"{dtype}, one by one"] = heard(f"{dtype}, one by one", model, 1)
-        runs[f"{dtype}, in batches"] = heard(f"{dtype}, in batches", model, None)
+        for name, size in ((f"{dtype}, one by one", 1), (f"{dtype}, in batches", None)):
+            runs[name] = heard(name, model, size)
+    if peer:
+        for size in dict.fromkeys((1, min(3, wish.count), wish.count)):
+            name = f"{wish.peer}, {size} at once"
+            runs[name] = theirs(name, peer.wait(), size)
     timings = side_by_side(runs, wish.rounds, first.runtime.device)
-    cost = sum(speech_flops(first.net.config, len(s)) for s in steps)
+    if peer:
+        peer.close()
+    cost = sum(speech_flops(first.net.config, len(wave) // fbank.STEP) for wave in waves)
     rate, features = matrix_rate(first.runtime.device), timings.pop("features").median
     base_ND = next(iter(found.values()))
     rows = []
     for name, timing in timings.items():
-        rows.append(
-            {
-                "name": name,
-                "seconds": timing.median,
-                "spread": timing.spread,
-                "seconds of sound/s": float(seconds.sum()) / timing.median,
-                "GFLOP/s": cost / timing.median / 1e9,
-                "of float32 rate": cost / timing.median / rate,
-                "of it features": features / (timing.median + features),
-                "cosine": torch.cosine_similarity(found[name], base_ND, dim=1).min().item(),
-            }
-        )
+        row = {
+            "name": name,
+            "seconds": timing.median,
+            "spread": timing.spread,
+            "seconds of sound/s": seconds / timing.median,
+            "GFLOP/s": cost / timing.median / 1e9,
+            "of float32 rate": cost / timing.median / rate,
+            "cosine": torch.cosine_similarity(found[name], base_ND, dim=1).min().item(),
+        }
+        rows.append(row if name.startswith(f"{wish.peer},") else row | {"of it features": features / timing.median})
     return {
         "work": "speech",
         "model": first.name,
         "layers": first.net.config.layers,
         "utterances": wish.count,
-        "sound s": float(seconds.sum()),
+        "sound s": seconds,
         "threads": torch.get_num_threads(),
         "float32 GFLOP/s": rate / 1e9,
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"torch": torch.__version__, "python": platform.python_version()}
+        | ({wish.peer: peer.versions} if peer else {}),
         "rows": rows,
     }
 
@@ -94,9 +116,6 @@ def _model(wish: SpeechWish, dtype: str) -> SpeechModel:
     runtime = choose(wish.device, dtype, seed=wish.seed)
     if wish.model:
         return load_speech(wish.model, runtime)
-    torch.manual_seed(wish.seed)
-    shape = SpeechConfig()
-    net = SpeechEncoder(replace(shape, layers=wish.layers or shape.layers)).eval().requires_grad_(False)
-    net = net.to(runtime.device, runtime.dtype)
+    net = random_speech(wish.layers, wish.seed).to(runtime.device, runtime.dtype)
     pack(net, runtime)
     return SpeechModel("published size", "", "", "", net, runtime)

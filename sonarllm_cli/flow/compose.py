@@ -242,8 +242,10 @@ def _own_language(lang: str, writer: Writer, writing: Writing) -> None:
     own = resolve(writer.lang, writer.space.tokenizer.langs)
     if writing.out_lang or lang in ("", own):
         return
-    other = "it has no other" if writer.row.reads == TOKENS else f"--out-lang {lang} is {NAMES.get(lang, lang)}"
-    log.info("%s writes its own language, %s; %s", writer.name, NAMES.get(own, own), other)
+    other = f"--out-lang {lang} has it write {NAMES.get(lang, lang)}"
+    if writer.row.reads == TOKENS:
+        other = "it has no other"
+    log.info("%s writes %s, its own language; %s", writer.name, NAMES.get(own, own), other)
 
 
 def continue_sentences(

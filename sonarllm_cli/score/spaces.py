@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,13 +23,14 @@ from ..flow.embed_speech import embed_recordings, load_speech
 from ..io.files import read_text
 from ..languages import resolve
 from ..use import align
-from ..use.mine import mine
+from ..use.mine import Pair, mine
 from ..use.neighbours import nearest_rows, unit
 from ..use.sides import Embedded
 from ..weights import model_dir, registry
 from ..weights.loaded import Space, load_space
 from . import metrics
 from .alignment import noisy
+from .peers import peer_aligner, peer_encoder
 from .plan import Plan, Result, Sample, Task, by_language, pairs_by_language, sampled
 
 
@@ -136,10 +137,11 @@ def speech_understood(model: str, data: list[str], run: Plan) -> Result:
     return figures, samples
 
 
-def retrieval(model: str, data: list[str], run: Plan) -> Result:
+def retrieval(model: str, data: list[str], run: Plan, peer: str = "") -> Result:
     """How often the note that answers a query is the nearest by cosine, and among the five nearest, in per cent: of all
     queries, by their language, and apart by whether the note is in the same. Notes are {"id", "lang", "text"}, queries
-    {"lang", "text", "note"}, which is the note's id."""
+    {"lang", "text", "note"}, which is the note's id. Then the same of a `peer` (see peers.py)."""
+    encode = peer_encoder(peer) if peer else None
     space = load_space(model, run.runtime)
     rows = [row for _, row in corpus.rows(Data(), data)]
     for row in rows:
@@ -154,8 +156,21 @@ def retrieval(model: str, data: list[str], run: Plan) -> Result:
         raise UserError(f"{len(notes)} notes and {len(queries)} queries in the data", "give --data for both")
     if lost := [row["note"] for row in queries if row["note"] not in notes]:
         raise UserError(f"a query's note {lost[0]!r} is not there", "give --data with all notes")
+    figures, samples = _found(notes, queries, lambda part: _embedded(part, space))
+    if encode:
+        theirs, _ = _found(notes, queries, lambda part: torch.from_numpy(encode([row["text"] for row in part])))
+        figures |= {f"{peer}: {name}": value for name, value in theirs.items() if not name.endswith("queries")}
+    return figures, samples
+
+
+def _found(
+    notes: dict[str, dict[str, Any]],
+    queries: Sequence[dict[str, Any]],
+    embedded: Callable[[Sequence[dict[str, Any]]], Tensor],
+) -> Result:
+    """What `retrieval` says of an encoder: rows → embeddings_ND."""
     names = list(notes)
-    note_ND, query_QD = (unit(_embedded(part, space)) for part in (list(notes.values()), queries))
+    note_ND, query_QD = (unit(embedded(part)) for part in (list(notes.values()), queries))
     row_QK = nearest_rows(query_QD, [note_ND], 5)[1].tolist()
     place: dict[str, list[int]] = {}  # of the answer among the five; 5: it is not there
     samples: list[Sample] = []
@@ -184,11 +199,13 @@ def _embedded(rows: Sequence[dict[str, Any]], space: Space) -> Tensor:
     return torch.cat([torch.from_numpy(block.embeddings_ND) for block in embed_stream(lines, space)])
 
 
-def aligned(noise: float) -> Task:
+def aligned(noise: float, peer: str = "") -> Task:
     """A task that aligns two documents made of pairs, of which one in 1 / `noise` is changed (see alignment.py):
-    precision, recall and F1 of pairs, strict, in per cent, by language."""
+    precision, recall and F1 of pairs, strict, in per cent, by language; then those of a `peer` (see peers.py) on the
+    same vectors."""
 
     def run(model: str, data: list[str], plan: Plan) -> Result:
+        ways = {"": align.align} | ({f"{peer}: ": peer_aligner(peer)} if peer else {})
         space = load_space(model, plan.runtime)
         figures: dict[str, float] = {}
         for lang, pairs in sorted(pairs_by_language(data, plan.seen).items()):
@@ -198,19 +215,22 @@ def aligned(noise: float) -> Task:
                 align.document(side, lambda texts, own=own: embed(texts, lang=own, model=space))  # type: ignore[misc]
                 for side, own in ((a, "eng_Latn"), (b, lang))
             ]
-            scores = align.strict_f1(align.align(*documents), true)
-            figures |= {f"{lang} {name}": score for name, score in zip(("precision", "recall", "F1"), scores)}
+            for who, way in ways.items():
+                scores = align.strict_f1(way(*documents), true)
+                figures |= {f"{who}{lang} {name}": score for name, score in zip(("precision", "recall", "F1"), scores)}
             figures[f"{lang} sentences"] = len(b)
         return figures, []
 
     return run
 
 
-def mined(strangers: int, threshold: float | None) -> Task:
+def mined(strangers: int, threshold: float | None, peer: str = "") -> Task:
     """A task that mines pairs hidden among `strangers` times as many texts that have no counterpart, by language (as
-    BUCC, Zweigenbaum et al. 2017): precision, recall and F1 at the threshold that makes F1 best, and at `threshold`."""
+    BUCC, Zweigenbaum et al. 2017): precision, recall and F1 at the threshold that makes F1 best, and at `threshold`;
+    then those of a `peer` (see peers.py) on the same texts."""
 
     def run(model: str, data: list[str], plan: Plan) -> Result:
+        encode = peer_encoder(peer) if peer else None
         space = load_space(model, plan.runtime)
         figures: dict[str, float] = {}
         for lang, pairs in sorted(pairs_by_language(data, plan.seen).items()):
@@ -225,18 +245,27 @@ def mined(strangers: int, threshold: float | None) -> Task:
                 Embedded(own, space.fingerprint, side, embed(side, lang=own, model=space))
                 for own, side in texts.items()
             ]
-            found = mine(*sides)
-            right = [pair.a == pair.b < known for pair in found]
-            best = metrics.best_f1([pair.score for pair in found], right, known)
-            figures |= {f"{lang} {name}": value for name, value in best.items()}
-            if threshold is not None:
-                count = sum(pair.score >= threshold for pair in found)
-                given = metrics.f1(sum(right[:count]), count, known)
-                figures |= {f"{lang} {name} at {threshold:g}": value for name, value in given.items()}
+            found = {"": mine(*sides)}
+            if encode:
+                found[f"{peer}: "] = mine(*(Embedded(own, peer, side, encode(side)) for own, side in texts.items()))
+            for who, mined_pairs in found.items():
+                own_figures = _mining_figures(mined_pairs, known, threshold)
+                figures |= {f"{who}{lang} {name}": value for name, value in own_figures.items()}
             figures[f"{lang} pairs"] = known
         return figures, []
 
     return run
+
+
+def _mining_figures(found: Sequence[Pair], known: int, threshold: float | None) -> dict[str, float]:
+    """Of pairs mined, best first, of which those of the same row below `known` are right."""
+    right = [pair.a == pair.b < known for pair in found]
+    figures = dict(metrics.best_f1([pair.score for pair in found], right, known))
+    if threshold is not None:
+        count = sum(pair.score >= threshold for pair in found)
+        given = metrics.f1(sum(right[:count]), count, known)
+        figures |= {f"{name} at {threshold:g}": value for name, value in given.items()}
+    return figures
 
 
 def _decoded(embedding_ND: torch.Tensor, lang: str, space: Space, beam: int) -> list[str]:

@@ -15,6 +15,7 @@ Legend: N and M sentences of the documents, D embedding, J sentences joined, W c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,7 +25,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..flow.segment import segment
-from ..io.files import atomic_write, make_folder, read_text
+from ..io.files import atomic_write, make_folder, read_errors, read_text
 from ..io.texts import read_texts
 from .neighbours import unit
 
@@ -57,7 +58,10 @@ class Bead:
 
 
 def read_sentences(path: str, lang: str, lines: bool) -> list[str]:
-    """The sentences of a text, each on one line; its lines as they are with `lines`, blank ones left out."""
+    """The sentences of a text, each on one line; its lines as they are with `lines`, blank ones left out. UserError for
+    a folder."""
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder, not a file", "name a file in it")
     [(_, text)] = read_texts([path])
     if lines:
         return [flat for line in text.splitlines() if (flat := " ".join(line.split()))]
@@ -264,7 +268,8 @@ def read_vectors(texts: str, raw: str) -> Callable[[list[str]], np.ndarray]:
     """Texts, one a line, and their vectors as raw float32 (vecalign's overlaps, LASER's output) → what looks texts up
     as an `embed` does. UserError for files that don't fit, or a text that is not there."""
     lines = read_text(texts).splitlines()
-    size = Path(raw).stat().st_size if Path(raw).is_file() else 0
+    with read_errors(raw), open(raw, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
     if not size or size % (4 * len(lines)):
         raise UserError(
             f"{raw} holds {size:,} bytes: no float32 vectors of {len(lines):,} texts", f"embed {texts} anew"

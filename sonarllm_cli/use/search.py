@@ -6,7 +6,7 @@
 Exact, block by block. The vectors of a text file are kept in the user's cache under a hash of what they are of, so that
 only new and changed files are embedded.
 
-Legend: Q queries, N sentences, K nearest, D embedding.
+Legend: Q queries, N sentences, K nearest, C those of all files, D embedding.
 """
 
 from __future__ import annotations
@@ -98,10 +98,29 @@ def search(
     asked = Embedded("the queries", space.fingerprint, queries, embed(queries, lang=query_lang or lang, model=space))
     query_QD = torch.cat(list(unit_blocks(asked)))
     shelf = _Shelf()
-    sides = _sides(paths, space, lang, batch_size, cache, shelf)
-    score_QK, row_QK = nearest_rows(query_QD, _shelved(sides, asked, shelf), k)
-    if not shelf.count:
+    nearest: list[tuple[Tensor, Tensor]] = []  # of each side
+    for name, in_folder in _files(paths):
+        try:
+            side = _side(name, in_folder, space, lang, batch_size, cache, shelf)
+            if side is None:
+                continue
+            same_space(side, asked)
+            side.texts([0])  # a file that keeps none is told before it is searched
+            score_QK, row_QK, count = _nearest(side, query_QD, k)
+        except UserError as error:
+            if not in_folder:
+                raise
+            shelf.failed.append(error)
+            continue
+        nearest.append((score_QK, row_QK + shelf.count))
+        shelf.sides.append(side)
+        shelf.first.append(shelf.count)
+        shelf.count += count
+    if not nearest:
         raise shelf.failed[0] if shelf.failed else UserError("there is no sentence to search", "name texts with words")
+    score_QC, row_QC = (torch.cat(parts, 1) for parts in zip(*nearest))
+    score_QK, best_QK = score_QC.topk(min(k, score_QC.shape[1]), dim=1)
+    row_QK = row_QC.gather(1, best_QK)
     pairs = [
         [(score, row) for score, row in zip(scores, rows) if score >= threshold]
         for scores, rows in zip(score_QK.tolist(), row_QK.tolist())
@@ -109,30 +128,25 @@ def search(
     return Answers(_hits(pairs, shelf, min(context, shelf.count)), shelf.failed)
 
 
-def _shelved(sides: Iterator[Side], asked: Side, shelf: _Shelf) -> Iterator[Tensor]:
-    """The vectors of all sides at length 1, each noted on the shelf before its own: blocks of unit_ND."""
-    for side in sides:
-        same_space(side, asked)
-        shelf.sides.append(side)
-        shelf.first.append(shelf.count)
+def _files(paths: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """The files to search, and whether each was found in a folder."""
+    for path in paths:
+        for name in expand([path], (*TEXT_ENDINGS, *BINARY, *JSON_ENDINGS)):
+            yield name, name != path
+
+
+def _nearest(side: Side, query_QD: Tensor, k: int) -> tuple[Tensor, Tensor, int]:
+    """The `k` rows of a side nearest to each query, and how many rows it has: → score_QK, row_QK, N."""
+    count = 0
+
+    def counted() -> Iterator[Tensor]:
+        nonlocal count
         for block_ND in unit_blocks(side):
-            shelf.count += len(block_ND)
+            count += len(block_ND)
             yield block_ND
 
-
-def _sides(
-    paths: Sequence[str], space: Space, lang: str, batch_size: int | None, cache: bool, shelf: _Shelf
-) -> Iterator[Side]:
-    for path in paths:
-        names = expand([path], (*TEXT_ENDINGS, *BINARY, *JSON_ENDINGS))
-        for name in names:
-            try:
-                if side := _side(name, name != path, space, lang, batch_size, cache, shelf):
-                    yield side
-            except UserError as error:
-                if name == path:
-                    raise
-                shelf.failed.append(error)
+    score_QK, row_QK = nearest_rows(query_QD, counted(), k)
+    return score_QK, row_QK, count
 
 
 def _side(

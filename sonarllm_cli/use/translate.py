@@ -29,8 +29,9 @@ SENTENCES = 256  # translated at once
 SUBTITLES = (".srt", ".vtt")
 ENDINGS = (".txt", ".text", ".md", ".rst", *SUBTITLES)  # what is taken of a folder
 Translate = Callable[[Sequence[str]], list[str]]  # sentences on one line each → theirs
-_CLOCK = r"(?:\d{1,3}:)?\d{2}:\d{2}[.,]\d{3}"
+_CLOCK = r"(?:(\d{1,3}):)?([0-5]\d):([0-5]\d[.,]\d{3})"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s+-->\s+{_CLOCK}(?:\s.*)?")
+_FORM = "write them as 00:01:02,500 --> 00:01:04,000"
 _PREFIX = re.compile(r"[^\S\n]*(?:(?:>|#{1,6}|[-*+•–]|\d{1,3}[.)]|[A-Za-z]\))[^\S\n]+)*(?:\[[ xX]\]\s+)?")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _RULE = re.compile(r"[\s|:=*_~+-]*")
@@ -135,9 +136,8 @@ def _cues(text: str, kind: str) -> Iterator[Piece]:
     spoken, cues = False, 0
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         if "-->" in line:
-            if not _TIMES.fullmatch(line.rstrip("\r\n")):
-                cure = "write them as 00:01:02,500 --> 00:01:04,000"
-                raise UserError(f"line {number}: broken times {line.strip()!r}", cure)
+            if not _whole(line):
+                raise UserError(f"line {number}: broken times {line.strip()!r}", _FORM)
             spoken, cues = True, cues + 1
             passed.append(line)
         elif not line.strip():
@@ -154,7 +154,19 @@ def _cues(text: str, kind: str) -> Iterator[Piece]:
     elif passed:
         yield Piece("".join(passed))
     if not cues:
-        raise UserError(f"there is no time in subtitles ({kind})", "is it a subtitle file? rename it to .txt")
+        raise UserError(f"there are no times in subtitles ({kind})", f"{_FORM}; or rename the file to .txt")
+
+
+def _whole(line: str) -> bool:
+    """Whether a cue's times are both there, and its end is not before its start."""
+    found = _TIMES.fullmatch(line.rstrip("\r\n"))
+    if not found:
+        return False
+    start, end = (
+        [int(hours or 0), int(minutes), float(seconds.replace(",", "."))]
+        for hours, minutes, seconds in (found.groups()[:3], found.groups()[3:])
+    )
+    return start <= end
 
 
 def _cue(passed: list[str], held: list[str]) -> Piece:

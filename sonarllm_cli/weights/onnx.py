@@ -34,6 +34,7 @@ from .loaded import load_space
 
 DTYPES = ("float32", "int8")
 ENCODER, STEP = "encoder.onnx", "decoder_step.onnx"
+BESIDE = 1 << 30  # bytes of weights from which they lie in a file beside the graph: a protocol buffer holds 2 GiB
 
 
 class OnnxEncoder(nn.Module):
@@ -126,16 +127,22 @@ def export_onnx(name: str, folder: str | os.PathLike[str], *, dtype: str | None 
             ({0: texts}, {0: texts}, {2: texts, 4: before}),
         )
         if weights == "int8":
+            small = scratch / "int8"  # under its own name, by which a graph finds the weights beside it
+            small.mkdir()
             for file in (scratch / ENCODER, scratch / STEP):
-                large = file.with_name(f"{file.name}.data").exists()
-                small = file.with_name("small.onnx")
+                beside = file.with_name(f"{file.name}.data")
                 with _quiet():
                     quantize_dynamic(
-                        file, small, per_channel=True, weight_type=QuantType.QInt8, use_external_data_format=large
+                        file,
+                        small / file.name,
+                        per_channel=True,
+                        weight_type=QuantType.QInt8,
+                        use_external_data_format=beside.exists(),
                     )
-                for part in (file, file.with_name(f"{file.name}.data")):
-                    part.unlink(missing_ok=True)
-                os.replace(small, file)
+                beside.unlink(missing_ok=True)
+            for part in small.iterdir():
+                os.replace(part, scratch / part.name)
+            small.rmdir()
         (scratch / "tokenizer.model").write_bytes(space.tokenizer.model_bytes)
         facts: dict[str, Any] = {"fingerprint": space.fingerprint, "weights": weights, "langs": space.tokenizer.langs}
         facts |= {"past": [config.decoder_layers, 2, "texts", H, "before", config.width // H]}
@@ -156,7 +163,7 @@ def _write(
             dynamic_shapes=shapes,
             dynamo=True,
             verbose=False,
-            external_data=sum(p.numel() for p in net.parameters()) * 4 > 1 << 30,  # a protocol buffer holds 2 GiB
+            external_data=sum(p.numel() for p in net.parameters()) * 4 > BESIDE,
         )
 
 

@@ -20,17 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...data.clips import Clip, read_clips
 from ...data.documents import Lazy
 from ...data.features import Features
+from ...data.kept import kept
 from ...errors import UserError
 from ...flow.embed import embed_sentences
 from ...flow.embed_speech import padded_steps
-from ...io.files import atomic_file
 from ...nets import fbank
 from ...nets.kinds import SOUND, kind_of
 from ...nets.sonar import SonarConfig
@@ -219,26 +217,15 @@ class SpeechTask(Cost):
 
 class Teacher:
     """What a space's text encoder says of every transcription, once: vectors_UD of different ones, and the row of each
-    clip. Kept in a file; read again where words, languages and space are the same."""
+    clip. Kept in a file (kept.py); read again where words, languages and space are the same."""
 
     def __init__(self, clips: Sequence[Clip], space: Space, path: Path) -> None:
         said = list(dict.fromkeys((clip.lang, clip.text) for clip in clips))
         place = {one: i for i, one in enumerate(said)}
         self.row_N = np.array([place[clip.lang, clip.text] for clip in clips])
         key = hashlib.sha256(repr((space.fingerprint, said)).encode()).hexdigest()
-        kept = _kept(path, key)
-        self.vectors_UD = _taught(said, space) if kept is None else kept
-        if kept is None and int(os.environ.get("RANK", "0")) == 0:
-            with atomic_file(path) as scratch:
-                save_file({"vectors": self.vectors_UD}, scratch, {"key": key})
-
-
-def _kept(path: Path, key: str) -> Tensor | None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor("vectors") if (file.metadata() or {}).get("key") == key else None
-    except (FileNotFoundError, SafetensorError):
-        return None
+        arrays = kept(path, key, lambda: {"vectors": _taught(said, space).numpy()})
+        self.vectors_UD = torch.from_numpy(arrays["vectors"])
 
 
 def _taught(said: Sequence[tuple[str, str]], space: Space) -> Tensor:
