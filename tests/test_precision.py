@@ -95,5 +95,5 @@ def test_without_a_gradient_the_table_gets_none():
     hidden, weight = torch.randn(5, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
     with torch.no_grad(), Dtypes() as seen:
         nll = token_nll(hidden, weight, torch.arange(5))[0]
-    assert "zeros_like" not in seen.names and set(seen.names) & {"mm"}
+    assert "zeros_like" not in seen.names and any(name.startswith(PRODUCTS) for name in seen.names)
     torch.testing.assert_close(nll, token_nll(hidden, weight, torch.arange(5))[0])

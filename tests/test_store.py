@@ -146,6 +146,19 @@ def test_a_store_goes_on_at_the_shard(documents, tiny, tmp_path, monkeypatch):
     assert whole == broken
 
 
+@pytest.mark.parametrize("name", ["shard-00000.parquet", "shard-00000.vectors.npy", "shard-00000.tokens.npy"])
+def test_a_flipped_bit_of_a_store_is_told_and_mended(documents, tiny, tmp_path, name):
+    folder = tmp_path / "s"
+    made = embed_documents([documents], folder, tiny)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 3] ^= 4
+    (folder / name).write_bytes(data)
+    with pytest.raises(UserError, match=rf"{name} is damaged"):
+        Stored(folder, tiny)
+    assert embed_documents([documents], folder, tiny) == made
+    Stored(folder, tiny)
+
+
 def test_two_ranks_make_the_same_store(documents, tiny, tmp_path):
     embed_documents([documents], tmp_path / "1", tiny, shard_documents=2)
 

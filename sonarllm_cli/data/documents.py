@@ -248,6 +248,8 @@ class DocumentData:
         self.config, self.seed, self.step_documents, self.batch_tokens = data, seed, documents, batch_tokens
         if not (data.documents or data.store or data.prepared):
             raise UserError("the recipe names no documents", "add --set data.documents=FOLDER, or JSON Lines")
+        # Before the texts are read: what is damaged is told first.
+        stores = [Stored(Path(data.root, name), space) if name else None for name in (data.store, data.valid_store)]
         train = corpus.documents(data, data.documents, folder / "documents.segmented")
         valid = corpus.documents(data, data.valid_documents, folder / "valid_documents.segmented")
         if data.prepared:
@@ -265,7 +267,6 @@ class DocumentData:
         if data.split:
             train, valid = ([part for d in side for part in _split(*d, data.max_sentences)] for side in (train, valid))
         self.train, self.valid = self._documents(train, own), self._documents(valid, own)
-        stores = [Stored(Path(data.root, name), space) if name else None for name in (data.store, data.valid_store)]
         self.table: Table = own
         parts: list[Table] = [own]
         for name, store in zip(("train", "valid"), stores):

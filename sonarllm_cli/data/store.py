@@ -4,8 +4,9 @@ reads.
 `DIR/shard-00000.parquet` … hold a sentence a row: text, lang, document (its id), position (0, 1, …; −1 is the title),
 tokens (words, without control tokens), bytes (of UTF-8). Beside each lie its rows' embeddings,
 `shard-00000.vectors.npy` (float16, N × D), and the ids of their words one after the other, `shard-00000.tokens.npy`
-(int32): NumPy maps both. `DIR/manifest.json` names the space by its fingerprint, and the files with their SHA-256.
-pandas, DuckDB, Arrow and `datasets` read the shards; training reads them by `stored.py`.
+(int32): NumPy maps both. `DIR/manifest.json` names the space by its fingerprint, and the files with their SHA-256,
+which are checked when a store of up to 4 GiB is opened, and by `embed --store` run again. pandas, DuckDB, Arrow and
+`datasets` read the shards; training reads them by `stored.py`.
 
     embed_documents(["train.jsonl.xz"], Path("store"), space)
 
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -121,10 +123,10 @@ def embed_documents(
         begin(folder, space)
     ranks.wait()
     options = options_of(space, lang, text_field, max_tokens, on_long)
-    shards = 0
+    shards, known = 0, _known(folder)
     for number, rows in split(inputs, shard_documents):
         if number % ranks.count == ranks.rank:
-            make_shard(folder, number, rows, space, options)
+            make_shard(folder, number, rows, space, options, known)
             shown(len(rows))
         shards += 1
     ranks.wait()
@@ -151,12 +153,20 @@ def split(inputs: Sequence[str], shard_documents: int) -> Iterator[tuple[int, Ro
         number += 1
 
 
-def make_shard(folder: Path, number: int, rows: Rows, space: Space, options: dict[str, Any]) -> Path:
-    """Segment, embed and write a shard; one that is there already, of the same documents, encoder and options, is
-    kept. JSON gives the same documents back: who makes shards elsewhere may send them as that."""
+def make_shard(
+    folder: Path,
+    number: int,
+    rows: Rows,
+    space: Space,
+    options: dict[str, Any],
+    known: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
+    """Segment, embed and write a shard; one that is there already, undamaged, of the same documents, encoder and
+    options, is kept. `known` are the SHA-256 of shards, by their key. JSON gives the same documents back: who makes
+    shards elsewhere may send them as that."""
     path = folder / f"shard-{number:05d}.parquet"
     key = hashlib.sha256(json.dumps([FORMAT, space.fingerprint, options, rows], default=str).encode()).hexdigest()
-    if _footer(path).get("key") != key or not all(beside.is_file() for beside in _beside(path)):
+    if _footer(path).get("key") != key or not _whole(path, known.get(key)):
         sentences, skips = sentences_of(rows, space.tokenizer, options)
         _write_shard(path, sentences, skips, space, key, options)
     return path
@@ -246,12 +256,33 @@ def _beside(path: Path) -> tuple[Path, Path]:
     return vectors, tokens
 
 
+def _known(folder: Path) -> dict[str, str]:
+    """The SHA-256 of a finished store's shards, by their keys."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    return {entry["key"]: entry["sha256"] for entry in read_manifest(folder)["shards"] if "key" in entry}
+
+
+def _whole(path: Path, sha256: str | None) -> bool:
+    """Whether all of a shard is there as it was written."""
+    noted = _footer(path).get("arrays", {})  # shards of before have none
+    try:
+        if sha256 and digest(path) != sha256:
+            return False
+        return all(digest(other) == noted.get(name, digest(other)) for name, other in zip(BESIDE, _beside(path)))
+    except OSError:
+        return False
+
+
 def write(path: Path, table: pa.Table, embeddings_ND: np.ndarray, words: Sequence[Sequence[int]]) -> None:
     """A shard: its arrays, and last the Parquet file, without which they are nothing."""
     ids = np.fromiter((i for w in words for i in w), np.int32)
     for beside, array in zip(_beside(path), (embeddings_ND, ids)):
         with atomic_file(beside) as scratch, open(scratch, "wb") as file:
             np.save(file, array)
+    facts = json.loads(table.schema.metadata[b"store"])
+    facts["arrays"] = {name: digest(other) for name, other in zip(BESIDE, _beside(path))}
+    table = table.replace_schema_metadata({**table.schema.metadata, b"store": json.dumps(facts, ensure_ascii=False)})
     sizes = [len(text.encode()) for text in table["text"].to_pylist()]
     counts = {"tokens": [len(w) for w in words], "bytes": sizes}
     for name, column in counts.items():
@@ -278,9 +309,9 @@ def _footer(path: Path) -> dict[str, Any]:
 
 def entry_of(path: Path) -> dict[str, Any]:
     """What the manifest says of a shard; all of it is read."""
-    rows, documents = pq.read_metadata(path).num_rows, _footer(path)["documents"]
+    rows, facts = pq.read_metadata(path).num_rows, _footer(path)
     beside = {name: _facts(other) for name, other in zip(BESIDE, _beside(path))}
-    return {"rows": rows, "documents": documents, **_facts(path), **beside}
+    return {"rows": rows, "documents": facts["documents"], "key": facts["key"], **_facts(path), **beside}
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ Legend: N sentences, B documents, D embedding.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from torch import Tensor
 from ..errors import UserError
 from ..tokens import EOS
 from ..weights.loaded import Space
+from ..weights.model_dir import digest
 from .old_store import converted
 from .store import BESIDE, FORMAT, GROUP_ROWS, again, check, damage, read_manifest
 
+CHECKED = 4 << 30  # bytes: of a larger store a run would wait minutes until all is read
 HELD_GROUPS = 512  # whose texts are kept: about 16 MiB
 
 
@@ -46,8 +49,7 @@ class Stored:
             )
         if manifest["format"] < FORMAT:
             manifest = converted(folder, manifest, space.tokenizer)
-        for entry in manifest["shards"]:
-            check(folder / entry["file"], entry["bytes"])
+        self._check_all(manifest["shards"])
         self.prompt = space.tokenizer.prompt(manifest["lang"])
         self.paths = [folder / entry["file"] for entry in manifest["shards"]]
         self.footers = [self._footer(path) for path in self.paths]
@@ -64,13 +66,24 @@ class Stored:
     def __len__(self) -> int:
         return int(self.first[-1])
 
+    def _check_all(self, shards: Sequence[dict[str, Any]]) -> None:
+        """That the files are there, as long as they were, and those of a store that is soon read as they were."""
+        files = [part for entry in shards for part in (entry, *(entry[name] for name in BESIDE))]
+        for part in files:
+            check(self.folder / part["file"], part["bytes"])
+        if sum(part["bytes"] for part in files) <= CHECKED:
+            for part in files:
+                if digest(self.folder / part["file"]) != part["sha256"]:
+                    raise UserError(
+                        f"{self.folder / part['file']} is damaged: not what was written", again(self.folder)
+                    )
+
     def _footer(self, path: Path) -> pq.FileMetaData:
         with damage(path):
             return pq.read_metadata(path)
 
     def _array(self, folder: Path, entry: dict[str, Any]) -> np.ndarray:
         path = folder / entry["file"]
-        check(path, entry["bytes"])
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
