@@ -12,7 +12,7 @@ from sonarllm_cli.nets.packed import Int8Linear, PackedLinear, int8_tokens, pack
 from sonarllm_cli.nets.sonar import POOLINGS
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.tokens import PAD, Tokenizer
-from sonarllm_cli.weights.loaded import Space, packed
+from sonarllm_cli.weights.loaded import Space, packed_encoder
 
 CPU = torch.device("cpu")
 needs_onednn = pytest.mark.skipif(not onednn_serves(CPU, torch.float32), reason="PyTorch without oneDNN")
@@ -51,7 +51,7 @@ def test_a_packed_network_computes_the_same(changes):
 def test_a_space_packed_to_embed_with_leaves_the_one_that_trains_as_it_was(tied):
     net = tiny(tied=tied)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    fast = packed(Space("tiny", "", Tokenizer.__new__(Tokenizer), net, choose("cpu", "float32"))).net
+    fast = packed_encoder(Space("tiny", "", Tokenizer.__new__(Tokenizer), net, choose("cpu", "float32"))).net
     with torch.inference_mode():
         e_BD = net.encoder(IDS, torch.tensor(LENGTHS))
         torch.testing.assert_close(fast.encoder.ragged(flat(IDS, LENGTHS), LENGTHS), e_BD, atol=1e-5, rtol=1e-5)

@@ -29,7 +29,7 @@ from ..flow.embed import encode
 from ..nets.sonar_llm import ENDING, MARKER
 from ..runtime import log
 from ..tokens import EOS, Tokenizer
-from ..weights.loaded import Space, packed
+from ..weights.loaded import Space, packed_encoder
 from . import corpus, prepared
 from .kept import kept
 from .records import Data
@@ -140,7 +140,7 @@ class Sentences:
 
     def _embedded(self, space: Space) -> Tensor:
         log.info("embedding %d sentences", len(self.ids))
-        space = packed(space)
+        space = packed_encoder(space)
         chunks = [encode([i[1:] for i in self.ids[at : at + 4096]], space) for at in range(0, len(self.ids), 4096)]
         embeddings_ND = torch.cat([chunk.cpu() for chunk in chunks])
         finite_N = embeddings_ND.isfinite().all(1)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ..io.files import atomic_write
 from ..runtime import log
 from ..tokens import Tokenizer
-from .store import FORMAT, MANIFEST, check, damage, entry_of, write
+from .store import FORMAT, MANIFEST, check_size, damage, entry_of, write_files
 
 
 def converted(folder: Path, manifest: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
@@ -25,11 +25,11 @@ def converted(folder: Path, manifest: dict[str, Any], tokenizer: Tokenizer) -> d
         with damage(path):
             if "embedding" not in pq.read_schema(path).names:
                 continue
-            check(path, entry["bytes"])
+            check_size(path, entry["bytes"])
             table = pq.read_table(path).combine_chunks()
         vectors_ND = table["embedding"].chunk(0).flatten().to_numpy().reshape(len(table), -1)
         words = tokenizer.content(table["text"].to_pylist())
-        write(path, table.drop_columns(["tokens", "embedding"]), vectors_ND, words)
+        write_files(path, table.drop_columns(["tokens", "embedding"]), vectors_ND, words)
     shards = [entry_of(folder / entry["file"]) for entry in manifest["shards"]]
     manifest = {**manifest, "format": FORMAT, "shards": shards}
     atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")

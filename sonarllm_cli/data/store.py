@@ -247,7 +247,7 @@ def _write_shard(
         "position": pa.array([s.position for s in sentences], pa.int32()),
     }
     metadata = {"fingerprint": space.fingerprint, "store": json.dumps(facts, ensure_ascii=False)}
-    write(path, pa.table(columns).replace_schema_metadata(metadata), embeddings_ND.numpy(), words)
+    write_files(path, pa.table(columns).replace_schema_metadata(metadata), embeddings_ND.numpy(), words)
 
 
 def _beside(path: Path) -> tuple[Path, Path]:
@@ -274,7 +274,7 @@ def _whole(path: Path, sha256: str | None) -> bool:
         return False
 
 
-def write(path: Path, table: pa.Table, embeddings_ND: np.ndarray, words: Sequence[Sequence[int]]) -> None:
+def write_files(path: Path, table: pa.Table, embeddings_ND: np.ndarray, words: Sequence[Sequence[int]]) -> None:
     """A shard: its arrays, and last the Parquet file, without which they are nothing."""
     ids = np.fromiter((i for w in words for i in w), np.int32)
     for beside, array in zip(_beside(path), (embeddings_ND, ids)):
@@ -374,7 +374,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: {error}", f"run sonarllm embed --store {folder} FILE… again") from error
 
 
-def check(path: Path, size: int) -> None:
+def check_size(path: Path, size: int) -> None:
     """UserError for a file of a store that is missing or has not so many bytes."""
     if not path.is_file():
         raise UserError(f"{path} is missing", again(path.parent))

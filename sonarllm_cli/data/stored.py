@@ -25,7 +25,7 @@ from ..tokens import EOS
 from ..weights.loaded import Space
 from ..weights.model_dir import digest
 from .old_store import converted
-from .store import BESIDE, FORMAT, GROUP_ROWS, again, check, damage, read_manifest
+from .store import BESIDE, FORMAT, GROUP_ROWS, again, check_size, damage, read_manifest
 
 CHECKED = 4 << 30  # bytes: of a larger store a run would wait minutes until all is read
 HELD_GROUPS = 512  # whose texts are kept: about 16 MiB
@@ -70,7 +70,7 @@ class Stored:
         """That the files are there, as long as they were, and those of a store that is soon read as they were."""
         files = [part for entry in shards for part in (entry, *(entry[name] for name in BESIDE))]
         for part in files:
-            check(self.folder / part["file"], part["bytes"])
+            check_size(self.folder / part["file"], part["bytes"])
         if sum(part["bytes"] for part in files) <= CHECKED:
             for part in files:
                 if digest(self.folder / part["file"]) != part["sha256"]:

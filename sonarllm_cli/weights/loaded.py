@@ -74,7 +74,7 @@ def pack(net: nn.Module, runtime: Runtime) -> None:
         raise UserError("int8 needs PyTorch with oneDNN", "use --dtype float32 or bfloat16")
 
 
-def packed(space: Space) -> Space:
+def packed_encoder(space: Space) -> Space:
     """A space that was loaded to train, with its encoder packed: to embed with. What its network holds beside it is
     shared, and stays as it is."""
     own = space.net
