@@ -125,7 +125,7 @@ class Padded(NamedTuple):
     at_B: Tensor
 
 
-def padded(ids: Sequence[Sequence[int]], device: torch.device) -> list[Padded]:
+def padded_groups(ids: Sequence[Sequence[int]], device: torch.device) -> list[Padded]:
     """Any number of sentences, those of like length together, so that little is padding, in groups for `device`; they
     are made on the CPU."""
     out = []

@@ -34,7 +34,7 @@ from ..ahead import pinned
 from ..budget import Cost, body_token_flops, cross_flops, decoder_token_flops, layer_activations, logits_bytes
 from ..build import read_documents, shape_of, space_config
 from ..card import card
-from ..losses import MOST_ROOM, Padded, padded, sentences_nll
+from ..losses import MOST_ROOM, Padded, padded_groups, sentences_nll
 from ..recipe import Settings, config_from
 
 CPU = torch.device("cpu")
@@ -166,7 +166,7 @@ class SonarLLMTask(Cost):
 
     def _wanted(self, row_N: np.ndarray) -> Any:
         """What the loss wants of target sentences: their ids."""
-        sentences = padded(self.table.target_ids(row_N), self.device)
+        sentences = padded_groups(self.table.target_ids(row_N), self.device)
         return [Padded(*(pinned(tensor, self.device) for tensor in group)) for group in sentences]
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
@@ -219,7 +219,7 @@ class SonarLLMTask(Cost):
                 if summary:
                     keep = row_N != 0
                     predicted_ND, row_N = predicted_ND[torch.from_numpy(keep).to(self.device)], row_N[keep]
-                wanted = padded(self.table.target_ids(row_N), self.device)
+                wanted = padded_groups(self.table.target_ids(row_N), self.device)
                 nll += self._decode(predicted_ND, wanted, 0.0)[1].sum().item()
                 reference += self._decode(predicted_ND, wanted, 0.0, reference=True)[1].sum().item()
                 sentences += len(row_N)
