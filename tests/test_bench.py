@@ -12,6 +12,7 @@ from sonarllm_cli.bench import flops
 from sonarllm_cli.bench.chain import published_loop
 from sonarllm_cli.bench.context import PUBLISHED, bench_context, read_tokens
 from sonarllm_cli.bench.peers import Peer, Weights
+from sonarllm_cli.bench.speech import SpeechWish, bench_speech
 from sonarllm_cli.bench.timing import clock, side_by_side
 from sonarllm_cli.cli import main
 from sonarllm_cli.cli.bench import tokens
@@ -103,6 +104,12 @@ def test_a_missing_library_is_named(home, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     with pytest.raises(UserError, match="can't be imported"):
         Peer("transformers", "encoder", Weights(model="tiny"), sys.executable, 1).wait()
+
+
+def test_sonar_space_hears_what_we_hear():
+    pytest.importorskip("sonar")
+    rows = bench_speech(SpeechWish(layers=1, count=2, rounds=1, peer="sonar-space"))["rows"]
+    assert [row["cosine"] > 0.99999 for row in rows] == [True] * 4
 
 
 def test_the_command_prints_a_record(home, capsys):

@@ -32,7 +32,7 @@ from ..data import corpus
 from ..data.records import Data
 from ..errors import RunError, UserError
 from ..learn import optim
-from ..learn.losses import sentences_nll
+from ..learn.losses import padded, sentences_nll
 from ..learn.recipe import Optim
 from ..learn.watch import most_memory, peak_rate
 from ..nets.layers import flop_counter, sinusoid_TM
@@ -135,7 +135,9 @@ def our_loss(model: SonarLLM, decoder: SonarDecoder, step: Sequence[Micro]) -> T
         scale += [1 / len(step) / sum(len(t) for t in targets)] * len(targets)  # lang, words, two `</s>`
     scale_N = torch.tensor(scale, device=device)
     with torch.autocast(device.type, enabled=False):
-        return sentences_nll(decoder.eval(), ids, torch.cat(predicted), scale_N, reference=True)[0]
+        return sentences_nll(
+            decoder.eval(), padded(ids, scale_N.device), torch.cat(predicted), scale_N, reference=True
+        )[0]
 
 
 def published_loss(model: SonarLLM, decoder: PublishedDecoder, micro: Micro) -> Tensor:

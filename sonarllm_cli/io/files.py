@@ -114,7 +114,7 @@ def decode_text(data: bytes, path: PathName, *, line: int = 1, offset: int = 0) 
     except UnicodeDecodeError as error:
         number = line + data.count(b"\n", 0, error.start)
         raise UserError(
-            f"{name}, line {number}: not UTF-8 at byte {offset + error.start}", f"iconv -f latin1 -t utf-8{command}"
+            f"{name}, line {number}: not UTF-8 at byte {offset + error.start}", f"iconv -f cp1252 -t utf-8{command}"
         ) from error
     return text.removeprefix("\ufeff") if offset == 0 else text
 

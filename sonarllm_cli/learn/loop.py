@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from ..errors import RunError, UserError
 from ..io.files import atomic_write
 from ..nets.layers import flop_counter
-from ..runtime import Runtime, log, multiplies_bfloat16
+from ..runtime import Runtime, give_back, log, multiplies_bfloat16
 from . import optim
 from .ahead import Ahead, steps_ahead
 from .build import make_task
@@ -339,6 +339,7 @@ class Trainer:
         return {"step": self.step, "epoch": self.epoch, "seconds": round(self.seconds, 1), "seen": self.tokens}
 
     def _report(self) -> None:
+        give_back()
         if self.ranks.first:
             self.watch.flush(self._where(), self.flops_per_token, self.peak, self.ranks.device)
 

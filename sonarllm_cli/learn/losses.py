@@ -6,7 +6,7 @@ Legend: N labelled tokens, M model width, V vocabulary, D embedding, B texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -117,31 +117,43 @@ def sentence_nll(
     return total, nll_N, row_N
 
 
+class Padded(NamedTuple):
+    """Sentences of like length, `</s> __lang__ w₁ … w_n </s>` each, padded, and which of all sentences they are."""
+
+    ids_BT: Tensor
+    length_B: Tensor
+    at_B: Tensor
+
+
+def padded(ids: Sequence[Sequence[int]], device: torch.device) -> list[Padded]:
+    """Any number of sentences, those of like length together, so that little is padding, in groups for `device`; they
+    are made on the CPU."""
+    out = []
+    for group in by_length([len(i) for i in ids], len(ids), ROOM.get(device.type, MOST_ROOM)):
+        rows = [torch.tensor(ids[i]) for i in group]
+        ids_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=EOS)
+        out.append(Padded(ids_BT, torch.tensor([len(row) for row in rows]), torch.tensor(group)))
+    return out
+
+
 def sentences_nll(
     decoder: SonarDecoder,
-    ids: Sequence[Sequence[int]],
+    sentences: Sequence[Padded],
     embedding_ND: Tensor,
     scale_N: Tensor,
     *,
     reference: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """`sentence_nll` of any number of sentences, those of like length together, so that little is padding. Through a
-    frozen decoder the gradient is taken group by group: no more than one group's activations exist at once.
-
-    ids (of each `</s> __lang__ w₁ … w_n </s>`), embedding_ND, scale_N → Σ scale · nll (differentiable), nll_N (each
-    sentence's sum).
-    """
+    """`sentence_nll` of N sentences in groups: embedding_ND, scale_N → Σ scale · nll (differentiable), nll_N (each
+    sentence's sum). Through a frozen decoder the gradient is taken group by group: no more than one group's activations
+    exist at once."""
     device = embedding_ND.device
     total = embedding_ND.new_zeros((), dtype=torch.float32)
-    out_N = torch.zeros(len(ids), device=device)
+    out_N = torch.zeros(len(embedding_ND), device=device)
     frozen = not any(p.requires_grad for p in decoder.parameters())
     at_once = frozen and torch.is_grad_enabled() and embedding_ND.requires_grad
-    for group in by_length([len(i) for i in ids], len(ids), ROOM.get(device.type, MOST_ROOM)):
-        length_B = torch.tensor([len(ids[i]) for i in group])
-        ids_BT = torch.full((len(group), int(length_B.max())), EOS)
-        for b, i in enumerate(group):
-            ids_BT[b, : len(ids[i])] = torch.tensor(ids[i])
-        ids_BT, length_B, at_B = (t.to(device) for t in (ids_BT, length_B, torch.tensor(group)))
+    for group in sentences:
+        ids_BT, length_B, at_B = (t.to(device, non_blocking=True) for t in group)
         embedding_BD = embedding_ND[at_B]
         read_BD = embedding_BD.detach().requires_grad_() if at_once else embedding_BD
         value, nll_L, row_L = sentence_nll(decoder, ids_BT, length_B, read_BD, scale_N[at_B], reference=reference)
