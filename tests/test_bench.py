@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 from test_nets import tiny
-from torch.utils.flop_counter import FlopCounterMode
 
 from sonarllm_cli.bench import flops
 from sonarllm_cli.bench.chain import published_loop
 from sonarllm_cli.bench.context import PUBLISHED, bench_context, read_tokens
 from sonarllm_cli.bench.peers import Peer, Weights
+from sonarllm_cli.bench.speech import SpeechWish, bench_speech
 from sonarllm_cli.bench.timing import clock, side_by_side
 from sonarllm_cli.cli import main
 from sonarllm_cli.cli.bench import tokens
@@ -33,7 +33,7 @@ def counted(monkeypatch):
     """Operations of what runs, masked scores among them."""
     for module in (layers, llama):
         monkeypatch.setattr(module, "attend", plain_attend)
-    return FlopCounterMode(display=False)
+    return layers.flop_counter()
 
 
 def test_reading_costs_what_is_counted(counted):
@@ -94,7 +94,7 @@ def test_the_token_model_reads_in_chunks_as_at_once(monkeypatch):
 
 def test_the_published_loop_writes_what_generate_writes(writer):
     context_SD, search = torch.randn(4, writer.space.dim), Search(beam=2, max_tokens=8)
-    writing = Writing(max_sentences=3, stop_threshold=2, search=search)
+    writing = Writing(max_sentences=3, stop_threshold=2, repeat_threshold=2, search=search)
     found = [s.text for s in generate_stream(context_SD, writer, writing)]
     assert published_loop(writer, context_SD, 3, search) == found
 
@@ -104,6 +104,12 @@ def test_a_missing_library_is_named(home, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     with pytest.raises(UserError, match="can't be imported"):
         Peer("transformers", "encoder", Weights(model="tiny"), sys.executable, 1).wait()
+
+
+def test_sonar_space_hears_what_we_hear():
+    pytest.importorskip("sonar")
+    rows = bench_speech(SpeechWish(layers=1, count=2, rounds=1, peer="sonar-space"))["rows"]
+    assert [row["cosine"] > 0.99999 for row in rows] == [True] * 4
 
 
 def test_the_command_prints_a_record(home, capsys):

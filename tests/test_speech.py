@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from sonarllm_cli.bench import peers
 from sonarllm_cli.cli import main
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.decode import Search, decode_batch
@@ -28,6 +29,7 @@ from sonarllm_cli.nets.layers import plain_attend
 from sonarllm_cli.nets.speech import SpeechConfig, SpeechEncoder
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.weights import convert, registry
+from sonarllm_cli.weights.layouts import SPEECH_ENCODERS
 
 PARITY = Path(__file__).parent / "parity-speech"
 FACTS = json.loads((PARITY / "expected.json").read_text("utf-8"))
@@ -112,6 +114,26 @@ def test_fairseq2s_layout():
     got_ND = encode_utterances([steps(name) for name in CLIPS], load_speech("small", RUNTIME))
     for name, got_D, want_D in zip(CLIPS, got_ND, EXPECTED["small.embeddings"], strict=True):
         near(got_D, want_D, COARSE.get(name, 1e-4))
+
+
+def test_a_peer_is_given_our_weights(homes):
+    """Into modules of fairseq2's names, all that its encoder reads."""
+    published = torch.load(PARITY / "small_speech_encoder.fairseq2.pt", weights_only=True)["model"]
+    peer = torch.nn.Module()
+    for key, value in published.items():
+        *path, leaf = key.split(".")
+        module = peer
+        for name in path:
+            if name not in dict(module.named_children()):
+                module.add_module(name, torch.nn.Module())
+            module = module.get_submodule(name)
+        module.register_buffer(leaf, torch.zeros_like(value))
+    peers._fill(peer, peers._speech({"model": "small"}), SPEECH_ENCODERS[0])
+    for key, value in peer.state_dict().items():
+        place = SPEECH_ENCODERS[0].target(key)[0]
+        rows = slice(2, 3) if place == "pooler.query" else slice(None)
+        if place != "-":
+            torch.testing.assert_close(value[rows], published[key][rows], atol=1e-3, rtol=1e-3)  # stored as float16
 
 
 @torch.inference_mode()

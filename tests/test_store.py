@@ -15,7 +15,9 @@ from test_loop import changed
 from test_train import concept, corpus, sonar, trained  # noqa: F401
 
 from sonarllm_cli.data import records, store
-from sonarllm_cli.data.store import Stored, embed_documents, read_manifest
+from sonarllm_cli.data import stored as reading
+from sonarllm_cli.data.store import embed_documents, read_manifest
+from sonarllm_cli.data.stored import Stored
 from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.ranks import Ranks
@@ -65,8 +67,9 @@ def test_a_store_holds_sentences_titles_and_half_precision_embeddings(documents,
 
 
 def test_rows_are_read_in_any_order_and_little_is_held(documents, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "GROUP_ROWS", 2)
-    monkeypatch.setattr(store, "HELD_GROUPS", 2)
+    for module in (store, reading):
+        monkeypatch.setattr(module, "GROUP_ROWS", 2)
+    monkeypatch.setattr(reading, "HELD_GROUPS", 2)
     embed_documents([documents], tmp_path / "s", tiny, shard_documents=2)
     held, stored = table(tmp_path / "s").to_pylist(), Stored(tmp_path / "s", tiny)
     rows = np.array([[9, 0, 3, 3], [1, 8, 2, 7]])

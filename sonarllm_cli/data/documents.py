@@ -29,11 +29,11 @@ from ..flow.embed import encode
 from ..nets.sonar_llm import ENDING, MARKER
 from ..runtime import log
 from ..tokens import EOS, Tokenizer
-from ..weights.loaded import Space
+from ..weights.loaded import Space, packed
 from . import corpus, prepared
 from .kept import kept
 from .records import Data
-from .store import Stored
+from .stored import Stored
 
 SAMPLED = 16384  # sentences that a mean is taken of
 FEW = 100  # documents; a model of fewer is warned of
@@ -140,6 +140,7 @@ class Sentences:
 
     def _embedded(self, space: Space) -> Tensor:
         log.info("embedding %d sentences", len(self.ids))
+        space = packed(space)
         chunks = [encode([i[1:] for i in self.ids[at : at + 4096]], space) for at in range(0, len(self.ids), 4096)]
         embeddings_ND = torch.cat([chunk.cpu() for chunk in chunks])
         finite_N = embeddings_ND.isfinite().all(1)
