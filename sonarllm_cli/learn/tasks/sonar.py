@@ -310,7 +310,9 @@ class SonarTask(Cost):
         texts, guess_ND = guesses.draw(generator)
         labels = sum(len(ids) - 2 for ids in texts)
         scale_N = torch.full((len(texts),), weight / labels, device=self.device)
-        value, nll_N = sentences_nll(self.model.decoder, padded_groups(texts, self.device), guess_ND.to(self.device), scale_N)
+        value, nll_N = sentences_nll(
+            self.model.decoder, padded_groups(texts, self.device), guess_ND.to(self.device), scale_N
+        )
         return value, nll_N.sum().item() / labels
 
     @torch.no_grad()
