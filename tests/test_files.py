@@ -861,3 +861,12 @@ def test_a_text_does_not_steer_a_terminal(monkeypatch):
         with open_output(None) as out:
             print("\x1b]0;a\a\x9b\té", file=out)
         assert stream.getvalue() == shown
+
+
+def test_a_disk_that_numpy_fills_is_a_full_disk(tmp_path):
+    with (
+        pytest.raises(RunError, match=r"cannot write .*: 409600 requested and 47040 written; free some space"),
+        atomic_file(tmp_path / "a.npy"),
+    ):
+        raise OSError("409600 requested and 47040 written")
+    assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -237,6 +238,9 @@ def _text_record(number: int, line: str, where: str, field: str) -> TextLine:
 # ---------------------------------------------------------------------------------------------- writing
 
 
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy's words for a full disk, without a number
+
+
 @contextmanager
 def write_errors(name: PathName, scratch: Path | None = None) -> Iterator[None]:
     """Name `name` in the error for a full disk (RunError) or a `scratch` path that cannot be used (UserError).
@@ -247,7 +251,8 @@ def write_errors(name: PathName, scratch: Path | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"cannot write {os.fspath(name)}: {error.strerror or error}"
-        if error.errno in _DISK_ERRORS:
+        short = error.errno is None and _SHORT_WRITE.search(str(error))
+        if short or error.errno in _DISK_ERRORS:
             raise RunError(reason, "free some space or choose another -o") from error
         if scratch is not None and str(error.filename or "").startswith(str(scratch)):
             raise UserError(reason, "choose another -o") from error
