@@ -26,7 +26,7 @@ def place(tmp_path_factory):
     config = model_dir.read_config(space)
     torch.manual_seed(0)
     head = Blaser(BlaserConfig(embedding=config["model"]["embedding"], hidden=(8, 4), reference=False))
-    torch.nn.init.constant_(head.layers[-1].bias, 3.0)
+    torch.nn.init.constant_(head.layers[-1].bias, 4.0)
     home = {"name": space.name, "fingerprint": config["fingerprint"]}
     (folder / "home/models").mkdir(parents=True)
     shape = {"embedding": head.config.embedding, "hidden": [8, 4], "reference": False}
