@@ -6,6 +6,7 @@ torch.float32
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -126,6 +127,17 @@ def shrinking(run: Callable[[Sequence[Any]], list[T]], items: Sequence[Any]) -> 
     torch.cuda.empty_cache()
     half = len(items) // 2
     return shrinking(run, items[:half]) + shrinking(run, items[half:])
+
+
+def give_back() -> None:
+    """Memory that the C library holds and nothing uses, to the system; nothing but in glibc.
+
+    oneDNN keeps kernels of the shapes it met last, half a megabyte each in bfloat16: they come and go between the
+    tensors of a training's steps, which are of ever other sizes, and the heap grows by the holes.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 class _Plain(logging.Formatter):

@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from test_loop import changed
+from test_precision import MODELS
 from test_train import concept, corpus, sonar, trained  # noqa: F401
 
 from sonarllm_cli.learn import loop
@@ -60,3 +61,15 @@ def test_a_run_with_steps_ahead_ends_in_the_same_weights_also_resumed(corpus, tr
     again = Trainer(settings, tmp_path / "broken", resume=True)
     again.run()
     assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(again).values()))
+
+
+@pytest.mark.parametrize("kind", ["sonar-llm", "token-llm", "mse-lcm", "diffusion-lcm"])
+def test_a_loaded_step_reads_nothing_more_of_the_table(corpus, trained, tmp_path, monkeypatch, kind):  # noqa: F811
+    trainer = Trainer(concept(corpus, trained / "sonar/model", kind=kind, **MODELS[kind]), tmp_path / "r")
+    batch = trainer._epoch()[0][0]
+    want, loaded = trainer._learn(batch, 0), trainer.task.load(batch)
+    for name in ("target_ids", "embeddings", "bytes"):
+        monkeypatch.setattr(trainer.task.table, name, None)
+    assert trainer._learn(loaded, 0) == want
+    with pytest.raises(TypeError):
+        trainer._learn(batch, 0)

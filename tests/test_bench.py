@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 from test_nets import tiny
-from torch.utils.flop_counter import FlopCounterMode
 
 from sonarllm_cli.bench import flops
 from sonarllm_cli.bench.chain import published_loop
@@ -34,7 +33,7 @@ def counted(monkeypatch):
     """Operations of what runs, masked scores among them."""
     for module in (layers, llama):
         monkeypatch.setattr(module, "attend", plain_attend)
-    return FlopCounterMode(display=False)
+    return layers.flop_counter()
 
 
 def test_reading_costs_what_is_counted(counted):
@@ -95,7 +94,7 @@ def test_the_token_model_reads_in_chunks_as_at_once(monkeypatch):
 
 def test_the_published_loop_writes_what_generate_writes(writer):
     context_SD, search = torch.randn(4, writer.space.dim), Search(beam=2, max_tokens=8)
-    writing = Writing(max_sentences=3, stop_threshold=2, search=search)
+    writing = Writing(max_sentences=3, stop_threshold=2, repeat_threshold=2, search=search)
     found = [s.text for s in generate_stream(context_SD, writer, writing)]
     assert published_loop(writer, context_SD, 3, search) == found
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from test_loop import changed
 from test_train import concept, corpus, sonar, trained  # noqa: F401
-from torch.utils.flop_counter import FlopCounterMode
 
 from sonarllm_cli.learn import budget, build
 from sonarllm_cli.learn.loop import Trainer
@@ -21,7 +20,7 @@ def plain_attention(monkeypatch):
 
 
 def counted(run):
-    with FlopCounterMode(display=False) as counter:
+    with layers.flop_counter() as counter:
         run()
     return counter.get_total_flops()
 

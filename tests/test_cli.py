@@ -302,6 +302,8 @@ def shell(command, home):
 def test_a_closed_pipe_is_quiet_and_a_full_disk_is_not(home):
     done = shell("yes 'A sentence.' | head -20000 | sonarllm segment | head -1", home)
     assert (done.stdout, done.stderr) == ("A sentence.\n", "")
+    done = shell("yes 'A line.' | head -400 | sonarllm embed -m tiny | head -c 1 | wc -c; echo ${PIPESTATUS[2]}", home)
+    assert (done.stdout.split(), done.stderr) == (["1", "0"], "")
     done = shell("echo 'A text.' | sonarllm segment > /dev/full", home)
     assert done.returncode == 1 and "No space left" in done.stderr and done.stderr.count("\n") == 1
 

@@ -110,8 +110,8 @@ def test_standard_input_is_a_file_named_by_a_dash(monkeypatch):
     [
         (b"", "a.txt is empty", "text"),
         (b" \n\t\r\n\n", "a.txt is empty", "text"),
-        (b"one\ntwo\xe9\n", "a.txt, line 2: not UTF-8 at byte 7", "iconv -f latin1 -t utf-8 "),
-        (b"one\n\xe2\x82", "a.txt, line 2: not UTF-8 at byte 4", "iconv -f latin1 -t utf-8 "),
+        (b"one\ntwo\xe9\n", "a.txt, line 2: not UTF-8 at byte 7", "iconv -f cp1252 -t utf-8 "),
+        (b"one\n\xe2\x82", "a.txt, line 2: not UTF-8 at byte 4", "iconv -f cp1252 -t utf-8 "),
         (b"one\n\ntwo\0\n", "a.txt, line 3: binary data", "UTF-8"),
         ("one\n".encode("utf-16"), "a.txt, line 1: UTF-16, not UTF-8", "iconv -f utf-16 -t utf-8 "),
     ],
@@ -861,3 +861,12 @@ def test_a_text_does_not_steer_a_terminal(monkeypatch):
         with open_output(None) as out:
             print("\x1b]0;a\a\x9b\té", file=out)
         assert stream.getvalue() == shown
+
+
+def test_a_disk_that_numpy_fills_is_a_full_disk(tmp_path):
+    with (
+        pytest.raises(RunError, match=r"cannot write .*: 409600 requested and 47040 written; free some space"),
+        atomic_file(tmp_path / "a.npy"),
+    ):
+        raise OSError("409600 requested and 47040 written")
+    assert not list(tmp_path.iterdir())

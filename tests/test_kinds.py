@@ -195,7 +195,8 @@ def test_the_token_loss_is_that_of_each_token_read_one_by_one(task):
                 if place >= document.scored:
                     want.append(-log_p[word].item())
                 ids.append(word)
-        _, nll_N, row_N = task._score([document], 1.0)
+        loaded = task._loaded([document])
+        nll_N, row_N = task._score(loaded.groups, 1.0)[1], loaded.row_N
         assert row_N.tolist() == document.rows[document.scored :].tolist()
         assert nll_N.sum().item() == pytest.approx(sum(want), rel=1e-4)
         assert len(want) == table.labels[row_N].sum()
@@ -227,7 +228,7 @@ def test_the_diffusion_loss_of_a_gaussian_is_its_posterior_variance(task):
     task.model.forward = lambda context, x, step, mask: task.model.alpha(step).float().sqrt()[..., None] * x
     documents = [task.data.document(task.data.train, i, i % 2 == 0) for i in range(12)]
     found = torch.cat(
-        [task._errors(task._groups(documents), torch.Generator().manual_seed(s))[0] for s in range(60)]
+        [task._errors(task._loaded(documents), torch.Generator().manual_seed(s)) for s in range(60)]
     ).mean()
     alpha_T = alpha_bar(task.config)
     assert found.item() == pytest.approx(task.space.dim * (1 - alpha_T).mean().item(), rel=0.03)
@@ -240,8 +241,8 @@ def test_a_target_is_denoised_from_what_stands_before_it(task):
     task.model.forward = lambda context, x, step, mask: seen.append(mask) or x
     task.model.config = dataclasses.replace(task.config, drop=0.0)
     text, title = (task.data.document(task.data.train, 0, summary) for summary in (False, True))
-    task._errors(task._groups([text]), torch.Generator().manual_seed(0))
-    task._errors(task._groups([title]), torch.Generator().manual_seed(0))
+    task._errors(task._loaded([text]), torch.Generator().manual_seed(0))
+    task._errors(task._loaded([title]), torch.Generator().manual_seed(0))
     assert seen[0][0].sum(1).tolist() == list(range(2, len(text.rows) + 1))
     assert seen[1][0].sum(1).tolist() == [len(title.rows) - 1, len(title.rows)]
 
@@ -260,7 +261,8 @@ def test_the_next_sentence_of_a_token_llm_is_scored_as_in_training(runs, home, t
     writer = load_writer(str(runs / "token-llm/model"))
     task.model = writer.net
     documents = [task.data.document(task.data.train, i, False) for i in range(len(task.data.train))]
-    _, nll_N, row_N = task._score(documents, 1.0)
+    loaded = task._loaded(documents)
+    nll_N, row_N = task._score(loaded.groups, 1.0)[1], loaded.row_N
     found = evaluate("nextsentence", str(runs / "token-llm/model"), [str(runs / "docs.jsonl")], runtime=choose("cpu"))
     assert found["figures"]["clean nats a token"] == round(nll_N.sum().item() / int(task.table.labels[row_N].sum()), 2)
     assert "reference nats a token" not in found["figures"]

@@ -1,12 +1,24 @@
 """Objectives and schedules against their formulas."""
 
 import math
+import weakref
 
 import pytest
 import torch
+from test_nets import tiny
 
-from sonarllm_cli.learn import optim
-from sonarllm_cli.learn.losses import alignment, contrast, noised, plain_token_nll, sentence_nll, teaching, token_nll
+from sonarllm_cli.learn import losses, optim
+from sonarllm_cli.learn.losses import (
+    alignment,
+    contrast,
+    noised,
+    padded,
+    plain_token_nll,
+    sentence_nll,
+    sentences_nll,
+    teaching,
+    token_nll,
+)
 from sonarllm_cli.learn.muon import Muon
 from sonarllm_cli.learn.recipe import Optim
 from sonarllm_cli.learn.tasks.sonar import amounts, garble
@@ -154,6 +166,32 @@ def test_a_sentence_is_scored_from_its_first_word_to_one_end(reference):
     assert [len(w) for w in want] == ([5, 6] if reference else [3, 4])
     assert nll_N.tolist() == pytest.approx(want[0] + want[1], abs=1e-5)
     assert total.item() == pytest.approx(sum(want[0]) + 10 * sum(want[1]), rel=1e-5)
+
+
+def test_through_a_frozen_decoder_the_gradient_is_the_same_and_no_activations_are_kept(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(losses, "ROOM", {"cpu": 16})
+    decoder = tiny().decoder
+    ids, e_ND, scale_N = [[3, 9, *range(10, 10 + n), 3] for n in (2, 5, 9)], torch.randn(3, 16), torch.rand(3)
+
+    class Kept:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            kept.add(self)
+
+    def found(frozen):
+        decoder.requires_grad_(not frozen)
+        read_ND = e_ND.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+            total, nll_N = sentences_nll(decoder, padded(ids, e_ND.device), 2 * read_ND, scale_N)
+        count = len(kept)
+        (3 * total).backward()
+        return count, (total.detach(), nll_N, read_ND.grad)
+
+    kept = weakref.WeakSet()
+    (many, want), (few, got) = found(frozen=False), found(frozen=True)
+    torch.testing.assert_close(got, want)
+    assert few < many / 4
 
 
 def test_contrast_ranks_the_translation_and_spares_those_of_the_same_text():

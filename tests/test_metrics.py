@@ -207,6 +207,12 @@ def test_a_folder_is_data_and_what_can_not_be_read_is_told_first(home, data, mon
         evaluate("nextsentence", "tiny-llm", [str(data / "none")], runtime=choose("cpu"))
 
 
+def test_data_without_a_text_is_refused(home, data):
+    (data / "none.jsonl").write_text("")
+    with pytest.raises(UserError, match="nothing to score; see what is read: sonarllm evaluate autoencode --help"):
+        evaluate("autoencode", "tiny", [str(data / "none.jsonl")], runtime=choose("cpu"))
+
+
 def test_data_without_pairs_is_refused(home, data):
     with pytest.raises(UserError, match="no parallel text"):
         evaluate("translate", "tiny", [str(data / "docs.jsonl")], runtime=choose("cpu"))

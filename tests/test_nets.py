@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.nets.layers import KVCache, attend, plain_attend, sinusoid_TM
+from sonarllm_cli.nets.layers import KVCache, Linear, attend, onednn_serves, plain_attend, product, sinusoid_TM
 from sonarllm_cli.nets.llama import Llama, LlamaConfig
 from sonarllm_cli.nets.sonar import POOLINGS, Sonar, SonarConfig
 from sonarllm_cli.nets.speech import SpeechConfig, SpeechEncoder
@@ -22,7 +22,9 @@ def test_a_network_without_memory_is_not_drawn(monkeypatch):
     """PyTorch imports its compiler to draw what has no memory: a second of every command's start."""
     monkeypatch.setattr("torch.nn.init.normal_", lambda *_, **__: pytest.fail("drawn"))
     with torch.device("meta"):
-        Sonar(SonarConfig(**TINY))
+        with monkeypatch.context() as linear:  # of which SONAR has many
+            linear.setattr("torch.nn.init.kaiming_uniform_", lambda *_, **__: pytest.fail("drawn"))
+            Sonar(SonarConfig(**TINY))
         SpeechEncoder(SpeechConfig(layers=1, positions="shaw", pooling="attention"))
 
 
@@ -104,3 +106,18 @@ def test_impossible_shapes_name_the_cure():
         SonarConfig(width=100, heads=8)
     with pytest.raises(UserError, match=r"use model\.kv_heads = 2"):
         LlamaConfig(heads=6, kv_heads=4)
+
+
+@pytest.mark.skipif(not onednn_serves(torch.device("cpu"), torch.float32), reason="no oneDNN here")
+@pytest.mark.parametrize("rows", [(1,), (4,), (2, 3), (2, 0)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_and_its_gradients_are_pytorchs(rows, bias):
+    torch.manual_seed(0)
+    layer, x, slope = Linear(5, 7, bias=bias), torch.randn(*rows, 5, requires_grad=True), torch.randn(*rows, 7)
+    own = layer(x)
+    assert "Product" in own.grad_fn.name()
+    read = [x, *layer.parameters()]
+    found = torch.autograd.grad(own, read, slope)
+    plain = F.linear(x, layer.weight, layer.bias)
+    torch.testing.assert_close([own, *found], [plain, *torch.autograd.grad(plain, read, slope)])
+    assert product(x.detach(), layer.weight.detach()).grad_fn is None

@@ -8,9 +8,11 @@ from test_nets import tiny
 
 from sonarllm_cli.flow.decode import best_tokens, log_softmax
 from sonarllm_cli.nets.layers import onednn_serves
-from sonarllm_cli.nets.packed import Int8Linear, int8_tokens, pack_
+from sonarllm_cli.nets.packed import Int8Linear, PackedLinear, int8_tokens, pack_
 from sonarllm_cli.nets.sonar import POOLINGS
-from sonarllm_cli.tokens import PAD
+from sonarllm_cli.runtime import choose
+from sonarllm_cli.tokens import PAD, Tokenizer
+from sonarllm_cli.weights.loaded import Space, packed
 
 CPU = torch.device("cpu")
 needs_onednn = pytest.mark.skipif(not onednn_serves(CPU, torch.float32), reason="PyTorch without oneDNN")
@@ -42,6 +44,21 @@ def test_a_packed_network_computes_the_same(changes):
         torch.testing.assert_close(fast.encoder.ragged(flat(IDS, LENGTHS), LENGTHS), e_BD, atol=1e-5, rtol=1e-5)
         plain = net.decoder.logits(net.decoder(IDS, e_BD))
         torch.testing.assert_close(fast.decoder.logits(fast.decoder(IDS, e_BD)), plain, atol=1e-5, rtol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_space_packed_to_embed_with_leaves_the_one_that_trains_as_it_was(tied):
+    net = tiny(tied=tied)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    fast = packed(Space("tiny", "", Tokenizer.__new__(Tokenizer), net, choose("cpu", "float32"))).net
+    with torch.inference_mode():
+        e_BD = net.encoder(IDS, torch.tensor(LENGTHS))
+        torch.testing.assert_close(fast.encoder.ragged(flat(IDS, LENGTHS), LENGTHS), e_BD, atol=1e-5, rtol=1e-5)
+    assert any(isinstance(module, PackedLinear) for module in fast.encoder.modules()) and fast.decoder is net.decoder
+    after = net.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    net.decoder(IDS, e_BD.clone()).sum().backward()
 
 
 @needs_onednn

@@ -15,7 +15,9 @@ from test_loop import changed
 from test_train import concept, corpus, sonar, trained  # noqa: F401
 
 from sonarllm_cli.data import records, store
-from sonarllm_cli.data.store import Stored, embed_documents, read_manifest
+from sonarllm_cli.data import stored as reading
+from sonarllm_cli.data.store import embed_documents, read_manifest
+from sonarllm_cli.data.stored import Stored
 from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.ranks import Ranks
@@ -65,8 +67,9 @@ def test_a_store_holds_sentences_titles_and_half_precision_embeddings(documents,
 
 
 def test_rows_are_read_in_any_order_and_little_is_held(documents, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "GROUP_ROWS", 2)
-    monkeypatch.setattr(store, "HELD_GROUPS", 2)
+    for module in (store, reading):
+        monkeypatch.setattr(module, "GROUP_ROWS", 2)
+    monkeypatch.setattr(reading, "HELD_GROUPS", 2)
     embed_documents([documents], tmp_path / "s", tiny, shard_documents=2)
     held, stored = table(tmp_path / "s").to_pylist(), Stored(tmp_path / "s", tiny)
     rows = np.array([[9, 0, 3, 3], [1, 8, 2, 7]])
@@ -141,6 +144,19 @@ def test_a_store_goes_on_at_the_shard(documents, tiny, tmp_path, monkeypatch):
     assert len(calls) == 3 + 3  # of five: two were there
     whole, broken = (read_manifest(tmp_path / name) for name in ("whole", "s"))
     assert whole == broken
+
+
+@pytest.mark.parametrize("name", ["shard-00000.parquet", "shard-00000.vectors.npy", "shard-00000.tokens.npy"])
+def test_a_flipped_bit_of_a_store_is_told_and_mended(documents, tiny, tmp_path, name):
+    folder = tmp_path / "s"
+    made = embed_documents([documents], folder, tiny)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 3] ^= 4
+    (folder / name).write_bytes(data)
+    with pytest.raises(UserError, match=rf"{name} is damaged"):
+        Stored(folder, tiny)
+    assert embed_documents([documents], folder, tiny) == made
+    Stored(folder, tiny)
 
 
 def test_two_ranks_make_the_same_store(documents, tiny, tmp_path):

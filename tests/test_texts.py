@@ -139,3 +139,19 @@ def test_standard_input_that_is_no_record_stays_text(monkeypatch):
     for text in ('{"text": 1}', "{text}", '["text"]', 'Say {"text": "a"}'):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         assert [line.text for line in read_lines("-")] == [text]
+
+
+def test_of_several_texts_one_that_cannot_be_read_is_told_and_the_others_are_done(folder):
+    (folder / "b.txt").write_bytes("Café.".encode("cp1252"))
+    done = CliRunner().invoke(sonarllm, ["segment", "notes"])
+    assert done.stdout == "In notes/a.md.\nIn notes/sub/c.txt.\n"
+    assert "notes/b.txt, line 1: not UTF-8" in done.stderr and "1 could not be done" in str(done.exception)
+    (folder / "sub" / "c.txt").write_bytes(b"\0")
+    with pytest.raises(UserError, match="no file could be read"):
+        list(read_texts(["notes/b.txt", "notes/sub"], print))
+
+
+def test_records_are_no_text(folder):
+    (folder / "docs.jsonl").write_text('{"text": "One. Two."}\n', "utf-8")
+    with pytest.raises(UserError, match=r"holds records .*jq -r \.text notes/docs\.jsonl"):
+        list(read_texts(["notes/docs.jsonl"]))

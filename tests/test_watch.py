@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
+import platform
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from sonarllm_cli.errors import UserError
 from sonarllm_cli.learn import watch
 from sonarllm_cli.learn.curves import plot_runs, read_curves
 from sonarllm_cli.learn.loop import Trainer
+from sonarllm_cli.runtime import give_back
 
 
 def test_metrics_hold_losses_rates_and_shares(corpus, trained, tmp_path):  # noqa: F811
@@ -75,6 +79,18 @@ def test_a_terminal_gets_a_bar(corpus, tmp_path, monkeypatch):  # noqa: F811
 
 def test_the_matrix_rate_is_a_rate():
     assert 1e6 < watch.peak_rate(torch.device("cpu"), torch.float32, size=64, seconds=0.01) < 1e14
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's heap")
+def test_holes_of_the_heap_go_back_to_the_system():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    held = [bytes([1]) * 100_000 for _ in range(2000)]
+    del held[:-1]  # what is left stands at the heap's end
+    before = resident()
+    give_back()
+    assert before - resident() > 100_000_000
 
 
 @pytest.fixture

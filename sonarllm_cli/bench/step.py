@@ -27,16 +27,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..data import corpus
 from ..data.records import Data
 from ..errors import RunError, UserError
 from ..learn import optim
-from ..learn.losses import sentences_nll
+from ..learn.losses import padded, sentences_nll
 from ..learn.recipe import Optim
 from ..learn.watch import most_memory, peak_rate
-from ..nets.layers import sinusoid_TM
+from ..nets.layers import flop_counter, sinusoid_TM
 from ..nets.sonar import DecoderLayer, SonarConfig, SonarDecoder
 from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
 from ..runtime import choose, name_of
@@ -136,7 +135,9 @@ def our_loss(model: SonarLLM, decoder: SonarDecoder, step: Sequence[Micro]) -> T
         scale += [1 / len(step) / sum(len(t) for t in targets)] * len(targets)  # lang, words, two `</s>`
     scale_N = torch.tensor(scale, device=device)
     with torch.autocast(device.type, enabled=False):
-        return sentences_nll(decoder.eval(), ids, torch.cat(predicted), scale_N, reference=True)[0]
+        return sentences_nll(
+            decoder.eval(), padded(ids, scale_N.device), torch.cat(predicted), scale_N, reference=True
+        )[0]
 
 
 def published_loss(model: SonarLLM, decoder: PublishedDecoder, micro: Micro) -> Tensor:
@@ -194,18 +195,23 @@ class PublishedLayer(nn.Module):
 
     def forward(self, x_NTM: Tensor, mask_N1TT: Tensor, memory_N1D: Tensor) -> Tensor:
         own, drop = self.layer, self.dropout if self.training else 0.0
-        q, k, v = own.self_attn.qkv_proj(own.self_attn_layer_norm(x_NTM)).chunk(3, -1)
+        q, k, v = _linear(own.self_attn.qkv_proj, own.self_attn_layer_norm(x_NTM)).chunk(3, -1)
         mixed_NTM = self._attend(q, k, v, mask_N1TT, drop)
-        x_NTM = x_NTM + F.dropout(own.self_attn.out_proj(mixed_NTM), drop)
+        x_NTM = x_NTM + F.dropout(_linear(own.self_attn.out_proj, mixed_NTM), drop)
         q = self.cross_q_proj(self.cross_norm(x_NTM))
-        mixed_NTM = self._attend(q, self.cross_k_proj(memory_N1D), own.cross_v_proj(memory_N1D), None, drop)
-        x_NTM = x_NTM + F.dropout(own.cross_out_proj(mixed_NTM), drop)
-        inner = F.relu(own.ffn.inner_proj(own.ffn_layer_norm(x_NTM)))
-        return x_NTM + F.dropout(own.ffn.output_proj(F.dropout(inner, drop)), drop)
+        mixed_NTM = self._attend(q, self.cross_k_proj(memory_N1D), _linear(own.cross_v_proj, memory_N1D), None, drop)
+        x_NTM = x_NTM + F.dropout(_linear(own.cross_out_proj, mixed_NTM), drop)
+        inner = F.relu(_linear(own.ffn.inner_proj, own.ffn_layer_norm(x_NTM)))
+        return x_NTM + F.dropout(_linear(own.ffn.output_proj, F.dropout(inner, drop)), drop)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float) -> Tensor:
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, mask, drop).transpose(1, 2).flatten(2)
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """By PyTorch's own product, as the published step has it."""
+    return F.linear(x, layer.weight, layer.bias)
 
 
 # ---------------------------------------------------------------------------------------------- measuring
@@ -236,7 +242,7 @@ def measure(setup: BenchTrain, which: str) -> dict[str, Any]:
             return value
 
     published.eval()
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         loss = backward()
     published.train(which == "published")
     seconds = []

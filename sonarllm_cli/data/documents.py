@@ -29,11 +29,11 @@ from ..flow.embed import encode
 from ..nets.sonar_llm import ENDING, MARKER
 from ..runtime import log
 from ..tokens import EOS, Tokenizer
-from ..weights.loaded import Space
+from ..weights.loaded import Space, packed
 from . import corpus, prepared
 from .kept import kept
 from .records import Data
-from .store import Stored
+from .stored import Stored
 
 SAMPLED = 16384  # sentences that a mean is taken of
 FEW = 100  # documents; a model of fewer is warned of
@@ -140,6 +140,7 @@ class Sentences:
 
     def _embedded(self, space: Space) -> Tensor:
         log.info("embedding %d sentences", len(self.ids))
+        space = packed(space)
         chunks = [encode([i[1:] for i in self.ids[at : at + 4096]], space) for at in range(0, len(self.ids), 4096)]
         embeddings_ND = torch.cat([chunk.cpu() for chunk in chunks])
         finite_N = embeddings_ND.isfinite().all(1)
@@ -247,6 +248,8 @@ class DocumentData:
         self.config, self.seed, self.step_documents, self.batch_tokens = data, seed, documents, batch_tokens
         if not (data.documents or data.store or data.prepared):
             raise UserError("the recipe names no documents", "add --set data.documents=FOLDER, or JSON Lines")
+        # Before the texts are read: what is damaged is told first.
+        stores = [Stored(Path(data.root, name), space) if name else None for name in (data.store, data.valid_store)]
         train = corpus.documents(data, data.documents, folder / "documents.segmented")
         valid = corpus.documents(data, data.valid_documents, folder / "valid_documents.segmented")
         if data.prepared:
@@ -264,7 +267,6 @@ class DocumentData:
         if data.split:
             train, valid = ([part for d in side for part in _split(*d, data.max_sentences)] for side in (train, valid))
         self.train, self.valid = self._documents(train, own), self._documents(valid, own)
-        stores = [Stored(Path(data.root, name), space) if name else None for name in (data.store, data.valid_store)]
         self.table: Table = own
         parts: list[Table] = [own]
         for name, store in zip(("train", "valid"), stores):

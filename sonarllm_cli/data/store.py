@@ -4,12 +4,11 @@ reads.
 `DIR/shard-00000.parquet` … hold a sentence a row: text, lang, document (its id), position (0, 1, …; −1 is the title),
 tokens (words, without control tokens), bytes (of UTF-8). Beside each lie its rows' embeddings,
 `shard-00000.vectors.npy` (float16, N × D), and the ids of their words one after the other, `shard-00000.tokens.npy`
-(int32): NumPy maps both. `DIR/manifest.json` names the space by its fingerprint, and the files with their SHA-256.
-pandas, DuckDB, Arrow and `datasets` read the shards. Stores of the first format, whose shards hold the embeddings, are
-converted when they are read.
+(int32): NumPy maps both. `DIR/manifest.json` names the space by its fingerprint, and the files with their SHA-256,
+which are checked when a store of up to 4 GiB is opened, and by `embed --store` run again. pandas, DuckDB, Arrow and
+`datasets` read the shards; training reads them by `stored.py`.
 
     embed_documents(["train.jsonl.xz"], Path("store"), space)
-    Stored(Path("store"), space).embeddings(np.array([0, 5]))      # read when asked for
 
 Legend: N sentences, D embedding.
 """
@@ -18,18 +17,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from ..errors import RunError, UserError
@@ -45,7 +43,6 @@ from .records import Record, records
 
 FORMAT = 2
 GROUP_ROWS = 256  # of a Parquet row group: what is read to have one document
-HELD_GROUPS = 512  # whose texts are kept: about 16 MiB
 SHARD_DOCUMENTS = 4096
 BESIDE = ("vectors", "tokens")  # the arrays of a shard
 NAMED = 5  # of each kind of skip, by place
@@ -126,10 +123,10 @@ def embed_documents(
         begin(folder, space)
     ranks.wait()
     options = options_of(space, lang, text_field, max_tokens, on_long)
-    shards = 0
+    shards, known = 0, _known(folder)
     for number, rows in split(inputs, shard_documents):
         if number % ranks.count == ranks.rank:
-            make_shard(folder, number, rows, space, options)
+            make_shard(folder, number, rows, space, options, known)
             shown(len(rows))
         shards += 1
     ranks.wait()
@@ -156,12 +153,20 @@ def split(inputs: Sequence[str], shard_documents: int) -> Iterator[tuple[int, Ro
         number += 1
 
 
-def make_shard(folder: Path, number: int, rows: Rows, space: Space, options: dict[str, Any]) -> Path:
-    """Segment, embed and write a shard; one that is there already, of the same documents, encoder and options, is
-    kept. JSON gives the same documents back: who makes shards elsewhere may send them as that."""
+def make_shard(
+    folder: Path,
+    number: int,
+    rows: Rows,
+    space: Space,
+    options: dict[str, Any],
+    known: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
+    """Segment, embed and write a shard; one that is there already, undamaged, of the same documents, encoder and
+    options, is kept. `known` are the SHA-256 of shards, by their key. JSON gives the same documents back: who makes
+    shards elsewhere may send them as that."""
     path = folder / f"shard-{number:05d}.parquet"
     key = hashlib.sha256(json.dumps([FORMAT, space.fingerprint, options, rows], default=str).encode()).hexdigest()
-    if _footer(path).get("key") != key or not all(beside.is_file() for beside in _beside(path)):
+    if _footer(path).get("key") != key or not _whole(path, known.get(key)):
         sentences, skips = sentences_of(rows, space.tokenizer, options)
         _write_shard(path, sentences, skips, space, key, options)
     return path
@@ -242,7 +247,7 @@ def _write_shard(
         "position": pa.array([s.position for s in sentences], pa.int32()),
     }
     metadata = {"fingerprint": space.fingerprint, "store": json.dumps(facts, ensure_ascii=False)}
-    _write(path, pa.table(columns).replace_schema_metadata(metadata), embeddings_ND.numpy(), words)
+    write(path, pa.table(columns).replace_schema_metadata(metadata), embeddings_ND.numpy(), words)
 
 
 def _beside(path: Path) -> tuple[Path, Path]:
@@ -251,12 +256,33 @@ def _beside(path: Path) -> tuple[Path, Path]:
     return vectors, tokens
 
 
-def _write(path: Path, table: pa.Table, embeddings_ND: np.ndarray, words: Sequence[Sequence[int]]) -> None:
+def _known(folder: Path) -> dict[str, str]:
+    """The SHA-256 of a finished store's shards, by their keys."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    return {entry["key"]: entry["sha256"] for entry in read_manifest(folder)["shards"] if "key" in entry}
+
+
+def _whole(path: Path, sha256: str | None) -> bool:
+    """Whether all of a shard is there as it was written."""
+    noted = _footer(path).get("arrays", {})  # shards of before have none
+    try:
+        if sha256 and digest(path) != sha256:
+            return False
+        return all(digest(other) == noted.get(name, digest(other)) for name, other in zip(BESIDE, _beside(path)))
+    except OSError:
+        return False
+
+
+def write(path: Path, table: pa.Table, embeddings_ND: np.ndarray, words: Sequence[Sequence[int]]) -> None:
     """A shard: its arrays, and last the Parquet file, without which they are nothing."""
     ids = np.fromiter((i for w in words for i in w), np.int32)
     for beside, array in zip(_beside(path), (embeddings_ND, ids)):
         with atomic_file(beside) as scratch, open(scratch, "wb") as file:
             np.save(file, array)
+    facts = json.loads(table.schema.metadata[b"store"])
+    facts["arrays"] = {name: digest(other) for name, other in zip(BESIDE, _beside(path))}
+    table = table.replace_schema_metadata({**table.schema.metadata, b"store": json.dumps(facts, ensure_ascii=False)})
     sizes = [len(text.encode()) for text in table["text"].to_pylist()]
     counts = {"tokens": [len(w) for w in words], "bytes": sizes}
     for name, column in counts.items():
@@ -283,9 +309,9 @@ def _footer(path: Path) -> dict[str, Any]:
 
 def entry_of(path: Path) -> dict[str, Any]:
     """What the manifest says of a shard; all of it is read."""
-    rows, documents = pq.read_metadata(path).num_rows, _footer(path)["documents"]
+    rows, facts = pq.read_metadata(path).num_rows, _footer(path)
     beside = {name: _facts(other) for name, other in zip(BESIDE, _beside(path))}
-    return {"rows": rows, "documents": documents, **_facts(path), **beside}
+    return {"rows": rows, "documents": facts["documents"], "key": facts["key"], **_facts(path), **beside}
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -348,175 +374,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: {error}", f"run sonarllm embed --store {folder} FILE… again") from error
 
 
-class Stored:
-    """The sentences of a store, read from disk when they are asked for: rows as in `documents.Sentences`, whose methods
-    mean the same. In memory are an index, twenty bytes a sentence, and the texts read last; vectors and tokens are
-    mapped.
-    """
+def check(path: Path, size: int) -> None:
+    """UserError for a file of a store that is missing or has not so many bytes."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing", again(path.parent))
+    if path.stat().st_size != size:
+        raise UserError(f"{path} has {path.stat().st_size:,} bytes, not {size:,}: it was cut short", again(path.parent))
 
-    def __init__(self, folder: Path, space: Space) -> None:
-        self.folder, self.tokenizer, self.dim = folder, space.tokenizer, space.dim
-        manifest = read_manifest(folder)
-        made = manifest["space"]
-        if made["fingerprint"] != space.fingerprint:
-            raise UserError(
-                f"{folder} was made with {made['name']} ({made['fingerprint']}), the run is in {space.name} "
-                f"({space.fingerprint})",
-                f"use that space, or embed again: sonarllm embed --store DIR -m {space.name}",
-            )
-        self.cure = f"delete it and run sonarllm embed --store {folder} FILE… again"
-        if manifest["format"] < FORMAT:
-            manifest = self._converted(manifest)
-        for entry in manifest["shards"]:
-            self._check(folder / entry["file"], entry["bytes"])
-        self.prompt = space.tokenizer.prompt(manifest["lang"])
-        self.paths = [folder / entry["file"] for entry in manifest["shards"]]
-        self.footers = [self._footer(path) for path in self.paths]
-        self.first = np.cumsum([0, *(footer.num_rows for footer in self.footers)])  # row of each shard
-        self.position = self._column("position")
-        self.labels = self._column("tokens") + 1
-        self.sizes = self._column("bytes")
-        self.start = np.cumsum(np.append(0, self.labels - 1), dtype=np.int64)  # of each row's words, in all shards'
-        arrays = [[self._array(folder, entry[name]) for name in BESIDE] for entry in manifest["shards"]]
-        self.vectors, self.words = [vectors for vectors, _ in arrays], [tokens for _, tokens in arrays]
-        self._check_arrays()
-        self._texts: OrderedDict[tuple[int, int], dict[str, Any]] = OrderedDict()
 
-    def __len__(self) -> int:
-        return int(self.first[-1])
+def again(folder: Path) -> str:
+    """What cures a damaged store."""
+    return f"delete it and run sonarllm embed --store {folder} FILE… again"
 
-    def _converted(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """A store of the first format as one of this; where that was broken off, the rest of it."""
-        log.info("converting %s: vectors and tokens go beside the shards", self.folder)
-        for entry in manifest["shards"]:
-            path = self.folder / entry["file"]
-            with self._damage(path):
-                if "embedding" not in pq.read_schema(path).names:
-                    continue
-                self._check(path, entry["bytes"])
-                table = pq.read_table(path).combine_chunks()
-            vectors_ND = table["embedding"].chunk(0).flatten().to_numpy().reshape(len(table), -1)
-            words = self.tokenizer.content(table["text"].to_pylist())
-            _write(path, table.drop_columns(["tokens", "embedding"]), vectors_ND, words)
-        shards = [entry_of(self.folder / entry["file"]) for entry in manifest["shards"]]
-        manifest = {**manifest, "format": FORMAT, "shards": shards}
-        atomic_write(self.folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-        return manifest
 
-    def _check(self, path: Path, size: int) -> None:
-        if not path.is_file():
-            raise UserError(f"{path} is missing", self.cure)
-        if path.stat().st_size != size:
-            raise UserError(f"{path} has {path.stat().st_size:,} bytes, not {size:,}: it was cut short", self.cure)
-
-    def _footer(self, path: Path) -> pq.FileMetaData:
-        with self._damage(path):
-            return pq.read_metadata(path)
-
-    def _array(self, folder: Path, entry: dict[str, Any]) -> np.ndarray:
-        path = folder / entry["file"]
-        self._check(path, entry["bytes"])
-        try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise UserError(f"{path} is damaged: {error}", self.cure) from error
-
-    def _check_arrays(self) -> None:
-        for s, path in enumerate(self.paths):
-            rows, words = int(np.diff(self.first)[s]), int(np.diff(self.start[self.first])[s])
-            for array, shape, kind in ((self.vectors[s], (rows, self.dim), "f2"), (self.words[s], (words,), "i4")):
-                if array.shape != shape or array.dtype != np.dtype(f"<{kind}"):
-                    raise UserError(f"the arrays beside {path} are not as this program writes them", self.cure)
-
-    @contextmanager
-    def _damage(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path} is damaged: {error}", self.cure) from error
-
-    def _column(self, name: str) -> np.ndarray:
-        out = np.empty(len(self), np.int32)
-        for path, footer, at in zip(self.paths, self.footers, self.first):
-            with self._damage(path), pq.ParquetFile(path, metadata=footer) as file:
-                out[at : at + footer.num_rows] = file.read([name], use_threads=False)[name].to_numpy()
-        return out
-
-    def documents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each document the row of its title (−1 where it has none), its first row and its rows: → three (B,)."""
-        first = np.flatnonzero(self.position == 0)
-        title = np.where((first > 0) & (self.position[first - 1] == -1), first - 1, -1)
-        start = np.where(title >= 0, title, first)
-        return title, first, np.diff(np.append(start, len(self))) - (title >= 0)
-
-    # ---------------------------------------------------------------------------------------------- by rows
-
-    def embeddings(self, rows: np.ndarray) -> Tensor:
-        """rows_… → embeddings_…D, float32, in the order of the file read."""
-        distinct, back = np.unique(rows, return_inverse=True)
-        out_ND = np.empty((len(distinct), self.dim), np.float16)
-        shard = np.searchsorted(self.first, distinct, "right") - 1
-        for s in np.unique(shard):
-            here = shard == s
-            out_ND[here] = self.vectors[s][distinct[here] - self.first[s]]
-        return torch.from_numpy(out_ND)[torch.from_numpy(back.reshape(-1))].float().view(*rows.shape, self.dim)
-
-    def text(self, rows: np.ndarray) -> list[str]:
-        """The sentences themselves."""
-        return self._strings(rows, "text")
-
-    def target_ids(self, rows: np.ndarray) -> list[list[int]]:
-        """`</s> __lang__ w₁ … w_n </s>` of each row."""
-        out = []
-        for row, s in zip(rows.tolist(), (np.searchsorted(self.first, rows, "right") - 1).tolist()):
-            before = self.start[self.first[s]]
-            words = self.words[s][self.start[row] - before : self.start[row + 1] - before]
-            out.append([*self.prompt, *words.tolist(), EOS])
-        return out
-
-    def bytes(self, rows: np.ndarray) -> int:
-        """UTF-8 bytes of the rows, together."""
-        return int(self.sizes[rows].sum())
-
-    def names(self, rows: np.ndarray) -> list[str]:
-        """The ids of the documents that the rows belong to."""
-        return self._strings(rows, "document")
-
-    def std(self, sample: int = 16384) -> Tensor:
-        """Deviation of each dimension over at most `sample` rows, spread evenly: → std_D."""
-        return self.embeddings(np.unique(np.linspace(0, len(self) - 1, sample).astype(np.int64))).std(0)
-
-    def _strings(self, rows: np.ndarray, column: str) -> list[str]:
-        out = [""] * len(rows)
-        shard = np.searchsorted(self.first, rows, "right") - 1
-        own = rows - self.first[shard]
-        for s in np.unique(shard):
-            here = np.flatnonzero(shard == s)
-            group = own[here] // GROUP_ROWS
-            wanted = np.unique(group)
-            for at in range(0, len(wanted), HELD_GROUPS // 2):
-                some = [int(g) for g in wanted[at : at + HELD_GROUPS // 2]]
-                self._load(int(s), some)
-                for g in some:
-                    at_g = here[group == g]
-                    found = self._texts[int(s), g][column].take(pa.array(own[at_g] % GROUP_ROWS))
-                    for i, value in zip(at_g, found.to_pylist()):
-                        out[i] = value
-        return out
-
-    def _load(self, shard: int, groups: list[int]) -> None:
-        """Hold the texts of these row groups, and let go of those used longest ago."""
-        missing = [g for g in groups if (shard, g) not in self._texts]
-        path, footer = self.paths[shard], self.footers[shard]
-        if missing:
-            with self._damage(path), pq.ParquetFile(path, metadata=footer) as file:
-                table = file.read_row_groups(missing, ["text", "document"], use_threads=False)
-            start = 0
-            for g in missing:
-                part = table.slice(start, footer.row_group(g).num_rows).combine_chunks()
-                start += len(part)
-                self._texts[shard, g] = {name: part[name].chunk(0) for name in part.column_names}
-        for g in groups:
-            self._texts.move_to_end((shard, g))
-        while len(self._texts) > HELD_GROUPS:
-            self._texts.popitem(last=False)
+@contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """UserError where a file of a store can't be read in here."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is damaged: {error}", again(path.parent)) from error

@@ -237,44 +237,44 @@ def _trained(
         )
         if mark != ".":  # an ellipsis
             return bool(starts) and (mark != "…" or line[at - 1] != " ")  # I … I love you
-        kind = _ELIDED.sub("", word.lower())
-        number, whole = _NUMBER.fullmatch(kind), _whole(kind, line, at)
+        form = _ELIDED.sub("", word.lower())
+        number, whole = _NUMBER.fullmatch(form), _whole(form, line, at)
         if whole in OPEN_LISTS and upper:
             return True
         if upper and "." in whole and whole in titles:  # z. B. Sie
             return False
-        if upper and kind in titles and not (next_type in starters and context & LC):
+        if upper and form in titles and not (next_type in starters and context & LC):
             return False
-        if (NUMBER_TYPE if number else kind, next_type) in collocations or (digit and kind in numeric):
+        if (NUMBER_TYPE if number else form, next_type) in collocations or (digit and form in numeric):
             return False
-        if len(kind) == 1 and kind.isalpha():
+        if len(form) == 1 and form.isalpha():
             if pronoun:
                 return True
             unit = word.islower() and upper and _follows_number(line, at, start)  # 17 h., 1990 г.
             if unit and not _SHORT.match(after):
                 return True
-            if kind in abbreviations or _INITIAL.match(after):  # z. B., J. R. R.
+            if form in abbreviations or _INITIAL.match(after):  # z. B., J. R. R.
                 return False
             named = at > start + 1 and line[at - 2] == "."  # dr. B. Verdi
             if digit:
                 return word.isupper()
             return not lower and (starts or not upper or bool(context & LC and not named))
-        listed = kind in abbreviations or kind.endswith(endings) or kind.rsplit("-", 1)[-1] in abbreviations
-        if listed or _INITIALS.fullmatch(kind):
+        listed = form in abbreviations or form.endswith(endings) or form.rsplit("-", 1)[-1] in abbreviations
+        if listed or _INITIALS.fullmatch(form):
             return bool(starts) or (upper and not learned and _follows_number(line, at, start))
-        if ordinals and ((number and (len(kind) <= 2 or _DATE.fullmatch(kind))) or _ROMAN.fullmatch(word)):
+        if ordinals and ((number and (len(form) <= 2 or _DATE.fullmatch(form))) or _ROMAN.fullmatch(word)):
             return bool(starts) or not (upper or lower or digit)
         if number:
             return not lower
         if lower or digit:
-            return len(kind) > _LONGEST or known(kind, word)
+            return len(form) > _LONGEST or known(form, word)
         return True
 
-    def known(kind: str, word: str) -> bool:
+    def known(form: str, word: str) -> bool:
         if not learned:
-            return len(kind) > 3 and "." not in kind
-        if kind in OPEN_LISTS:
+            return len(form) > 3 and "." not in form
+        if form in OPEN_LISTS:
             return False
-        return bool(seen.get(kind, 0) & (LC if word.islower() else LC | UC)) or not (kind.isalpha() or "." in kind)
+        return bool(seen.get(form, 0) & (LC if word.islower() else LC | UC)) or not (form.isalpha() or "." in form)
 
     return ends

@@ -15,6 +15,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -114,7 +115,7 @@ def decode_text(data: bytes, path: PathName, *, line: int = 1, offset: int = 0) 
     except UnicodeDecodeError as error:
         number = line + data.count(b"\n", 0, error.start)
         raise UserError(
-            f"{name}, line {number}: not UTF-8 at byte {offset + error.start}", f"iconv -f latin1 -t utf-8{command}"
+            f"{name}, line {number}: not UTF-8 at byte {offset + error.start}", f"iconv -f cp1252 -t utf-8{command}"
         ) from error
     return text.removeprefix("\ufeff") if offset == 0 else text
 
@@ -237,6 +238,9 @@ def _text_record(number: int, line: str, where: str, field: str) -> TextLine:
 # ---------------------------------------------------------------------------------------------- writing
 
 
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy's words for a full disk, without a number
+
+
 @contextmanager
 def write_errors(name: PathName, scratch: Path | None = None) -> Iterator[None]:
     """Name `name` in the error for a full disk (RunError) or a `scratch` path that cannot be used (UserError).
@@ -247,7 +251,8 @@ def write_errors(name: PathName, scratch: Path | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"cannot write {os.fspath(name)}: {error.strerror or error}"
-        if error.errno in _DISK_ERRORS:
+        short = error.errno is None and _SHORT_WRITE.search(str(error))
+        if short or error.errno in _DISK_ERRORS:
             raise RunError(reason, "free some space or choose another -o") from error
         if scratch is not None and str(error.filename or "").startswith(str(scratch)):
             raise UserError(reason, "choose another -o") from error

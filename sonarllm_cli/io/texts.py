@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from html import unescape
 from pathlib import Path
 
@@ -22,14 +22,15 @@ _HTML = (".html", ".htm", ".xhtml")
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst", *_HTML)  # what is taken of a folder, compressed or not
 
 
-def read_texts(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(name, text) of each file of `expand(paths)`, read as it is asked for; standard input is named "-".
+def read_texts(paths: Sequence[str], tell: Callable[[UserError], None] | None = None) -> Iterator[tuple[str, str]]:
+    """(name, text) of each file of `expand(paths)`, read as it is asked for; standard input is named "-". With `tell`
+    what can't be read is told and the others are read.
 
     Blank files within folders are passed over. Raises UserError at once for paths that are not there, and on the way
-    for what cannot be read as text: other encodings, PDF and other documents, and a file named that is blank.
+    for what cannot be read as text: other encodings, PDF and other documents, records, and a file named that is blank.
     """
     names = expand(paths)
-    return _texts(names, named={"-", *paths})
+    return _texts(names, {"-", *paths}, tell)
 
 
 def expand(paths: Sequence[str], endings: Collection[str] = TEXT_ENDINGS) -> list[str]:
@@ -64,15 +65,26 @@ def _expand(path: str, endings: Collection[str]) -> list[str]:
     return [str(file) for file in found]
 
 
-def _texts(names: Sequence[str], named: Collection[str]) -> Iterator[tuple[str, str]]:
-    found = False
+def _texts(
+    names: Sequence[str], named: Collection[str], tell: Callable[[UserError], None] | None
+) -> Iterator[tuple[str, str]]:
+    found = failed = False
     for name in names:
-        text = _text(name)
+        try:
+            text = _text(name)
+            if name in named and not text.strip():
+                raise UserError(f"{display_name(name)} is empty", "give it some text")
+        except UserError as error:
+            if tell is None:
+                raise
+            failed = True
+            tell(error)
+            continue
         if text.strip():
             found = True
             yield name, text
-        elif name in named:
-            raise UserError(f"{display_name(name)} is empty", "give it some text")
+    if failed and not found:
+        raise UserError("no file could be read", "they are named above")
     if not found:
         raise UserError("every file is empty", "give some text")
 
@@ -85,9 +97,13 @@ def _text(path: str) -> str:
             file = "FILE" if path == "-" else shlex.quote(path)
             raise UserError(f"{display_name(path)} is {kind}, not text", tool.format(file=file))
     text = decode_text(data, path)
+    if text_ending(path) in _RECORDS and text.strip():
+        cure = f"take its texts out first: jq -r .text {shlex.quote(path)}"
+        raise UserError(f"{display_name(path)} holds records (JSON Lines), not text", cure)
     return html_text(text) if text_ending(path) in _HTML or _IS_HTML.match(text) else text
 
 
+_RECORDS = (".jsonl", ".ndjson")
 _DOCUMENTS = (  # first bytes, what they are, what makes text of it
     (b"%PDF-", "a PDF", "make text of it first: pdftotext {file} - (of poppler-utils)"),
     (b"PK\x03\x04", "a zip archive (.docx, .odt, .epub …)", "make text of it first: pandoc -t plain {file}"),

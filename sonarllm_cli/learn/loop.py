@@ -22,7 +22,8 @@ from torch.distributed.tensor import DTensor
 
 from ..errors import RunError, UserError
 from ..io.files import atomic_write
-from ..runtime import Runtime, log, multiplies_bfloat16
+from ..nets.layers import flop_counter
+from ..runtime import Runtime, give_back, log, multiplies_bfloat16
 from . import optim
 from .ahead import Ahead, steps_ahead
 from .build import make_task
@@ -242,12 +243,10 @@ class Trainer:
     def _count_flops(self, batch: Any) -> float:
         """FLOPs of matrix products a target token, forward and backward, counted on one micro-batch, which teaches
         nothing: no norm's statistics either. Not with torch.compile, which hides them."""
-        from torch.utils.flop_counter import FlopCounterMode
-
         if self.settings.run.compile:
             return 0.0
         self.task.model.eval()
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             _, facts = self._learn(batch, 0)
         self._forget()
         return counter.get_total_flops() / max(1, facts["tokens"])
@@ -340,6 +339,7 @@ class Trainer:
         return {"step": self.step, "epoch": self.epoch, "seconds": round(self.seconds, 1), "seen": self.tokens}
 
     def _report(self) -> None:
+        give_back()
         if self.ranks.first:
             self.watch.flush(self._where(), self.flops_per_token, self.peak, self.ranks.device)
 

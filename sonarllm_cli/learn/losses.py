@@ -6,19 +6,21 @@ Legend: N labelled tokens, M model width, V vocabulary, D embedding, B texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..nets.layers import product
 from ..nets.sonar import SonarDecoder
 from ..runtime import by_length
 from ..tokens import EOS
 
 CHUNK = 1024  # labelled tokens whose logits exist at once, fewer for a large vocabulary:
 CHUNK_NUMBERS = 1 << 26  # at most so many logits (256 MiB of float32)
-ROOM = 4096  # padded tokens that a frozen decoder reads at once
+ROOM = {"cpu": 1024}  # padded tokens that a decoder reads at once: what their products need on a CPU
+MOST_ROOM = 4096  # elsewhere
 
 
 def chunk_size(vocab_size: int) -> int:
@@ -40,7 +42,7 @@ class _ChunkedNLL(torch.autograd.Function):
         for start in range(0, len(target_N), chunk):
             part = slice(start, start + chunk)
             hidden, target = hidden_NM[part], target_N[part]
-            p_NV = (hidden @ weight_VM.T).float()  # logits, and in place what becomes of them
+            p_NV = product(hidden, weight_VM).float()  # logits, and in place what becomes of them
             picked_N, top_N = p_NV.gather(1, target[:, None])[:, 0], p_NV.amax(1)
             total_N = p_NV.sub_(top_N[:, None]).exp_().sum(1)
             nll_N[part] = total_N.log() + (top_N - picked_N)
@@ -49,9 +51,9 @@ class _ChunkedNLL(torch.autograd.Function):
                 p_NV[torch.arange(len(target), device=target.device), target] -= scale_N[part]
                 slope = p_NV.to(hidden.dtype)
                 if grad_NM is not None:
-                    torch.mm(slope, weight_VM, out=grad_NM[part])
+                    grad_NM[part] = product(slope, weight_VM.T)
                 if grad_VM is not None:
-                    grad_VM += slope.T @ hidden
+                    grad_VM += product(slope.T, hidden.T)
         ctx.grads = grad_NM, grad_VM
         ctx.mark_non_differentiable(nll_N)
         return (nll_N * scale_N).sum(), nll_N
@@ -115,31 +117,51 @@ def sentence_nll(
     return total, nll_N, row_N
 
 
+class Padded(NamedTuple):
+    """Sentences of like length, `</s> __lang__ w₁ … w_n </s>` each, padded, and which of all sentences they are."""
+
+    ids_BT: Tensor
+    length_B: Tensor
+    at_B: Tensor
+
+
+def padded(ids: Sequence[Sequence[int]], device: torch.device) -> list[Padded]:
+    """Any number of sentences, those of like length together, so that little is padding, in groups for `device`; they
+    are made on the CPU."""
+    out = []
+    for group in by_length([len(i) for i in ids], len(ids), ROOM.get(device.type, MOST_ROOM)):
+        rows = [torch.tensor(ids[i]) for i in group]
+        ids_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=EOS)
+        out.append(Padded(ids_BT, torch.tensor([len(row) for row in rows]), torch.tensor(group)))
+    return out
+
+
 def sentences_nll(
     decoder: SonarDecoder,
-    ids: Sequence[Sequence[int]],
+    sentences: Sequence[Padded],
     embedding_ND: Tensor,
     scale_N: Tensor,
     *,
     reference: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """`sentence_nll` of any number of sentences, those of like length together, so that little is padding.
-
-    ids (of each `</s> __lang__ w₁ … w_n </s>`), embedding_ND, scale_N → Σ scale · nll (differentiable), nll_N (each
-    sentence's sum).
-    """
+    """`sentence_nll` of N sentences in groups: embedding_ND, scale_N → Σ scale · nll (differentiable), nll_N (each
+    sentence's sum). Through a frozen decoder the gradient is taken group by group: no more than one group's activations
+    exist at once."""
     device = embedding_ND.device
     total = embedding_ND.new_zeros((), dtype=torch.float32)
-    out_N = torch.zeros(len(ids), device=device)
-    for group in by_length([len(i) for i in ids], len(ids), ROOM):
-        length_B = torch.tensor([len(ids[i]) for i in group])
-        ids_BT = torch.full((len(group), int(length_B.max())), EOS)
-        for b, i in enumerate(group):
-            ids_BT[b, : len(ids[i])] = torch.tensor(ids[i])
-        ids_BT, length_B, at_B = (t.to(device) for t in (ids_BT, length_B, torch.tensor(group)))
-        value, nll_L, row_L = sentence_nll(
-            decoder, ids_BT, length_B, embedding_ND[at_B], scale_N[at_B], reference=reference
-        )
+    out_N = torch.zeros(len(embedding_ND), device=device)
+    frozen = not any(p.requires_grad for p in decoder.parameters())
+    at_once = frozen and torch.is_grad_enabled() and embedding_ND.requires_grad
+    for group in sentences:
+        ids_BT, length_B, at_B = (t.to(device, non_blocking=True) for t in group)
+        embedding_BD = embedding_ND[at_B]
+        read_BD = embedding_BD.detach().requires_grad_() if at_once else embedding_BD
+        value, nll_L, row_L = sentence_nll(decoder, ids_BT, length_B, read_BD, scale_N[at_B], reference=reference)
+        if at_once:
+            value.backward()
+            assert read_BD.grad is not None
+            through = (embedding_BD * read_BD.grad).sum(dtype=torch.float32)
+            value = value.detach() + (through - through.detach())  # that value, and this slope
         total = total + value
         out_N.index_add_(0, at_B[row_L], nll_L)
     return total, out_N

@@ -5,14 +5,20 @@ Legend: B texts, T tokens (new ones), C cached and new tokens, M model width, H 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..runtime import multiplies_bfloat16
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 
 def sinusoid_TM(count: int, width: int, first: int = 2) -> Tensor:
@@ -116,6 +122,7 @@ def plain_attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None,
     return score_BHTC.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
 
+@functools.cache
 def onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN's products serve: on a CPU, in float32, or bfloat16 where the processor has it."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
@@ -126,14 +133,66 @@ def onednn_serves(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and multiplies_bfloat16(device))
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x · weightᵀ on the weight as it lies, by oneDNN, which is faster: a tied table needs no second copy.
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x · weightᵀ + bias on the weight as it lies, by oneDNN where it serves, which is faster, gradients too: twice as
+    fast as PyTorch's own with AVX-512. A tied table needs no second copy. Compilers, exporters see PyTorch's own.
 
-    x_…I, weight_OI → y_…O. Its plain twin is `F.linear`.
+    x_…I, weight_OI, bias_O → y_…O. Its plain twin is `F.linear`.
     """
-    if not (torch.is_grad_enabled() and x.requires_grad) and onednn_serves(x.device, x.dtype):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return F.linear(x, weight)
+    if torch.compiler.is_compiling() or not onednn_serves(x.device, x.dtype):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _Product.apply(x, weight, bias)
+    return _by_onednn(x, weight, bias)
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if not x.numel():  # oneDNN sums nothing to no zeros
+        return F.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Product(torch.autograd.Function):
+    """`product` with its gradients, which are such products too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight_OI)
+        return _by_onednn(x, weight_OI, bias_O)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight_OI = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        slope_NO = slope.flatten(0, -2)
+        return (
+            _by_onednn(slope, weight_OI.T) if need_x else None,
+            _by_onednn(slope_NO.T, x.flatten(0, -2).T) if need_weight else None,
+            slope_NO.sum(0) if need_bias else None,
+        )
+
+
+class Linear(nn.Linear):
+    """PyTorch's, by `product`: x_…I → y_…O. One without memory is not drawn, as in `drawn`."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x, self.weight, self.bias)
+
+
+def flop_counter() -> FlopCounterMode:
+    """A counter of operations that knows oneDNN's products too: with flop_counter() as c: …; c.get_total_flops()"""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def operations(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(x) * weight[0]
+
+    known = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return FlopCounterMode(display=False, custom_mapping={known: operations} if known else {})
 
 
 class SelfAttention(nn.Module):
@@ -145,8 +204,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv_proj = nn.Linear(width, 3 * width)
-        self.out_proj = nn.Linear(width, width)
+        self.qkv_proj = Linear(width, 3 * width)
+        self.out_proj = Linear(width, width)
 
     def forward(
         self, x_BTM: Tensor, *, mask: Tensor | None = None, causal: bool = False, cache: KVCache | None = None
@@ -180,8 +239,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.inner_proj = nn.Linear(width, inner)
-        self.output_proj = nn.Linear(inner, width)
+        self.inner_proj = Linear(width, inner)
+        self.output_proj = Linear(inner, width)
 
     def forward(self, x_BTM: Tensor) -> Tensor:
         return self.output_proj(F.relu(self.inner_proj(x_BTM)))

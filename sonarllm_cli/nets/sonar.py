@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .layers import FeedForward, KVCache, SelfAttention, drawn, product, sinusoid_TM
+from .layers import FeedForward, KVCache, Linear, SelfAttention, drawn, product, sinusoid_TM
 
 POOLINGS = ("mean", "max", "last")
 
@@ -119,8 +119,8 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attn_layer_norm = nn.LayerNorm(config.width)
         self.self_attn = SelfAttention(config.width, config.heads)
-        self.cross_v_proj = nn.Linear(config.embedding, config.width)
-        self.cross_out_proj = nn.Linear(config.width, config.width)
+        self.cross_v_proj = Linear(config.embedding, config.width)
+        self.cross_out_proj = Linear(config.width, config.width)
         self.ffn_layer_norm = nn.LayerNorm(config.width)
         self.ffn = FeedForward(config.width, config.ffn)
         self.dropout = config.dropout
@@ -146,8 +146,8 @@ class SonarEncoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.layer_norm = nn.LayerNorm(config.width)
         pooled = config.pool_width or config.width
-        self.pool_proj = nn.Linear(config.width, pooled) if config.pool_width else None
-        self.out_proj = nn.Identity() if config.embedding == pooled else nn.Linear(pooled, config.embedding)
+        self.pool_proj = Linear(config.width, pooled) if config.pool_width else None
+        self.out_proj = nn.Identity() if config.embedding == pooled else Linear(pooled, config.embedding)
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         T = ids_BT.shape[1]

@@ -146,7 +146,9 @@ def retrieval(model: str, data: list[str], run: Plan, peer: str = "") -> Result:
     rows = [row for _, row in corpus.rows(Data(), data)]
     for row in rows:
         if not all(isinstance(row.get(key), str) for key in ("lang", "text", "note" if "note" in row else "id")):
-            raise UserError(f"not a note or a query: {row}", 'give {"id", "lang", "text"} and {"lang", "text", "note"}')
+            fields = ", ".join(list(row)[:8])
+            message = f"neither a note nor a query, but a record of {fields or 'nothing'}"
+            raise UserError(message, 'give {"id", "lang", "text"} and {"lang", "text", "note"}')
     seen = set(run.seen)
     notes = {row["id"]: row for row in rows if "note" not in row}
     queries = sampled([row for row in rows if "note" in row and row["text"] not in seen], run.limit, run.seed)

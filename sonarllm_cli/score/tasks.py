@@ -99,6 +99,8 @@ def evaluate(
         )
         results.append(run(model, list(data), plan))
     names = [name for name in results[0][0] if all(name in figures for figures, _ in results)]
+    if not names:
+        raise UserError("the data hold nothing to score", f"see what is read: sonarllm evaluate {task} --help")
     values = {name: [figures[name] for figures, _ in results] for name in names}
     means = {name: statistics.fmean(v) if seeds > 1 else v[0] for name, v in values.items()}
     out: dict[str, Any] = {"figures": {name: round(value, 2) for name, value in means.items()}}

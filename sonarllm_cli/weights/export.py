@@ -137,7 +137,8 @@ def _write_m2m100(stored: StoredWeights, folder: Path, weights: str, lang: str) 
     _part(folder / "decoder", config, weights, decoder, stored, shape.max_target_tokens)
     generation = {**_IDS, "decoder_start_token_id": 2, "max_length": shape.max_target_tokens}
     _json(folder / "decoder" / "generation_config.json", generation)
-    _card(stored, folder, _M2M100_USE.replace("LANG", lang))
+    most = min(256, shape.max_target_tokens)  # as decode has it
+    _card(stored, folder, _M2M100_USE.replace("LANG", lang).replace("MOST", str(most)))
 
 
 def _m2m100(shape: SonarConfig, weights: str) -> dict[str, Any]:
@@ -329,12 +330,16 @@ encoder, decoder = M2M100Encoder.from_pretrained("encoder"), M2M100ForConditiona
 batch = tokenizer(["LANG" + "A text."], return_tensors="pt", padding=True)   # a text after its language
 mask = batch["attention_mask"][..., None]
 vectors = (encoder(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
-ids = decoder.generate(
+lang, end = tokenizer.convert_tokens_to_ids("LANG"), tokenizer.eos_token_id
+every, most = torch.arange(len(tokenizer)), MOST
+ids = decoder.generate(  # SONAR's search: the language's probability counts, and a text ends with its end
     encoder_outputs=BaseModelOutput(last_hidden_state=vectors[:, None]),
-    forced_bos_token_id=tokenizer.convert_tokens_to_ids("LANG"),
+    prefix_allowed_tokens_fn=lambda _, ids: [lang] if len(ids) == 1 else [end] if len(ids) == most - 1 else every,
     num_beams=5,
+    early_stopping=True,
+    max_length=most,
 )
-tokenizer.batch_decode(ids, skip_special_tokens=True)
+texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
 """
 _ST_USE = """
 from sentence_transformers import SentenceTransformer

@@ -6,6 +6,7 @@ writer = load_writer("mini", runtime)      # with its space
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,15 @@ def pack(net: nn.Module, runtime: Runtime) -> None:
         pack_(net, int8=runtime.int8)
     elif runtime.int8:
         raise UserError("int8 needs PyTorch with oneDNN", "use --dtype float32 or bfloat16")
+
+
+def packed(space: Space) -> Space:
+    """A space that was loaded to train, with its encoder packed: to embed with. What its network holds beside it is
+    shared, and stays as it is."""
+    own = space.net
+    net = copy.deepcopy(own, {id(part): part for part in (own.decoder, *own.parameters(), *own.buffers())})
+    pack(net.encoder, space.runtime)
+    return replace(space, net=net)
 
 
 def load_space(name: str = DEFAULT, runtime: Runtime | None = None, *, trainable: bool = False) -> Space:

@@ -302,7 +302,8 @@ def remove(name: str) -> Path:
         if _NAME.fullmatch(name) and (EMBEDDED / name).is_dir():
             raise UserError(f"{name} comes with the package and can't be removed", "uninstall the package instead")
         close = nearest(name, [p.name for p in _models_in(models_home())])
-        raise UserError(f"no model {name!r} in {models_home()}", f"did you mean {close}?" if close else "")
+        cure = f"did you mean {close}?" if close else "see sonarllm models list"
+        raise UserError(f"no model {name!r} in {models_home()}", cure)
     for other in _models_in(models_home()):
         try:
             lives_in = model_dir.read_config(other).get("sonar", {}).get("name")

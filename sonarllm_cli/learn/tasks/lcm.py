@@ -21,9 +21,10 @@ from torch import Tensor
 from ...data.documents import Batch, Document, Lazy
 from ...nets.diffusion_lcm import diffused
 from ...nets.sonar import SonarConfig
+from ..ahead import pinned
 from ..budget import Cost, body_token_flops
 from ..recipe import Settings
-from .sonar_llm import CPU, Group, SonarLLMTask
+from .sonar_llm import CPU, Group, Loaded, SonarLLMTask
 
 FITTED = 100_000  # sentences, evenly spaced over the documents, that the normaliser is fitted to
 
@@ -61,16 +62,20 @@ class LCMTask(SonarLLMTask):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's mean squared error, and what to log of it."""
-        error_N, row_N = self._errors(batch.loaded or self._groups(batch.documents), generator)
-        labels = int(self.table.labels[row_N].sum())
-        facts = {"tokens": labels, "sentences": len(row_N), "mse": error_N.mean().item()}
+        loaded = batch.loaded or self._loaded(batch.documents)
+        error_N = self._errors(loaded, generator)
+        facts = {"tokens": loaded.labels, "sentences": len(error_N), "mse": error_N.mean().item()}
         return error_N.sum() / batch.step_tokens, facts
 
-    def _errors(self, groups: Sequence[Group], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
-        """Squared error of each target sentence, and its row."""
-        predicted_ND, row_N = self._predict(groups, generator)
-        target_ND = self.table.embeddings(row_N).to(self.device)
-        return (self.normaliser(predicted_ND) - self.normaliser(target_ND)).square().sum(1), row_N
+    def _wanted(self, row_N: np.ndarray) -> Tensor:
+        """The target sentences' embeddings: → target_ND, on the CPU."""
+        return pinned(self.table.embeddings(row_N), self.device)
+
+    def _errors(self, loaded: Loaded, generator: torch.Generator | None) -> Tensor:
+        """Squared error of each target sentence: → error_N."""
+        predicted_ND = self._predict(loaded.groups, generator)
+        target_ND = loaded.wanted.to(self.device, non_blocking=True)
+        return (self.normaliser(predicted_ND) - self.normaliser(target_ND)).square().sum(1)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -80,9 +85,11 @@ class LCMTask(SonarLLMTask):
         generator = self._validation_noise()
         for name, summary in (("text", False), ("title", True)):
             documents = self.data.held_out(summary, 16 * self.settings.run.valid_batches)
-            groups = (self._groups(documents[at : at + 16]) for at in range(0, len(documents), 16))
-            found = [self._errors(some, generator) for some in groups]
-            keep = [error_N.cpu()[torch.from_numpy(row_N != 0)] if summary else error_N for error_N, row_N in found]
+            keep = []
+            for at in range(0, len(documents), 16):
+                loaded = self._loaded(documents[at : at + 16])
+                error_N = self._errors(loaded, generator).cpu()
+                keep.append(error_N[torch.from_numpy(loaded.row_N != 0)] if summary else error_N)
             if keep:
                 out[f"valid_{name}_mse"] = torch.cat(keep).mean().item()
         return out | self._decoded()
@@ -105,19 +112,19 @@ class DiffusionTask(LCMTask):
     def _start(self, model: Any) -> Any:
         return model
 
-    def _errors(self, groups: Sequence[Group], generator: torch.Generator | None) -> tuple[Tensor, np.ndarray]:
-        found = [self._errors_of_group(group, generator) for group in groups]
-        return torch.cat(found), np.concatenate([group.row_N for group in groups])
+    def _errors(self, loaded: Loaded, generator: torch.Generator | None) -> Tensor:
+        each = loaded.wanted.split([len(group.row_N) for group in loaded.groups])
+        return torch.cat([self._errors_of_group(*both, generator) for both in zip(loaded.groups, each)])
 
-    def _errors_of_group(self, group: Group, generator: torch.Generator | None) -> Tensor:
+    def _errors_of_group(self, group: Group, target_ND: Tensor, generator: torch.Generator | None) -> Tensor:
         """Targets are denoised at as many places of each document as the one with the most has."""
-        _, at_B, at_S, row_N = group
+        _, at_B, at_S, _ = group
         context_BSD = self._noised(group, generator if self.model.training else None)
         count_B = torch.bincount(at_B, minlength=len(context_BSD))
         place_N = torch.cat([torch.arange(int(n)) for n in count_B])  # targets come document by document
         B, N, S = len(context_BSD), int(count_B.max()), context_BSD.shape[1]
         target_BND = torch.zeros(B, N, context_BSD.shape[2])
-        target_BND[at_B, place_N] = self.table.embeddings(row_N)
+        target_BND[at_B, place_N] = target_ND
         last_BN = torch.zeros(B, N, dtype=torch.long)
         last_BN[at_B, place_N] = at_S + 1  # the last column seen: sentence at_S, after the zero vector
         config = self.model.config

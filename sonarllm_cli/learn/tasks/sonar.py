@@ -37,7 +37,7 @@ from ..budget import (
 )
 from ..build import space_config
 from ..card import card
-from ..losses import alignment, contrast, noised, sentence_nll, sentences_nll, teaching
+from ..losses import alignment, contrast, noised, padded, sentence_nll, sentences_nll, teaching
 from ..predictions import Guesses
 from ..recipe import Loss, Settings, config_from
 
@@ -310,7 +310,7 @@ class SonarTask(Cost):
         texts, guess_ND = guesses.draw(generator)
         labels = sum(len(ids) - 2 for ids in texts)
         scale_N = torch.full((len(texts),), weight / labels, device=self.device)
-        value, nll_N = sentences_nll(self.model.decoder, texts, guess_ND.to(self.device), scale_N)
+        value, nll_N = sentences_nll(self.model.decoder, padded(texts, self.device), guess_ND.to(self.device), scale_N)
         return value, nll_N.sum().item() / labels
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ from ..ahead import pinned
 from ..budget import Cost, body_token_flops, cross_flops, decoder_token_flops, layer_activations, logits_bytes
 from ..build import read_documents, shape_of, space_config
 from ..card import card
-from ..losses import sentences_nll
+from ..losses import MOST_ROOM, Padded, padded, sentences_nll
 from ..recipe import Settings, config_from
 
 CPU = torch.device("cpu")
@@ -50,6 +50,17 @@ class Group(NamedTuple):
     at_B: Tensor
     at_S: Tensor
     row_N: np.ndarray
+
+
+class Loaded(NamedTuple):
+    """What the loss of a micro-batch reads of the table: groups of documents, the rows of all their target sentences,
+    what is wanted of those (`_wanted`), and their labels and bytes."""
+
+    groups: list[Group]
+    row_N: np.ndarray
+    wanted: Any
+    labels: int
+    bytes: int
 
 
 class SonarLLMTask(Cost):
@@ -121,11 +132,11 @@ class SonarLLMTask(Cost):
 
     @classmethod
     def activations(cls, settings: Settings, config: Any, space: SonarConfig | None, half: int) -> float:
-        """The body's and the frozen decoder's."""
+        """The body's, and those that the frozen decoder has at once."""
         assert space is not None
         layers = space.decoder_layers * layer_activations(settings, space.width, space.ffn, 2) * half
         own = super().activations(settings, config, space, half)
-        return own + settings.optim.batch_tokens * layers + logits_bytes(space.vocab_size)
+        return own + min(settings.optim.batch_tokens, MOST_ROOM) * layers + logits_bytes(space.vocab_size)
 
     # ------------------------------------------------------------------------------------------ batches
 
@@ -144,20 +155,27 @@ class SonarLLMTask(Cost):
     # ------------------------------------------------------------------------------------------ the loss
 
     def load(self, batch: Batch) -> Batch:
-        """The batch with what the body reads."""
-        return replace(batch, loaded=self._groups(batch.documents))
+        """The batch with all that its loss reads of the table."""
+        return replace(batch, loaded=self._loaded(batch.documents))
+
+    def _loaded(self, documents: Sequence[Document]) -> Any:
+        groups = self._groups(documents)
+        row_N = np.concatenate([group.row_N for group in groups])
+        labels, size = int(self.table.labels[row_N].sum()), self.table.bytes(row_N)
+        return Loaded(groups, row_N, self._wanted(row_N), labels, size)
+
+    def _wanted(self, row_N: np.ndarray) -> Any:
+        """What the loss wants of target sentences: their ids."""
+        sentences = padded(self.table.target_ids(row_N), self.device)
+        return [Padded(*(pinned(tensor, self.device) for tensor in group)) for group in sentences]
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's mean token cross-entropy, and what to log of it."""
-        predicted_ND, row_N = self._predict(batch.loaded or self._groups(batch.documents), generator)
-        total, nll_N = self._decode(predicted_ND, row_N, 1 / batch.step_tokens)
-        nll, labels = nll_N.sum().item(), int(self.table.labels[row_N].sum())
-        return total, {
-            "tokens": labels,
-            "sentences": len(row_N),
-            "nll": nll / labels,
-            "bpb": nll / math.log(2) / self.table.bytes(row_N),
-        }
+        loaded = batch.loaded or self._loaded(batch.documents)
+        total, nll_N = self._decode(self._predict(loaded.groups, generator), loaded.wanted, 1 / batch.step_tokens)
+        nll = nll_N.sum().item()
+        facts = {"tokens": loaded.labels, "sentences": len(loaded.row_N), "nll": nll / loaded.labels}
+        return total, facts | {"bpb": nll / math.log(2) / loaded.bytes}
 
     def _groups(self, documents: Sequence[Document]) -> list[Group]:
         room = None if self.settings.parallel.shard == "full" else POSITIONS  # as many calls in every process
@@ -165,10 +183,9 @@ class SonarLLMTask(Cost):
         found = (Group(*self.data.context([documents[i] for i in group])) for group in groups)
         return [group._replace(context_BSD=pinned(group.context_BSD, self.device)) for group in found]
 
-    def _predict(self, groups: Sequence[Group], generator: torch.Generator | None = None) -> tuple[Tensor, np.ndarray]:
-        """Documents → the predicted embeddings of all their target sentences and those sentences' rows."""
-        found = [self.model(self._noised(g, generator))[g.at_B, g.at_S] for g in groups]
-        return torch.cat(found), np.concatenate([g.row_N for g in groups])
+    def _predict(self, groups: Sequence[Group], generator: torch.Generator | None = None) -> Tensor:
+        """Documents → predicted_ND, the embeddings of all their target sentences."""
+        return torch.cat([self.model(self._noised(g, generator))[g.at_B, g.at_S] for g in groups])
 
     def _noised(self, group: Group, generator: torch.Generator | None) -> Tensor:
         """What is read, with `loss.input_noise` on it, on the device: → context_BSD."""
@@ -179,13 +196,13 @@ class SonarLLMTask(Cost):
         return context_BSD.to(self.device, non_blocking=True)
 
     def _decode(
-        self, predicted_ND: Tensor, row_N: np.ndarray, scale: float, *, reference: bool = False
+        self, predicted_ND: Tensor, sentences: Sequence[Padded], scale: float, *, reference: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Predicted embeddings → scale × Σ nll of the sentences in `row_N` and each one's nll: of words and `</s>` or,
-        for `reference`, of what the published scripts score."""
+        """Predicted embeddings → scale × Σ nll of the sentences and each one's nll: of words and `</s>` or, for
+        `reference`, of what the published scripts score."""
         assert self.frozen is not None
-        scale_N = torch.full((len(row_N),), scale, device=self.device)
-        return sentences_nll(self.frozen, self.table.target_ids(row_N), predicted_ND, scale_N, reference=reference)
+        scale_N = torch.full((len(predicted_ND),), scale, device=self.device)
+        return sentences_nll(self.frozen, sentences, predicted_ND, scale_N, reference=reference)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -197,13 +214,14 @@ class SonarLLMTask(Cost):
             nll = reference = 0.0
             tokens = sentences = size = 0
             for at in range(0, len(documents), 16):
-                predicted_ND, row_N = self._predict(self._groups(documents[at : at + 16]))
+                groups = self._groups(documents[at : at + 16])
+                predicted_ND, row_N = self._predict(groups), np.concatenate([group.row_N for group in groups])
                 if summary:
                     keep = row_N != 0
                     predicted_ND, row_N = predicted_ND[torch.from_numpy(keep).to(self.device)], row_N[keep]
-                _, nll_N = self._decode(predicted_ND, row_N, 0.0)
-                nll += nll_N.sum().item()
-                reference += self._decode(predicted_ND, row_N, 0.0, reference=True)[1].sum().item()
+                wanted = padded(self.table.target_ids(row_N), self.device)
+                nll += self._decode(predicted_ND, wanted, 0.0)[1].sum().item()
+                reference += self._decode(predicted_ND, wanted, 0.0, reference=True)[1].sum().item()
                 sentences += len(row_N)
                 tokens += int(self.table.labels[row_N].sum())
                 size += self.table.bytes(row_N)

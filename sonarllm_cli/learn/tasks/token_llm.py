@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from ...data.documents import Batch, Document
 from ...nets.sonar import SonarConfig
 from ...runtime import by_length
 from ...tokens import EOS
+from ..ahead import pinned
 from ..budget import SENTENCE_TOKENS, body_activations, body_token_flops, logits_bytes
 from ..losses import token_nll
 from ..recipe import Settings
@@ -28,6 +29,16 @@ from .sonar_llm import CPU, SonarLLMTask
 
 TOKENS = 4096  # padded tokens that the body reads at once
 MARKED = 1  # the marker's row of the sentence table
+
+
+class Laid(NamedTuple):
+    """Documents of like length as they are read, padded, which tokens are scored, and of which sentences."""
+
+    ids_BT: Tensor  # less the last, which nothing follows
+    label_BT: Tensor  # which of the next ones count
+    target_L: Tensor  # those
+    of_L: Tensor  # the sentence of each
+    row_N: np.ndarray
 
 
 class TokenLLMTask(SonarLLMTask):
@@ -56,29 +67,22 @@ class TokenLLMTask(SonarLLMTask):
     def _given(self) -> dict[str, int]:
         return {"vocab_size": self.space.tokenizer.vocab_size}
 
-    def load(self, batch: Batch) -> Batch:
-        """The batch as it is: it reads token ids."""
-        return batch
-
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's mean token cross-entropy, and what to log of it."""
-        total, nll_N, row_N = self._score(batch.documents, 1 / batch.step_tokens)
-        nll, labels = nll_N.sum().item(), int(self.table.labels[row_N].sum())
-        facts = {"tokens": labels, "sentences": len(row_N), "nll": nll / labels}
-        return total, facts | {"bpb": nll / math.log(2) / self.table.bytes(row_N)}
+        loaded = batch.loaded or self._loaded(batch.documents)
+        total, nll_N = self._score(loaded.groups, 1 / batch.step_tokens)
+        nll = nll_N.sum().item()
+        facts = {"tokens": loaded.labels, "sentences": len(nll_N), "nll": nll / loaded.labels}
+        return total, facts | {"bpb": nll / math.log(2) / loaded.bytes}
 
-    def _score(self, documents: Sequence[Document], scale: float) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Documents → scale × Σ nll, and each target sentence's nll and row."""
+    def _wanted(self, row_N: np.ndarray) -> None:
+        """Nothing: the groups hold the labels."""
+
+    def _groups(self, documents: Sequence[Document]) -> Any:
         laid = [self._lay_out(d) for d in documents]
-        total = torch.zeros((), device=self.device)
-        parts, rows = [], []
         room = None if self.settings.parallel.shard == "full" else TOKENS  # as many calls in every process
-        for group in by_length([len(ids) for ids, _ in laid], len(laid), room):
-            value, nll_N, row_N = self._score_group([laid[i] for i in group], [documents[i] for i in group], scale)
-            total = total + value
-            parts.append(nll_N)
-            rows.append(row_N)
-        return total, torch.cat(parts), np.concatenate(rows)
+        groups = by_length([len(ids) for ids, _ in laid], len(laid), room)
+        return [self._group([laid[i] for i in group], [documents[i] for i in group]) for group in groups]
 
     def _lay_out(self, document: Document) -> tuple[list[int], list[int]]:
         """A document's ids, and for each which of its sentences it is scored for, −1 for none."""
@@ -91,25 +95,30 @@ class TokenLLMTask(SonarLLMTask):
             scored += [place if counts else -1] * len(words)
         return ids, scored
 
-    def _score_group(
-        self, laid: Sequence[tuple[list[int], list[int]]], documents: Sequence[Document], scale: float
-    ) -> tuple[Tensor, Tensor, np.ndarray]:
-        device = self.device
+    def _group(self, laid: Sequence[tuple[list[int], list[int]]], documents: Sequence[Document]) -> Laid:
         T = max(len(ids) for ids, _ in laid)
         ids_BT, scored_BT = torch.full((len(laid), T), EOS), torch.full((len(laid), T), -1)
         for b, (ids, scored) in enumerate(laid):
             ids_BT[b, : len(ids)], scored_BT[b, : len(ids)] = torch.tensor(ids), torch.tensor(scored)
         label_BT = scored_BT[:, 1:] >= 0
-        target_L = ids_BT[:, 1:][label_BT].to(device)
-        hidden_BTM = self.model(ids_BT[:, :-1].to(device))
-        scale_L = torch.full((len(target_L),), scale, device=device)
-        value, nll_L = token_nll(hidden_BTM[label_BT.to(device)], self.model.output, target_L, scale_L)
         at_B = torch.arange(len(laid))[:, None].expand_as(label_BT)[label_BT]
         pair_L = at_B * T + scored_BT[:, 1:][label_BT]  # document and sentence, in order
         sentence_N, of_L = pair_L.unique(return_inverse=True)
-        nll_N = torch.zeros(len(sentence_N)).index_add_(0, of_L, nll_L.cpu())
         row_N = np.array([documents[int(p) // T].rows[int(p) % T] for p in sentence_N])
-        return value, nll_N, row_N
+        read = (ids_BT[:, :-1].contiguous(), label_BT, ids_BT[:, 1:][label_BT])
+        ids_BT, label_BT, target_L = (pinned(tensor, self.device) for tensor in read)
+        return Laid(ids_BT, label_BT, target_L, of_L, row_N)
+
+    def _score(self, groups: Sequence[Laid], scale: float) -> tuple[Tensor, Tensor]:
+        """Groups of documents → scale × Σ nll, and each target sentence's nll."""
+        total, parts = torch.zeros((), device=self.device), []
+        for ids_BT, label_BT, target_L, of_L, row_N in groups:
+            ids, label, target = (t.to(self.device, non_blocking=True) for t in (ids_BT, label_BT, target_L))
+            scale_L = torch.full((len(target),), scale, device=self.device)
+            value, nll_L = token_nll(self.model(ids)[label], self.model.output, target, scale_L)
+            total = total + value
+            parts.append(torch.zeros(len(row_N)).index_add_(0, of_L, nll_L.cpu()))
+        return total, torch.cat(parts)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -119,7 +128,8 @@ class TokenLLMTask(SonarLLMTask):
             documents = self.data.held_out(summary, 16 * self.settings.run.valid_batches)
             if not documents:
                 continue
-            _, nll_N, row_N = self._score(documents, 0.0)
+            loaded = self._loaded(documents)
+            nll_N, row_N = self._score(loaded.groups, 0.0)[1], loaded.row_N
             if summary:
                 nll_N, row_N = nll_N[torch.from_numpy(row_N != 0)], row_N[row_N != 0]
             nll = nll_N.sum().item()
