@@ -12,6 +12,7 @@ from sonarllm_cli.learn.losses import (
     alignment,
     contrast,
     noised,
+    padded,
     plain_token_nll,
     sentence_nll,
     sentences_nll,
@@ -182,7 +183,7 @@ def test_through_a_frozen_decoder_the_gradient_is_the_same_and_no_activations_ar
         decoder.requires_grad_(not frozen)
         read_ND = e_ND.clone().requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
-            total, nll_N = sentences_nll(decoder, ids, 2 * read_ND, scale_N)
+            total, nll_N = sentences_nll(decoder, padded(ids, e_ND.device), 2 * read_ND, scale_N)
         count = len(kept)
         (3 * total).backward()
         return count, (total.detach(), nll_N, read_ND.grad)

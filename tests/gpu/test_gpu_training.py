@@ -97,7 +97,7 @@ def test_a_killed_run_goes_on_and_ends_as_a_whole_one(recipe, tmp_path):
     Trainer(settings, tmp_path / "whole").run()
     (tmp_path / "r.toml").write_text(to_toml(settings.as_dict()))
     process = train(tmp_path, "-o", "broken")
-    while process.poll() is None and not list((tmp_path / "broken").glob("checkpoint-*.pt")):
+    while process.poll() is None and not list((tmp_path / "broken").glob("checkpoint-*")):
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL, process.stdout.read()
