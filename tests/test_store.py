@@ -159,6 +159,16 @@ def test_a_flipped_bit_of_a_store_is_told_and_mended(documents, tiny, tmp_path, 
     Stored(folder, tiny)
 
 
+def test_a_store_is_written_by_one_command_at_a_time(documents, tiny, tmp_path):
+    with (
+        store.writing(tmp_path / "s", tiny),
+        pytest.raises(UserError, match="another embed --store writes"),
+    ):
+        embed_documents([documents], tmp_path / "s", tiny)
+    embed_documents([documents], tmp_path / "s", tiny)
+    assert not (tmp_path / "s/.lock").exists()
+
+
 def test_two_ranks_make_the_same_store(documents, tiny, tmp_path):
     embed_documents([documents], tmp_path / "1", tiny, shard_documents=2)
 

@@ -124,28 +124,28 @@ def embed_on_ray(
     """
     space = load_space(embedder.model, choose("meta", "float32"), trainable=True)  # its facts; no weights are kept
     embedder = replace(embedder, lang=resolve(embedder.lang, space.tokenizer.langs), fingerprint=space.fingerprint)
-    store.begin(folder, space)
-    ours = not ray.is_initialized()
-    if ours:
-        _start(address)
-    try:
-        gpu = embedder.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
-        what, each = ("GPU", 1) if gpu else ("CPU", cores)
-        room = sum(int(node["Resources"].get(what, 0) // each) for node in ray.nodes() if node["Alive"])
-        if not room:
-            raise UserError(f"no machine has {cores} cores for a worker", "give fewer --cores")
-        pool = ActorPoolStrategy(
-            min_size=1, max_size=workers, initial_size=min(room, workers or room), max_tasks_in_flight_per_actor=2
-        )
-        share: dict[str, Any] = {"num_gpus": 1} if gpu else {"num_cpus": cores}
-        entries: dict[str, dict[str, Any]] = {}
-        for entry, documents in _run(inputs, folder, embedder, shard_documents, pool, share):
-            entries[entry["file"]] = entry
-            shown(documents)
-    finally:
+    with store.writing(folder, space):
+        ours = not ray.is_initialized()
         if ours:
-            ray.shutdown()
-    return store.finish(folder, len(entries), space, embedder.lang, inputs, entries)
+            _start(address)
+        try:
+            gpu = embedder.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+            what, each = ("GPU", 1) if gpu else ("CPU", cores)
+            room = sum(int(node["Resources"].get(what, 0) // each) for node in ray.nodes() if node["Alive"])
+            if not room:
+                raise UserError(f"no machine has {cores} cores for a worker", "give fewer --cores")
+            pool = ActorPoolStrategy(
+                min_size=1, max_size=workers, initial_size=min(room, workers or room), max_tasks_in_flight_per_actor=2
+            )
+            share: dict[str, Any] = {"num_gpus": 1} if gpu else {"num_cpus": cores}
+            entries: dict[str, dict[str, Any]] = {}
+            for entry, documents in _run(inputs, folder, embedder, shard_documents, pool, share):
+                entries[entry["file"]] = entry
+                shown(documents)
+        finally:
+            if ours:
+                ray.shutdown()
+        return store.finish(folder, len(entries), space, embedder.lang, inputs, entries)
 
 
 def _start(address: str | None) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -33,7 +33,7 @@ from torch import Tensor
 from ..errors import RunError, UserError
 from ..flow.embed import encode
 from ..flow.segment import segment
-from ..io.files import atomic_file, atomic_write, make_folder
+from ..io.files import atomic_file, atomic_write, locked, make_folder
 from ..runtime import log
 from ..tokens import EOS, Tokenizer, fitting
 from ..weights.loaded import Space
@@ -119,19 +119,18 @@ def embed_documents(
     kept as it is for training to end the document before it (`truncate`), or an error. `shown` is told of progress.
     """
     ranks = ranks or Alone()
-    if ranks.first:
-        begin(folder, space)
-    ranks.wait()
-    options = options_of(space, lang, text_field, max_tokens, on_long)
-    shards, known = 0, _known(folder)
-    for number, rows in split(inputs, shard_documents):
-        if number % ranks.count == ranks.rank:
-            make_shard(folder, number, rows, space, options, known)
-            shown(len(rows))
-        shards += 1
-    ranks.wait()
-    manifest = finish(folder, shards, space, lang, inputs) if ranks.first else {}
-    ranks.wait()
+    with writing(folder, space) if ranks.first else nullcontext():
+        ranks.wait()
+        options = options_of(space, lang, text_field, max_tokens, on_long)
+        shards, known = 0, _known(folder)
+        for number, rows in split(inputs, shard_documents):
+            if number % ranks.count == ranks.rank:
+                make_shard(folder, number, rows, space, options, known)
+                shown(len(rows))
+            shards += 1
+        ranks.wait()
+        manifest = finish(folder, shards, space, lang, inputs) if ranks.first else {}
+        ranks.wait()
     return manifest
 
 
@@ -170,6 +169,19 @@ def make_shard(
         sentences, skips = sentences_of(rows, space.tokenizer, options)
         _write_shard(path, sentences, skips, space, key, options)
     return path
+
+
+@contextmanager
+def writing(folder: Path, space: Space) -> Iterator[None]:
+    """`begin`, and the folder as this command's alone. UserError where another has it."""
+    begin(folder, space)
+    lock = folder / ".lock"
+    with locked(lock, f"another embed --store writes {folder}", "wait for its end, or choose another folder"):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows, where a locked file stays
+                lock.unlink()
 
 
 def begin(folder: Path, space: Space) -> None:
