@@ -1,5 +1,7 @@
 """The embedded model: small enough, whole, and it does what its card says on texts like those it was trained on."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from sonarllm_cli.score.metrics import xsim
 from sonarllm_cli.weights import registry
 from sonarllm_cli.weights.loaded import load_space
 
+TALK = Path(__file__).parents[1] / "examples/talk.flac"
 TEXTS = {
     "eng_Latn": ["I don't have time today.", "The children are playing in the garden.", "Where is the station?"],
     "deu_Latn": ["Ich habe heute keine Zeit.", "Wo ist der Bahnhof?"],
@@ -27,7 +30,7 @@ def space():
 def test_it_is_at_most_36_mib_and_unaltered():
     files = [p for p in registry.EMBEDDED.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= 36 << 20
-    for name in ("mini", "mini-sonar"):
+    for name in ("mini", "mini-sonar", "mini-ears"):
         registry.verify(name)
 
 
@@ -76,3 +79,16 @@ def test_what_is_foreign_to_it_is_reconstructed_worse(space):
         return reconstruction(texts, embed_sentences(texts, "eng_Latn", space), "eng_Latn", space)
 
     assert bits(own) < bits(foreign) - 0.3
+
+
+def test_it_hears_clear_speech(space):
+    """Each sentence of the example's recording is nearest to its own words."""
+    pytest.importorskip("soundfile")
+    said = [
+        "I can't find my keys.",
+        "The train is late again.",
+        "Please call me tomorrow morning.",
+        "We are going to eat in the garden.",
+    ]
+    heard = torch.from_numpy(embed(audio=TALK, model="mini"))
+    assert xsim(heard, embed_sentences(said, "eng_Latn", space).float()) == 0
