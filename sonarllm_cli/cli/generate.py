@@ -74,7 +74,7 @@ def generate(
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
-    check_languages(lang, out_lang)
+    check_languages(lang, out_lang, model=compute.model)
     writing = Writing(sampling=sampling, **rules).but(
         max_sentences=max_sentences,
         no_repeat=no_repeat,

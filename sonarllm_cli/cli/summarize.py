@@ -87,7 +87,7 @@ def summarize(
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
-    check_languages(lang, out_lang)
+    check_languages(lang, out_lang, model=compute.model)
     writing = Writing(no_repeat=True, out_lang=out_lang, sampling=sampling).but(**search)
     failures, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
