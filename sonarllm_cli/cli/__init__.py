@@ -22,7 +22,7 @@ import click
 
 from .. import __version__
 from ..errors import UserError, printable
-from .groups import Group
+from .groups import NamingGroup
 
 COMMANDS = {
     "segment": "Split text into sentences",
@@ -49,7 +49,7 @@ Examples:
 """
 
 
-class LazyGroup(Group):
+class LazyGroup(NamingGroup):
     """Commands by name, each imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

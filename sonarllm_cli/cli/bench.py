@@ -12,7 +12,7 @@ from ..errors import UserError
 from . import complete
 from .bench_train import train
 from .common import COUNT, SEED, Whole, json_option, line, quiet_options, reporting
-from .groups import Group
+from .groups import NamingGroup
 
 model_option = click.option(
     "-m",
@@ -40,7 +40,7 @@ def tokens(text: str) -> int:
     return int(digits) * (factor or 1)
 
 
-@click.group(cls=Group, invoke_without_command=True)
+@click.group(cls=NamingGroup, invoke_without_command=True)
 @click.option("--context", metavar="N", help="Tokens to go up to: 64K, 1M …")
 @click.option(
     "--tokens-per-sentence", type=COUNT, default=60, show_default=True, help="Of the document that is measured."

@@ -32,7 +32,7 @@ def folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> Foun
     return [CompletionItem(incomplete, type="dir")]
 
 
-def published(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:
+def published_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:
     """Models of the catalogue that are not here."""
     from ..weights import registry
 
@@ -41,7 +41,7 @@ def published(ctx: click.Context, param: click.Parameter, incomplete: str) -> Fo
 
 def all_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:
     """Models that are here, and that are published."""
-    known = published(ctx, param, incomplete)
+    known = published_models(ctx, param, incomplete)
     return [item for item in models(ctx, param, incomplete) if not known or item.type == "plain"] + known
 
 

@@ -12,10 +12,10 @@ from . import complete
 from .common import json_option, line, output_option, quiet_options
 from .evaluate_spaces import SPACES
 from .evaluate_writers import WRITERS
-from .groups import Group
+from .groups import NamingGroup
 
 
-@click.group(cls=Group)
+@click.group(cls=NamingGroup)
 def evaluate() -> None:
     """Score a model on data, and set many scores side by side.
 

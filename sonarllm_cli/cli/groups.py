@@ -9,8 +9,8 @@ import click
 from ..errors import UserError, nearest
 
 
-class Group(click.Group):
-    """What `sonarllm` and its groups are."""
+class NamingGroup(click.Group):
+    """What `sonarllm` and its groups are: it names the nearest."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)

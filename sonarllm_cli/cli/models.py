@@ -14,7 +14,7 @@ from ..errors import printable
 from . import complete
 from .common import json_option, line
 from .export import export
-from .groups import Group
+from .groups import NamingGroup
 
 name_argument = click.argument("name", shell_complete=complete.models)
 dtype_option = click.option(
@@ -27,7 +27,7 @@ _language_option = functools.partial(click.option, "--lang", shell_complete=comp
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
 
-@click.group(cls=Group)
+@click.group(cls=NamingGroup)
 def models() -> None:
     """List, import, fetch, export, publish and remove models.
 
@@ -148,7 +148,7 @@ def rm(name: str) -> None:
 
 
 @models.command()
-@click.argument("name", shell_complete=complete.published)
+@click.argument("name", shell_complete=complete.published_models)
 @click.option("--as", "save_as", default="", metavar="NAME", help="Call it this here.")
 @click.option(
     "--sonar",
@@ -198,7 +198,7 @@ models.add_command(export)
 # ---------------------------------------------------------------------------------------------- import
 
 
-@models.group("import", cls=Group)
+@models.group("import", cls=NamingGroup)
 def import_() -> None:
     """Convert published checkpoints to a model here.
 
