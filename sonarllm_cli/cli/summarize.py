@@ -81,17 +81,18 @@ def summarize(
     Example:
       sonarllm summarize --cite examples/article.txt
     """
+    from ..flow.language import check_languages, prepare
+
+    check_languages(lang, out_lang)
+    prepare()
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten
-    from ..flow.language import check_languages, prepare
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
-    check_languages(lang, out_lang)
     writing = Writing(no_repeat=True, out_lang=out_lang, sampling=sampling).but(**search)
     failures, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
-    prepare()
     writer = load_writer(compute.model, compute.runtime)
     with failures, open_output(output) as out:
         for name, text in texts:
