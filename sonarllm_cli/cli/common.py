@@ -255,6 +255,7 @@ speech_option = click.option(
     "--speech",
     default="",
     metavar="MODEL",
+    shell_complete=complete.models,
     help="FILE is a recording: the encoder of the language spoken in it; by default that which comes with the space.",
 )
 

@@ -71,7 +71,7 @@ def generate(
     """
     from ..flow.language import check_languages, prepare
 
-    check_languages(lang, out_lang)
+    check_languages(lang, out_lang, model=compute.model)
     prepare()
     from ..flow.compose import Writing, continuation
     from ..io.files import open_output

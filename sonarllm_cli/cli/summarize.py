@@ -83,7 +83,7 @@ def summarize(
     """
     from ..flow.language import check_languages, prepare
 
-    check_languages(lang, out_lang)
+    check_languages(lang, out_lang, model=compute.model)
     prepare()
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import UserError
+from . import complete
 from .common import Compute, compute_options, files_argument, language_option, search_options, text_lang_option
 
 T = TypeVar("T")
@@ -27,7 +28,13 @@ T = TypeVar("T")
     help="Of the input, if its ending doesn't tell.",
 )
 @search_options
-@click.option("-o", "--output", metavar="OUT", help="Write here instead of stdout; of several files, the folder.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="Write here instead of stdout; of several files, the folder.",
+    shell_complete=complete.files,
+)
 @compute_options
 def translate(
     files: tuple[str, ...],
@@ -59,8 +66,7 @@ def translate(
     from ..use.translate import files_of_documents, read_translatable, translator
     from ..use.translate import translate as translated
 
-    check_languages(lang)
-    resolve(to)
+    check_languages(lang, to, model=compute.model)
     many = len(files) > 1 or any(map(os.path.isdir, files))
     if many and output in (None, "-"):
         raise UserError("several files are translated into a folder", "name it with -o FOLDER")

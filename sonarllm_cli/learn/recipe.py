@@ -187,7 +187,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read {path}: {error}", "give the path of a .toml file") from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}", "mend the line it names") from None
+        raise UserError(f"{path} is not valid TOML: {error}", "mend it there") from None
     changes = [_assignment(text) for text in overrides]
     table = _for_kind(table, next((value for key, value in reversed(changes) if key == "kind"), None))
     for key, value in changes:
