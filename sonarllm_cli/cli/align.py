@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UserError
+from . import complete
 from .common import (
     Compute,
     compute_options,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.argument("a", metavar="A", shell_complete=complete.files)
+@click.argument("b", metavar="B", shell_complete=complete.files)
 @text_lang_option
 @to_lang_option
 @speech_option
@@ -35,9 +36,23 @@ if TYPE_CHECKING:
 @click.option(
     "--max", "most", type=click.IntRange(2, 16), default=4, show_default=True, help="Sentences of a pair, in all."
 )
-@click.option("--vectors-a", nargs=2, metavar="TEXTS RAW", help="Of A's joined sentences, one a line: raw float32.")
-@click.option("--vectors-b", nargs=2, metavar="TEXTS RAW", help="The same of B. With both, no model is needed.")
-@click.option("--write-vectors", metavar="DIR", help="Write them: a.txt, a.emb, b.txt, b.emb.")
+@click.option(
+    "--vectors-a",
+    nargs=2,
+    metavar="TEXTS RAW",
+    help="Of A's joined sentences, one a line: raw float32.",
+    shell_complete=complete.files,
+)
+@click.option(
+    "--vectors-b",
+    nargs=2,
+    metavar="TEXTS RAW",
+    help="The same of B. With both, no model is needed.",
+    shell_complete=complete.files,
+)
+@click.option(
+    "--write-vectors", metavar="DIR", help="Write them: a.txt, a.emb, b.txt, b.emb.", shell_complete=complete.folders
+)
 @click.option("--vecalign", is_flag=True, help="Write numbers from 0 and costs, [0, 1]:[0]:0.25, as vecalign does.")
 @json_option
 @output_option
@@ -77,7 +92,7 @@ def align(
     from ..use import align as aligning
     from ..use.sides import read_recorded
 
-    check_languages(lang, to_lang)
+    check_languages(lang, to_lang, model=compute.model)
     check_speech(speech, [a, b])
     sides = []
     times: dict[str, Sequence[Utterance]] = {}
@@ -91,7 +106,7 @@ def align(
             sides.append((spoken.heard.words(), aligning.heard_document(vectors_ND, most=most, name=spoken.name)))
             continue
         sentences = aligning.read_sentences(path, own, lines)
-        embed = aligning.read_vectors(*given) if given else _embedding(own, compute)
+        embed = aligning.read_vectors(*given) if given else _embedding(path, own, compute)
         if write_vectors:
             embed = aligning.writing_vectors(embed, write_vectors, name)
         sides.append((sentences, aligning.document(sentences, embed, most=most, name=path)))
@@ -113,7 +128,15 @@ def align(
                 print(f"{pair.cost:.4f}\t{text_a}\t{text_b}", file=out)
 
 
-def _embedding(lang: str, compute: Compute) -> Callable[[list[str]], np.ndarray]:
-    from ..flow.embed import embed
+def _embedding(path: str, lang: str, compute: Compute) -> Callable[[list[str]], np.ndarray]:
+    from ..flow.embed import TOLD, Line
+    from ..flow.language import language_of
+    from ..use.sides import embed_lines
 
-    return lambda texts: embed(texts, lang=lang, model=compute.space, batch_size=compute.batch_size)
+    def embed(texts: list[str]) -> np.ndarray:
+        space = compute.space
+        own = language_of("\n".join(texts[:TOLD]), lang, space.tokenizer.langs, path)
+        lines = [Line(text, own, f"sentences {i}") for i, text in enumerate(texts, 1)]
+        return embed_lines(path, lines, space, compute.batch_size).vectors_ND
+
+    return embed

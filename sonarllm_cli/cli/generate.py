@@ -70,13 +70,15 @@ def generate(
     Example:
       echo "This package contains the library." | sonarllm generate --max-sentences 3
     """
+    from ..flow.language import check_languages, prepare
+
+    check_languages(lang, out_lang, model=compute.model)
+    prepare()
     from ..flow.compose import Writing, continuation
     from ..flow.hear import ears
-    from ..flow.language import check_languages
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
-    check_languages(lang, out_lang)
     writing = Writing(sampling=sampling, **rules).but(
         max_sentences=max_sentences,
         no_repeat=no_repeat,

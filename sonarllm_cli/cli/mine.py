@@ -1,4 +1,4 @@
-"""sonarllm mine: two sets of texts → pairs that say the same; one → the set without twins."""
+"""sonarllm mine: two sets of texts → pairs that say the same; one → the set without near-duplicates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import click
 
 from ..errors import UserError
+from . import complete
 from .common import (
     COUNT,
     Compute,
@@ -21,8 +22,8 @@ from .common import (
 
 
 @click.command()
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="[B]", required=False)
+@click.argument("a", metavar="A", shell_complete=complete.files)
+@click.argument("b", metavar="[B]", required=False, shell_complete=complete.files)
 @text_lang_option
 @to_lang_option
 @speech_option
@@ -35,8 +36,12 @@ from .common import (
     show_default=True,
     help="A's best of B, B's best of A, both, or either while both are free.",
 )
-@click.option("--threshold", type=float, help="Least margin; of --dedup the cosine of twins.  [of --dedup: 0.95]")
-@click.option("--dedup", is_flag=True, help="A without texts that say what one before them says.")
+@click.option(
+    "--threshold",
+    type=float,
+    help="Least margin; with --dedup the cosine of near-duplicates.  [then: 0.95]",
+)
+@click.option("--dedup", is_flag=True, help="Instead: A without near-duplicates, of which the first stays.")
 @json_option
 @output_option
 @compute_options
@@ -61,7 +66,7 @@ def mine(
     Files of embeddings are read in blocks, so that sets may be larger than memory.
 
     The higher the margin, the surer. By the embedded model 1.15 is right nine times in ten among sentences of news, and
-    1.3 seven times in ten among short everyday ones, which have many near twins (docs/recipes.md).
+    1.3 seven times in ten among short everyday ones, of which many are nearly the same (docs/recipes.md).
 
     \b
     Example:
@@ -75,13 +80,13 @@ def mine(
     from ..use.sides import read_side
 
     if dedup == (b is not None):
-        raise UserError("two sets are mined, one is rid of twins", "name A and B, or A and --dedup")
-    check_languages(lang, to_lang)
+        raise UserError("two sets are mined, one is rid of near-duplicates", "name A and B, or A and --dedup")
+    check_languages(lang, to_lang, model=compute.model)
     check_speech(speech, filter(None, [a, b]))
     read = functools.partial(read_side, space=lambda: compute.space, speech=speech, batch_size=compute.batch_size)
     one = read(a, lang=lang)
     if b is None:
-        rows = mining.without_twins(one, 0.95 if threshold is None else threshold)
+        rows = mining.without_duplicates(one, 0.95 if threshold is None else threshold)
         texts = one.texts(rows)
         with open_output(output) as out:
             for row in rows:

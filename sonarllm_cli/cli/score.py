@@ -6,6 +6,7 @@ import functools
 
 import click
 
+from . import complete
 from .common import (
     Compute,
     compute_options,
@@ -19,12 +20,17 @@ from .common import (
 
 
 @click.command()
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="[B]", required=False)
+@click.argument("a", metavar="A", shell_complete=complete.files)
+@click.argument("b", metavar="[B]", required=False, shell_complete=complete.files)
 @text_lang_option
 @to_lang_option
 @speech_option
-@click.option("--ref", metavar="FILE", help="Reference translations in B's language, for a BLASER taught with them.")
+@click.option(
+    "--ref",
+    metavar="FILE",
+    help="Reference translations in B's language, for a BLASER taught with them.",
+    shell_complete=complete.files,
+)
 @click.option("--summary", is_flag=True, help="Only the mean and how many.")
 @json_option
 @output_option
@@ -58,7 +64,7 @@ def score(
     from ..use.sides import read_side
     from ..weights.loaded import load_space
 
-    check_languages(lang, to_lang)
+    check_languages(lang, to_lang, model=compute.model)
     check_speech(speech, filter(None, [a, b, ref]))
     head = load_head(compute.model, compute.runtime)
     space = functools.cache(lambda: load_space(head.space if head else compute.model, compute.runtime))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UserError
+from . import complete
 from .common import (
     COUNT,
     Compute,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("arguments", nargs=-1, metavar="QUERY FILE…")
+@click.argument("arguments", nargs=-1, metavar="QUERY FILE…", shell_complete=complete.files)
 @click.option("-e", "--query", "queries", multiple=True, metavar="QUERY", help="A query; may be given again.")
 @text_lang_option
 @language_option("--query-lang", "Language of the queries, if another.", "")
@@ -73,7 +74,7 @@ def search(
         asked = [row.text for row in read_lines("-")] if first == "-" else [first]
     if not asked or not files:
         raise UserError("a query and files to search are wanted", 'sonarllm search "toothache" notes/')
-    check_languages(lang, query_lang)
+    check_languages(lang, query_lang, model=compute.model)
     found = find(
         asked,
         files,

@@ -82,18 +82,19 @@ def summarize(
     Example:
       sonarllm summarize --cite examples/article.txt
     """
+    from ..flow.language import check_languages, prepare
+
+    check_languages(lang, out_lang, model=compute.model)
+    prepare()
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten
     from ..flow.hear import ears
-    from ..flow.language import check_languages, prepare
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
-    check_languages(lang, out_lang)
     writing = Writing(no_repeat=True, out_lang=out_lang, sampling=sampling).but(**search)
     failures, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
-    prepare()
     writer = load_writer(compute.model, compute.runtime)
     hear = functools.cache(lambda: ears(speech, writer.space))
     with failures, open_output(output) as out:

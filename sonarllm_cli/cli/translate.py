@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import UserError
+from . import complete
 from .common import (
     Compute,
     compute_options,
@@ -36,7 +37,13 @@ T = TypeVar("T")
 )
 @speech_option
 @search_options
-@click.option("-o", "--output", metavar="OUT", help="Write here instead of stdout; of several files, the folder.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="Write here instead of stdout; of several files, the folder.",
+    shell_complete=complete.files,
+)
 @compute_options
 def translate(
     files: tuple[str, ...],
@@ -74,8 +81,7 @@ def translate(
     from ..use.translate import files_of_documents, read_translatable, translate_speech, translator
     from ..use.translate import translate as translated
 
-    check_languages(lang)
-    resolve(to)
+    check_languages(lang, to, model=compute.model)
     ending = f".{kind}" if kind else ""
     many = len(files) > 1 or any(map(os.path.isdir, files))
     if many and output in (None, "-"):
