@@ -453,7 +453,7 @@ def test_a_recording_is_summarised_with_times(tmp_path, capsys):
     )
     assert code == 0, said
     code, _, said = run(capsys, "summarize", good, "-m", "tiny-llm")
-    assert code == 2 and "has no encoder of its own for recordings; name the encoder" in said
+    assert code == 2 and "en.wav is a recording: tiny has no encoder of its own" in said
     code, _, said = run(capsys, "summarize", good, "-m", "tiny-llm", "--speech", "small")
     assert code == 2 and "small's space is none that is known" in said
 
@@ -574,7 +574,9 @@ def test_an_encoder_with_nothing_to_hear_is_a_mistake(talk, capsys):
     ):
         code, _, said = run(capsys, *words, "-m", "tiny-llm", "--speech", "ears")
         assert code == 2 and "--speech ears hears recordings, and none is given; leave it out" in said
-    assert "tiny has no encoder of its own" in run(capsys, "score", talk, talk, "-m", "tiny")[2]
+    assert (
+        "talk.flac is a recording: tiny has no encoder of its own" in run(capsys, "score", talk, talk, "-m", "tiny")[2]
+    )
 
 
 def test_of_clips_what_can_not_be_heard_is_left_out_and_told(tmp_path, capsys):
