@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -83,10 +84,11 @@ def summarize(
     """
     from ..flow.language import check_languages, prepare
 
-    check_languages(lang, out_lang)
+    check_languages(lang, out_lang, model=compute.model)
     prepare()
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten
+    from ..flow.hear import ears
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
@@ -94,6 +96,7 @@ def summarize(
     failures, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
     writer = load_writer(compute.model, compute.runtime)
+    hear = functools.cache(lambda: ears(speech, writer.space))
     with failures, open_output(output) as out:
         for name, text in texts:
             with failures.told():
@@ -107,7 +110,7 @@ def summarize(
                         cite=3 if cite else 0,
                         writing=writing,
                         report=report,
-                        speech=speech,
+                        speech="" if isinstance(text, str) else hear(),
                     )
                 if failures.several and not as_json:
                     print(f"==> {name} <==", file=out)

@@ -4,6 +4,7 @@
 
 What is no prose passes as it stands: blank lines, list marks, headings' marks, code and tables' rules of Markdown; of
 subtitles (.srt, .vtt) numbers, times and settings. The prose of a block of lines is segmented, embedded and decoded.
+Of a recording each utterance is a line, or a cue of subtitles.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ import torch
 from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import Line, embed_stream, fits
+from ..flow.hear import Listened
 from ..flow.segment import segment
+from ..flow.utterances import Utterance
+from ..io.audio import ENDINGS as SOUND_ENDINGS
+from ..io.audio import Recording, is_recording
 from ..io.files import display_name, text_ending
 from ..io.texts import expand, read_texts
 from ..weights.loaded import Space
@@ -62,15 +67,18 @@ def translator(
     return run
 
 
-def files_of_documents(paths: Sequence[str], folder: str) -> list[tuple[str, Path]]:
+def files_of_documents(paths: Sequence[str], folder: str, kind: str = "") -> list[tuple[str, Path]]:
     """The files that `paths` mean, each with the place of its translation in `folder`: a file's own name, within a
-    folder its path there. UserError where two would have one place, or one would be written over."""
+    folder its path there; of a recording `kind`, its ending as subtitles, or .txt comes after. UserError where two
+    would have one place, or one would be written over."""
     found: dict[Path, str] = {}
     for path in paths:
         if path == "-":
             raise UserError("standard input has no name to be written under", "translate it by itself, with -o FILE")
-        for name in expand([path], ENDINGS):
+        for name in expand([path], (*ENDINGS, *SOUND_ENDINGS)):
             own = os.path.relpath(name, path) if os.path.isdir(path) else os.path.basename(name)
+            if is_recording(name):
+                own += kind if kind in SUBTITLES else ".txt"
             place = Path(folder, own)
             if place in found or os.path.realpath(place) == os.path.realpath(name):
                 message = f"{name} would be written over" if place not in found else f"two files are named {own}"
@@ -79,9 +87,11 @@ def files_of_documents(paths: Sequence[str], folder: str) -> list[tuple[str, Pat
     return [(name, place) for place, name in found.items()]
 
 
-def read_translatable(name: str, kind: str = "") -> tuple[str, str]:
-    """A file's text, and its `kind` (see `pieces`), by its ending unless it is given. UserError for one that can't be
-    read, is empty, or has broken times."""
+def read_translatable(name: str, kind: str = "") -> tuple[str | Recording, str]:
+    """A file's text, and its `kind` (see `pieces`), by its ending unless it is given; or a recording, not read yet, and
+    the kind of subtitles that is given. UserError for a text that can't be read, is empty, or has broken times."""
+    if is_recording(name):
+        return Recording(name), kind if kind in SUBTITLES else ""
     [(_, text)] = read_texts([name])
     kind = kind or ("" if name == "-" else text_ending(name))
     kind = kind if kind in (*SUBTITLES, ".md") else ""
@@ -203,6 +213,30 @@ def translate(
             if bilingual and piece.prose:
                 said = f"{piece.prose}{newline}{said}"
             yield piece.before + said + piece.after
+
+
+def translate_speech(
+    heard: Listened, to: str, *, kind: str = "", search: Search | None = None, bilingual: bool = False
+) -> Iterator[str]:
+    """What is said in a recording, in the language `to`, an utterance a line, or with `kind` ".srt" or ".vtt" a cue of
+    subtitles. With `bilingual` the words in the language spoken stand on a line before each."""
+    if kind == ".vtt":
+        yield "WEBVTT\n\n"
+    for first in range(0, len(heard.times), SENTENCES):
+        rows = range(first, min(first + SENTENCES, len(heard.times)))
+        own = heard.words(rows, search=search) if bilingual else []
+        for i, said in enumerate(heard.words(rows, to, search)):
+            said = f"{own[i]}\n{said}\n" if bilingual else f"{said}\n"
+            yield f"{_cue_head(first + i + 1, heard.times[first + i], kind)}{said}\n" if kind else said
+
+
+def _cue_head(number: int, time: Utterance, kind: str) -> str:
+    stop = "," if kind == ".srt" else "."
+    start, end = (
+        f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{stop}{ms % 1000:03}"
+        for ms in (round(1000 * seconds) for seconds in time)
+    )
+    return f"{number}\n{start} --> {end}\n"
 
 
 def _wrapped(text: str, lines: int, newline: str) -> str:
