@@ -44,7 +44,7 @@ class Joint(nn.Module):
         self.encoder, self.decoder, self.writer = space.encoder, space.decoder, writer
 
 
-class Writing(SonarLLMTask):
+class WriterTask(SonarLLMTask):
     """The documents' part: a `sonar-llm` run through a decoder that learns too."""
 
     def _predict(self, groups: Sequence[Group], generator: torch.Generator | None = None) -> Tensor:
@@ -73,7 +73,7 @@ class JointTask:
             cure = 'add run.train_only = ["decoder.layers", "decoder.layer_norm", "writer"]'
             raise UserError("the encoder can't learn beside run.writer: documents are embedded once", cure)
         space = replace(base, net=self.items.model)
-        self.writing = Writing(self._writers(space), folder, device, space=space)
+        self.writing = WriterTask(self._writers(space), folder, device, space=space)
         self.model = Joint(self.items.model, self.writing.model)
 
     def _check(self) -> None:
