@@ -90,11 +90,12 @@ def test_a_text_of_one_sentence_is_its_own_summary(writer, text):
 
 
 def test_an_extract_in_another_language_is_decoded_from_the_sentences_own_vectors(writer):
+    how = {"beam": 1, "max_tokens": 8}
     article = ["The first one is here.", "A second follows it.", "Then a third."]
-    found = summarize(" ".join(article), sentences=2, extract=True, out_lang="ita_Latn", model=writer, max_tokens=8)
+    found = summarize(" ".join(article), sentences=2, extract=True, out_lang="ita_Latn", model=writer, **how)
     own = [article[s.sources[0][0]] for s in found]
     embedding_SD = embed_sentences(own, "eng_Latn", writer.space)
-    want = [h[0] for h in decode(embedding_SD, lang="ita_Latn", model=writer.space, max_tokens=8)]
+    want = [h[0] for h in decode(embedding_SD, lang="ita_Latn", model=writer.space, **how)]
     assert [(s.text, s.how) for s in found] == [(h.text, "extracted") for h in want]
     assert [s.score for s in found] == pytest.approx([h.score for h in want], abs=1e-4)
 

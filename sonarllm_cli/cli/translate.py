@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 from ..errors import UserError
-from .common import Compute, compute_options, files_argument, language_option, search_options, text_lang_option
+from .common import (
+    Compute,
+    compute_options,
+    files_argument,
+    json_option,
+    language_option,
+    line,
+    search_options,
+    text_lang_option,
+)
+
+if TYPE_CHECKING:
+    from ..use.translate import Part
 
 T = TypeVar("T")
 
@@ -26,7 +39,14 @@ T = TypeVar("T")
     type=click.Choice(["text", "md", "srt", "vtt"]),
     help="Of the input, if its ending doesn't tell.",
 )
+@click.option(
+    "--clauses/--no-clauses",
+    default=True,
+    show_default=True,
+    help="A long sentence that came out far from what it says is tried clause by clause, and the nearer is kept.",
+)
 @search_options
+@json_option
 @click.option("-o", "--output", metavar="OUT", help="Write here instead of stdout; of several files, the folder.")
 @compute_options
 def translate(
@@ -35,12 +55,18 @@ def translate(
     to: str,
     bilingual: bool,
     kind: str | None,
+    clauses: bool,
+    as_json: bool,
     search: dict[str, Any],
     output: str | None,
     compute: Compute,
 ) -> None:
     """Translate documents, sentence by sentence through a space. Blank lines, list marks, Markdown's marks and code,
     and the times of subtitles (.srt, .vtt) stay as they are; of HTML its text is translated.
+
+    What came out is embedded again: how many sentences are far from what they say, and on which lines, is told. --json
+    gives a record a sentence: file, source, start and end (in characters of the file), text, score (the decoder's
+    log-probability a token), back_cosine (of the text's embedding with the source's; 1 is the best).
 
     Several files, and the texts and subtitles of a DIR, are written to the folder -o, each under its own name. One that
     can't be read is left out, told, and makes the exit code 1.
@@ -52,21 +78,26 @@ def translate(
     """
     import os
 
+    from ..flow.back import Distances
     from ..flow.decode import Search
     from ..flow.language import check_languages, language_of
     from ..io.files import check_file, display_name, make_folder, open_output
+    from ..io.texts import expand
     from ..languages import resolve
-    from ..use.translate import files_of_documents, read_translatable, translator
+    from ..runtime import log
+    from ..use.translate import ENDINGS, files_of_documents, read_translatable, translator
     from ..use.translate import translate as translated
 
     check_languages(lang)
     resolve(to)
-    many = len(files) > 1 or any(map(os.path.isdir, files))
+    several = len(files) > 1 or any(map(os.path.isdir, files))
+    many = several and not as_json
     if many and output in (None, "-"):
-        raise UserError("several files are translated into a folder", "name it with -o FOLDER")
-    places: list[tuple[str, Any]] = (
-        files_of_documents(files, output or "") if many else [(files[0] if files else "-", output)]
-    )
+        raise UserError("several files are translated into a folder", "name it with -o FOLDER, or use --json")
+    if many:
+        places: list[tuple[str, Any]] = [*files_of_documents(files, output or "")]
+    else:
+        places = [(name, output) for name in (expand(files, ENDINGS) if several else files[:1] or ["-"])]
     if not many and output not in (None, "-"):
         check_file(output)
     failed = 0
@@ -76,7 +107,7 @@ def translate(
         try:
             return work()
         except UserError as error:
-            if not many:
+            if not several:
                 raise
             print(f"sonarllm: {error}", file=sys.stderr)
             failed += 1
@@ -89,16 +120,34 @@ def translate(
     first = read(places[0][0])  # its faults are told before anything is loaded
     space, langs = compute.space, compute.space.tokenizer.langs
     to = resolve(to, langs)
-    for i, (name, place) in enumerate(places):
-        found = read(name) if i else first
-        own = found and tried(partial(language_of, found[0], lang, langs, display_name(name)))
-        if not found or not own:
-            continue
-        run = translator(space, own, to, how, compute.batch_size)
-        if many:
-            make_folder(place.parent)
-        with open_output(place) as out:
-            for part in translated(found[0], run, lang=own, kind=found[1], space=space, bilingual=bilingual):
-                print(part, end="", file=out, flush=True)
+
+    with ExitStack() as stack:
+        shared = None if many else stack.enter_context(open_output(output))
+        for i, (name, place) in enumerate(places):
+            found = read(name) if i else first
+            own = found and tried(partial(language_of, found[0], lang, langs, display_name(name)))
+            if not found or not own:
+                continue
+            run = translator(space, own, to, how, compute.batch_size, clauses)
+            if many:
+                make_folder(place.parent)
+            distances = Distances()
+            with nullcontext(shared) if shared else open_output(place) as out:
+                for part in translated(found[0], run, lang=own, kind=found[1], space=space, bilingual=bilingual):
+                    for one in part.sentences:
+                        distances.see(one.line, one.said.cosine)
+                    _show(part, name, as_json, out)
+            if told := distances.told("sentences", "line"):
+                log.info("%s%s", f"{display_name(name)}: " if several else "", told)
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def _show(part: Part, file: str, as_json: bool, out: TextIO) -> None:
+    if not as_json:
+        print(part.text, end="", file=out, flush=True)
+        return
+    for one in part.sentences:
+        record: dict[str, Any] = {"file": file, "source": one.source, "start": one.start, "end": one.end}
+        record |= {"text": one.said.text, "score": round(one.said.score, 6)}
+        print(line(record | {"back_cosine": round(one.said.cosine, 4)}), file=out, flush=True)

@@ -22,6 +22,7 @@ from ..nets.kinds import TOKENS
 from ..runtime import Runtime, log
 from ..weights import registry
 from ..weights.loaded import DEFAULT, Writer, load_writer
+from .back import Distances
 from .decode import Hypothesis, Search, decode_batch
 from .embed import embed_sentences, fits
 from .embed_speech import SpeechModel, load_speech
@@ -30,6 +31,7 @@ from .familiar import unfamiliar
 from .hear import read_recording
 from .language import language_of
 from .predict import Report
+from .say import say
 from .segment import Sentence, segment_stream
 from .special import Special
 from .utterances import Utterance
@@ -113,7 +115,8 @@ Stream = Generator[Written, None, End]
 class Cited:
     """A sentence of a summary. It was "written" by the model, or "extracted" from the article, whose characters `start`
     to `end` it is (seconds of a recording). `score` is the decoder's log-probability a token, None where nothing was
-    decoded. `sources` are the article's sentences nearest to it: (index, text, cosine), nearest first; of one extracted
+    decoded; `back_cosine`, of what was said in another language, is that of its embedding with the one that was to be
+    said. `sources` are the article's sentences nearest to it: (index, text, cosine), nearest first; of one extracted
     at least itself."""
 
     text: str
@@ -123,6 +126,7 @@ class Cited:
     start: float | None = None
     end: float | None = None
     times: Sequence[Utterance] = ()  # of the sources, where they were spoken
+    back_cosine: float | None = None
 
 
 def sentence_texts(text: str, lang: str, writer: Writer) -> list[str]:
@@ -400,11 +404,9 @@ def summarize(
             extract = _unsupported(written, chosen, texts, writer, "" if same else lang)
     found: list[Cited]
     if extract:
-        said: list[tuple[str, float | None]] = [(texts[i], None) for i in chosen]
+        found = _extracted(texts, article_SD, places, chosen, cite)
         if out_lang not in ("", lang):
-            decoded = decode_batch(article_SD[chosen], out_lang, writer.space, writing.search)
-            said = [(best.text, best.score) for best, *_ in decoded]
-        found = _extracted(texts, article_SD, places, chosen, said, cite)
+            found = _said_in(out_lang, found, lang, article_SD[chosen], writer, writing.search, by_clauses=not spoken)
     else:
         _own_language(lang, writer, writing)
         if sentences and len(written) < sentences:
@@ -475,13 +477,32 @@ def _extracted(
     article_SD: Tensor,
     places: Sequence[Sentence | Utterance],
     chosen: list[int],
-    said: list[tuple[str, float | None]],
     cite: int,
 ) -> list[Cited]:
-    """Sentences of the article as `said`, text and score, each with itself as its first source."""
+    """Sentences of the article, each with itself as its first source."""
     out = []
-    for i, (text, score) in zip(chosen, said):
+    for i in chosen:
         others = [near for near in _nearest(texts, article_SD, article_SD[i], cite) if near[0] != i]
         sources = [(i, texts[i], 1.0), *others][: cite or 1]
-        out.append(Cited(text, score, sources, "extracted", places[i].start, places[i].end))
+        out.append(Cited(texts[i], None, sources, "extracted", places[i].start, places[i].end))
     return out
+
+
+def _said_in(
+    out_lang: str,
+    found: list[Cited],
+    lang: str,
+    embedding_ND: Tensor,
+    writer: Writer,
+    search: Search,
+    by_clauses: bool,
+) -> list[Cited]:
+    """Sentences of the language `lang` and their embeddings, in another; those that came out far are told."""
+    texts = [cited.text for cited in found]
+    said = say(texts, lang, out_lang, writer.space, search, embedding_ND=embedding_ND, by_clauses=by_clauses)
+    distances = Distances()
+    for place, one in enumerate(said, 1):
+        distances.see(place, one.cosine)
+    if told := distances.told("sentences", "line"):
+        log.info("%s", told)
+    return [replace(c, text=s.text, score=s.score, back_cosine=s.cosine) for c, s in zip(found, said)]

@@ -1,6 +1,6 @@
 """Documents in one language → in another, sentence by sentence through a space, their layout kept.
 
-    for line in translate(text, translator(space, "ita_Latn", "eng_Latn")): print(line)
+    for part in translate(text, translator(space, "ita_Latn", "eng_Latn"), lang="ita_Latn"): print(part.text, end="")
 
 What is no prose passes as it stands: blank lines, list marks, headings' marks, code and tables' rules of Markdown; of
 subtitles (.srt, .vtt) numbers, times and settings. The prose of a block of lines is segmented, embedded and decoded.
@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import torch
-
 from ..errors import UserError
-from ..flow.decode import Search, decode_batch
-from ..flow.embed import Line, embed_stream, fits
+from ..flow.decode import Search
+from ..flow.embed import fits
+from ..flow.say import Said, say
 from ..flow.segment import segment
 from ..io.files import display_name, text_ending
 from ..io.texts import expand, read_texts
@@ -28,7 +27,7 @@ from ..weights.loaded import Space
 SENTENCES = 256  # translated at once
 SUBTITLES = (".srt", ".vtt")
 ENDINGS = (".txt", ".text", ".md", ".rst", *SUBTITLES)  # what is taken of a folder
-Translate = Callable[[Sequence[str]], list[str]]  # sentences on one line each → theirs
+Translate = Callable[[Sequence[str]], list[Said]]  # sentences on one line each → theirs
 _CLOCK = r"(?:(\d{1,3}):)?([0-5]\d):([0-5]\d[.,]\d{3})"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s+-->\s+{_CLOCK}(?:\s.*)?")
 _FORM = "write them as 00:01:02,500 --> 00:01:04,000"
@@ -46,20 +45,37 @@ class Piece:
     after: str = ""
 
 
+@dataclass(frozen=True)
+class Translated:
+    """A sentence of a document, whose characters `start` to `end` it is, from the line `line` (from 1) on; and what it
+    is in the other language."""
+
+    source: str
+    start: int
+    end: int
+    line: int
+    said: Said
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part of a document as it is in the other language, layout and all; and the sentences in it."""
+
+    text: str
+    sentences: list[Translated]
+
+
 def translator(
-    space: Space, lang: str, to: str, search: Search | None = None, batch_size: int | None = None
+    space: Space,
+    lang: str,
+    to: str,
+    search: Search | None = None,
+    batch_size: int | None = None,
+    by_clauses: bool = True,
 ) -> Translate:
-    """What translates sentences from one language of a space to another."""
-    search = search or Search()
-
-    def run(sentences: Sequence[str]) -> list[str]:
-        lines = [Line(sentence, lang) for sentence in sentences]
-        blocks = embed_stream(lines, space, batch_size=batch_size)
-        vectors_ND = torch.cat([torch.from_numpy(block.embeddings_ND) for block in blocks])
-        return [found[0].text for found in decode_batch(vectors_ND, to, space, search, batch_size)]
-
+    """What translates sentences from one language of a space to another; see `flow.say`."""
     space.tokenizer.lang_id(to)  # UserError for a language that the space has not
-    return run
+    return lambda sentences: say(sentences, lang, to, space, search, batch_size=batch_size, by_clauses=by_clauses)
 
 
 def files_of_documents(paths: Sequence[str], folder: str) -> list[tuple[str, Path]]:
@@ -186,23 +202,32 @@ def translate(
     space: Space | None = None,
     bilingual: bool = False,
     most: int = SENTENCES,
-) -> Iterator[str]:
-    """The document's parts, translated, in order: joined they are it. With `bilingual` each block, or cue, is followed
-    by its translation on a line of its own. Sentences over the limit of `space` are cut first."""
+) -> Iterator[Part]:
+    """The document's parts, translated, in order: joined their texts are it. With `bilingual` each block, or cue, is
+    followed by its translation on a line of its own. Sentences over the limit of `space` are cut first."""
     parts = pieces(text, kind)
     fit = fits(space) if space else None
     newline = "\r\n" if "\r\n" in text else "\n"
+    offset, line = 0, 1  # of the piece
     while group := list(islice(parts, most)):
-        sentences = [[s.flat for s in segment(p.prose, lang=lang, fits=fit)] for p in group]
-        flat = [sentence for own in sentences for sentence in own]
+        sentences = [segment(p.prose, lang=lang, fits=fit) for p in group]
+        flat = [sentence.flat for own in sentences for sentence in own]
         found = iter(run(flat) if flat else [])
         for piece, own in zip(group, sentences):
-            said = " ".join(islice(found, len(own)))
+            at = offset + len(piece.before)
+            above = line + piece.before.count("\n")
+            out = [
+                Translated(s.flat, at + s.start, at + s.end, above + piece.prose.count("\n", 0, s.start), said)
+                for s, said in zip(own, found)
+            ]
+            said = " ".join(t.said.text for t in out)
             if piece.prose and kind in SUBTITLES:
                 said = _wrapped(said, piece.prose.count("\n") + 1, newline)
             if bilingual and piece.prose:
                 said = f"{piece.prose}{newline}{said}"
-            yield piece.before + said + piece.after
+            yield Part(piece.before + said + piece.after, out)
+            whole = piece.before + piece.prose + piece.after
+            offset, line = offset + len(whole), line + whole.count("\n")
 
 
 def _wrapped(text: str, lines: int, newline: str) -> str:
