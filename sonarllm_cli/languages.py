@@ -252,12 +252,14 @@ def resolve(word: str, known: Sequence[str] | None = None) -> str:
     for code in readings:
         if code in known:
             return code
+    raise UserError(f"this model does not have {_named(readings[0])}", f"it has: {_listed(known)}")
+
+
+def _listed(known: Sequence[str]) -> str:
     shown = [_named(code) for code in known[:_SHOWN]]
     if len(known) > _SHOWN:
         shown.append(f"and {len(known) - _SHOWN} more")
-    raise UserError(
-        f"this model does not have {_named(readings[0])}", f"it has: {', '.join(shown) or 'no language at all'}"
-    )
+    return ", ".join(shown) or "no language at all"
 
 
 def _named(code: str) -> str:
@@ -309,5 +311,8 @@ def _suggestion(word: str, known: Sequence[str] | None) -> str:
         near = nearest(key, names) if len(near) > 3 else ""
         near = near if difflib.SequenceMatcher(None, key, near).ratio() >= SLIP else ""
     code = next((code for code in index.get(near, []) if known is None or code in known), "")
-    form = "use a FLORES-200 code (eng_Latn), an ISO 639 code (en, eng) or an English name (english)"
-    return f"did you mean '{code}' ({NAMES[code]})? Else {form}" if code else form
+    if known is not None and len(known) <= _SHOWN:
+        form = f"the model has: {_listed(known)}"
+    else:
+        form = "use a FLORES-200 code (eng_Latn), an ISO 639 code (en, eng) or an English name (english)"
+    return f"did you mean '{code}' ({NAMES[code]})? Or {form}" if code else form

@@ -10,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from conftest import PARITY
 
-from sonarllm_cli.cli import main
+from sonarllm_cli.cli import main, sonarllm
 
 MODEL = ["-m", "tiny"]
 WRITER = ["-m", "tiny-llm", "--max-tokens", "8"]
@@ -184,7 +185,7 @@ def test_auto_is_the_language_of_what_is_embedded(run):
     text = "Il gatto dorme sul divano.\nLa porta era chiusa a chiave."
     _, out, err = run("embed", *MODEL, "--lang", "auto", stdin=text)
     assert {json.loads(line)["lang"] for line in out.splitlines()} == {"ita_Latn"} and err == ""
-    assert run("embed", *MODEL, stdin=text)[2].startswith("the text looks Italian")
+    assert run("embed", *MODEL, stdin=text)[2].startswith("standard input looks Italian")
 
 
 SHELLS = {
@@ -208,7 +209,7 @@ def test_a_shell_completes_models_languages_dtypes_recipes_and_files(shell, home
 
     def completed(words):
         script = SHELLS[shell].format(words=words, last=len(words.split()))
-        env = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
+        env = {**os.environ, **alone(home), "PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
         done = subprocess.run([shell, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
         return done.stdout, done.stderr
 
@@ -217,8 +218,38 @@ def test_a_shell_completes_models_languages_dtypes_recipes_and_files(shell, home
     assert "ita_Latn" in completed("summarize -m tiny --lang it")[0]
     assert "bfloat16" in completed("embed --dtype bf")[0]
     assert "own.toml" in completed("train ow")[0]
+    assert "sonar-200-facebook" in completed("models pull sonar-200")[0]
+    assert [out.strip() for out in completed("summarise -m tin")] == [
+        "",
+        "",
+    ]  # no command: nothing to complete, and no message
     if shell != "bash":  # which asks its own completion of files for them
         assert "article.txt" in completed("summarize art")[0]
+
+
+FREE = {  # what only the user knows
+    *("--as", "--bleu-tokenizer", "--column", "--context", "--device", "--dtypes", "--endpoint", "--figure", "--index"),
+    *("--judge-model", "--key-env", "--licence", "--query", "--ray-address", "--set", "--text-field", "--title"),
+    "repo",
+}
+
+
+def parameters(command, context):
+    """Those of a command and of all below it."""
+    yield from command.params
+    for name in command.list_commands(context) if isinstance(command, click.Group) else []:
+        yield from parameters(command.get_command(context, name), context)
+
+
+def test_every_name_of_a_thing_is_completed(home, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    context = click.Context(sonarllm)
+    silent = {
+        parameter.opts[-1]
+        for parameter in parameters(sonarllm, context)
+        if isinstance(parameter.type, click.types.StringParamType) and not parameter.shell_complete(context, "")
+    }
+    assert silent == FREE
 
 
 NAN = np.full((1, 64), np.nan, np.float32)
@@ -226,13 +257,21 @@ NAN = np.full((1, 64), np.nan, np.float32)
 
 @pytest.mark.parametrize(("arguments", "stdin", "words"), [
     (["summarise"], None, "did you mean summarize"),
+    (["models", "remove", "x"], None, "did you mean rm"),
+    (["models", "import", "sonr"], None, "did you mean sonar"),
+    (["evaluate", "nlp"], None, "did you mean nlg"),
+    (["evaluate", "scaling", "points.csv"], None, "--points FILE"),
+    (["score", *MODEL, "stdin"], "text", "1 given; name A and B\n"),
+    (["mine", *MODEL, "stdin"], "text", "near-duplicates; name A and B, or A and --dedup"),
     (["summarize", "--frobnicate"], None, "--help"),
     (["summarize", "none.txt"], None, "no such file"),
     (["summarize"], "", "empty"),
     (["summarize"], b"caf\xe9", "iconv"),
     (["segment"], b"a\0b", "NUL"),
     (["embed"], b"x" * 1_100_000, "longer than 1,000,000"),
-    (["embed", "--lang", "klingon"], "text", "unknown language"),
+    (["embed", "--lang", "klingon", "-m", "none"], "text", "unknown language"),
+    (["embed", "--lang", "klingon", *MODEL], "text", "the model has: Acehnese (Arabic script) (ace_Arab), German"),
+    (["embed", "--store", "s", "--lang", "auto", "stdin"], "text", "--lang en"),
     (["embed", "--lang", "jpn_Jpan", *MODEL], "text", "does not have Japanese"),
     (["embed", "-m", "tinny"], "text", "tiny"),
     (["embed", *MODEL, "-o", "e.csv"], "text", "unknown ending"),
@@ -277,7 +316,8 @@ def test_embeddings_that_are_not_finite_are_refused(run, tmp_path):
 def test_embeddings_of_another_space_are_refused(run):
     out = run("embed", *MODEL, "-o", "e.parquet", stdin="text")
     code, _, err = run("decode", "-m", "mini", "e.parquet")
-    assert out[0] == 0 and code == 2 and "decode with the model that embedded them" in err
+    assert out[0] == 0 and code == 2
+    assert "of the space tiny, not of mini-sonar; decode with the model that embedded them: -m tiny" in err
 
 
 def test_a_failed_embed_leaves_the_old_file(run, tmp_path):
@@ -285,6 +325,17 @@ def test_a_failed_embed_leaves_the_old_file(run, tmp_path):
     assert run("embed", *MODEL, "-o", "e.npy", stdin=b"good\nb\xff\n")[0] == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["e.npy", "stdin"]
     assert (tmp_path / "e.npy").read_bytes() == b"old"
+
+
+def test_loading_torch_is_no_time_to_look_for_garbage():
+    code = """
+import gc
+from sonarllm_cli.cli.common import load_torch
+before = gc.get_stats()
+load_torch()
+print(gc.get_stats() == before, gc.get_freeze_count() > 0, gc.isenabled())"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["True"] * 3
 
 
 def alone(home):

@@ -70,3 +70,4 @@ def test_every_command_that_reads_a_text_takes_auto_and_notes_another_language(
     said, auto, wrong = (sonarllm(*words, "-m", "tiny", "--lang", lang) for lang in ("it", "auto", "en"))
     assert (auto.returncode, auto.out, auto.err) == (0, said.out, "") and said.out
     assert wrong.err.count("looks Italian, and is read as English") == wrong.err.count("\n") == 1
+    assert wrong.err.startswith("it.txt looks")

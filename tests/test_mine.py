@@ -1,4 +1,4 @@
-"""mine: margins and retrievals as LASER has them, in blocks; duplicates folded; twins taken out."""
+"""mine: margins and retrievals as LASER has them, in blocks; duplicates folded; near-duplicates taken out."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.io.vectors_out import EmbeddingWriter
 from sonarllm_cli.use import neighbours
-from sonarllm_cli.use.mine import candidates, mine, without_twins
+from sonarllm_cli.use.mine import candidates, mine, without_duplicates
 from sonarllm_cli.use.neighbours import Mutual, mutual, unit
 from sonarllm_cli.use.sides import Embedded, open_vectors
 
@@ -82,13 +82,13 @@ def test_equal_texts_are_folded_into_the_first(tmp_path, monkeypatch):
         assert sorted((p.text_a, p.text_b, p.a) for p in found) == [("x", "X", 0), ("y", "Y", 2), ("z", "Z", 3)]
 
 
-def test_a_twin_of_a_row_kept_is_taken_out_and_of_one_taken_out_is_not(monkeypatch):
+def test_a_near_duplicate_of_a_row_kept_is_taken_out_and_of_one_taken_out_is_not(monkeypatch):
     angles = np.radians([0, 10, 20, 90, 95, 5])
     rows = np.stack([np.cos(angles), np.sin(angles)], 1)
     want = [0, 2, 3]  # 10° is near 0°, 20° near that alone, 5° near 0°
     for size in (100, 2):
         monkeypatch.setattr("sonarllm_cli.use.sides.BLOCK", size)
-        assert without_twins(side(rows), float(np.cos(np.radians(12)))) == want
+        assert without_duplicates(side(rows), float(np.cos(np.radians(12)))) == want
 
 
 def test_sets_that_cannot_be_mined_are_refused():

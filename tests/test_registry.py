@@ -362,6 +362,16 @@ def test_list_and_show_as_json():
     assert json.loads(run("show", "mine", "--json"))["config"]["model"]["width"] == 8
 
 
+def test_show_says_what_the_catalogue_knows_of_what_is_not_here():
+    assert {"licence: CC-BY-NC-4.0", "where: not on this machine; sonarllm models pull sonar-200"} <= set(
+        run("show", "sonar-200").splitlines()
+    )
+    assert "licence: not stated" in run("show", "sonar-llm-100m") and "licence: not stated" in run("show", "built-in")
+    (registry.models_home() / "sonar-200").mkdir(parents=True)  # there, and damaged
+    with pytest.raises(UserError, match=r"no config\.json"):
+        run("show", "sonar-200")
+
+
 def test_list_is_aligned():
     make("mine")
     lines = run("list", "--here").splitlines()

@@ -21,7 +21,8 @@ from typing import Any, TextIO
 import click
 
 from .. import __version__
-from ..errors import UserError, nearest, printable
+from ..errors import UserError, printable
+from .groups import NamingGroup
 
 COMMANDS = {
     "segment": "Split text into sentences",
@@ -48,8 +49,8 @@ Examples:
 """
 
 
-class LazyGroup(click.Group):
-    """Commands by name; a mistyped one gets the nearest."""
+class LazyGroup(NamingGroup):
+    """Commands by name, each imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -58,13 +59,6 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         return getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]):
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            guess = nearest(args[0], list(COMMANDS))
-            hint = f"did you mean {guess}?" if guess else "see sonarllm --help"
-            raise UserError(f"no command {args[0]!r}", hint)
-        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

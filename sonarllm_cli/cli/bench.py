@@ -9,10 +9,19 @@ from typing import Any
 import click
 
 from ..errors import UserError
+from . import complete
 from .bench_train import train
 from .common import COUNT, SEED, Whole, json_option, line, quiet_options, reporting
+from .groups import NamingGroup
 
-model_option = click.option("-m", "--model", default="mini", help="A model's name or folder.", show_default=True)
+model_option = click.option(
+    "-m",
+    "--model",
+    default="mini",
+    help="A model's name or folder.",
+    show_default=True,
+    shell_complete=complete.models,
+)
 PEERS = ("sonar-space", "transformers", "ctranslate2", "onnxruntime")  # as bench.peers has them, which needs torch
 threads_option = click.option("--threads", type=Whole(high=4096), help="Processor cores to use.")
 layers_option = click.option(
@@ -31,14 +40,22 @@ def tokens(text: str) -> int:
     return int(digits) * (factor or 1)
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=NamingGroup, invoke_without_command=True)
 @click.option("--context", metavar="N", help="Tokens to go up to: 64K, 1M …")
 @click.option(
     "--tokens-per-sentence", type=COUNT, default=60, show_default=True, help="Of the document that is measured."
 )
 @click.option("--time-limit", default=45.0, show_default=True, help="Seconds for the token LLM; beyond, extrapolated.")
-@click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16, tf32 (GPU), int8 (CPU) or auto.")
-@click.option("--plot", metavar="FILE", help="Draw seconds over tokens (.png, .svg, .pdf).")
+@click.option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    help="float32, bfloat16, tf32 (GPU), int8 (CPU) or auto.",
+    shell_complete=complete.dtypes,
+)
+@click.option(
+    "--plot", metavar="FILE", help="Draw seconds over tokens (.png, .svg, .pdf).", shell_complete=complete.files
+)
 @model_option
 @device_option
 @threads_option
@@ -128,7 +145,13 @@ def _show_context(result: dict[str, Any]) -> None:
 
 work_options: tuple[Callable[[Any], Any], ...] = (
     click.option("--peer", type=click.Choice(PEERS), help="Compare with this library; engines in int8 too."),
-    click.option("--peer-python", default="", metavar="PATH", help="The Python that has it, if not this one."),
+    click.option(
+        "--peer-python",
+        default="",
+        metavar="PATH",
+        help="The Python that has it, if not this one.",
+        shell_complete=complete.files,
+    ),
     click.option("--size", type=click.Choice(["published"]), help="Random weights of the published shape; no model."),
     layers_option,
     click.option(
@@ -178,8 +201,15 @@ def _wish(quiet: bool, threads: int | None, device: str, size: str | None, dtype
 
 
 @work
-@click.option("--quality", metavar="FILE", help="Texts, one a line: what each dtype costs in BLEU, instead of speed.")
-@click.option("--lang", default="eng_Latn", show_default=True, help="Language of the texts.")
+@click.option(
+    "--quality",
+    metavar="FILE",
+    help="Texts, one a line: what each dtype costs in BLEU, instead of speed.",
+    shell_complete=complete.files,
+)
+@click.option(
+    "--lang", default="eng_Latn", show_default=True, help="Language of the texts.", shell_complete=complete.languages
+)
 def embed(as_json: bool, quality: str | None, lang: str, **values: Any) -> None:
     """Time embedding: texts a second, share of the float32 matrix rate, cosine with the first dtype's embeddings.
 
@@ -231,10 +261,22 @@ def generate(as_json: bool, sentences: int, read: int, **values: Any) -> None:
 
 
 @bench.command()
-@click.option("-m", "--model", default="", help="A speech encoder; else the published shape, with random weights.")
+@click.option(
+    "-m",
+    "--model",
+    default="",
+    help="A speech encoder; else the published shape, with random weights.",
+    shell_complete=complete.models,
+)
 @click.option("--size", type=click.Choice(["published"]), help="Random weights of the published shape; no model.")
 @click.option("--peer", type=click.Choice(["sonar-space"]), help="Compare with this library.")
-@click.option("--peer-python", default="", metavar="PATH", help="The Python that has it, if not this one.")
+@click.option(
+    "--peer-python",
+    default="",
+    metavar="PATH",
+    help="The Python that has it, if not this one.",
+    shell_complete=complete.files,
+)
 @layers_option
 @click.option("--dtypes", default="auto", show_default=True, help="float32,bfloat16,int8. auto: those there are.")
 @click.option("--texts", type=COUNT, default=16, show_default=True, help="Utterances.")
@@ -270,7 +312,13 @@ def speech(
 
 
 @bench.command()
-@click.option("--vectors", default="", metavar="FILE", help="A file of embeddings; else random numbers on disk.")
+@click.option(
+    "--vectors",
+    default="",
+    metavar="FILE",
+    help="A file of embeddings; else random numbers on disk.",
+    shell_complete=complete.files,
+)
 @click.option("--count", type=click.IntRange(1), default=100_000, show_default=True, help="Random vectors, in float16.")
 @click.option("--dim", type=click.IntRange(1), default=1024, show_default=True, help="Of random vectors.")
 @click.option("--queries", type=click.IntRange(1), default=16, show_default=True, help="At once.")

@@ -6,11 +6,18 @@ from typing import Any
 
 import click
 
+from . import complete
 from .common import SEED, json_option, line
 
 
 @click.command("train")
-@click.option("--data", default="", metavar="FILE", help="Documents to take sentence lengths from; else a sample's.")
+@click.option(
+    "--data",
+    default="",
+    metavar="FILE",
+    help="Documents to take sentence lengths from; else a sample's.",
+    shell_complete=complete.files,
+)
 @click.option("--documents", type=click.IntRange(1), default=8, show_default=True, help="Of a step.")
 @click.option("--micro-batch", type=click.IntRange(1), default=8, show_default=True, help="Documents padded together.")
 @click.option("--decoder-layers", type=click.IntRange(1), default=2, show_default=True, help="The published has 24.")

@@ -1,4 +1,4 @@
-"""What a shell completes: models, languages, dtypes, recipes. Quick, and silent where it knows nothing."""
+"""What a shell completes: models, languages, dtypes, recipes, files. Quick, and silent where it knows nothing."""
 
 from __future__ import annotations
 
@@ -20,6 +20,29 @@ def models(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found
 
     names = [name for name in registry.names() if name.startswith(incomplete)]
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="dir")]
+
+
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:
+    """Files, as the shell completes them."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:
+    """Folders, likewise."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def published_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:
+    """Models of the catalogue that are not here."""
+    from ..weights import registry
+
+    return [CompletionItem(row["name"]) for row in registry.not_here() if row["name"].startswith(incomplete)]
+
+
+def all_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:
+    """Models that are here, and that are published."""
+    known = published_models(ctx, param, incomplete)
+    return [item for item in models(ctx, param, incomplete) if not known or item.type == "plain"] + known
 
 
 def languages(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:

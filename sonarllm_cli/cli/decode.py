@@ -63,15 +63,15 @@ def decode(
     """
     from ..flow.back import Distances
     from ..flow.decode import Hypothesis, Search, decode_stream
+    from ..flow.language import check_languages
     from ..io.files import open_output, read_text
     from ..io.texts import expand
     from ..io.vectors import ENDINGS, EmbeddingBatch, read_embeddings
-    from ..languages import resolve
     from ..runtime import log
     from ..weights.loaded import load_space
     from ..weights.shortlist import shortlisted
 
-    resolve(lang)
+    check_languages(lang, model=compute.model)
     how = Search(num_return=num_return, **search)
     words = read_text(shortlist).splitlines() if shortlist else []
 

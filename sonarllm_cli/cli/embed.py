@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..errors import UserError
+from . import complete
 from .common import (
     COUNT,
     Compute,
@@ -37,7 +38,12 @@ from .launch import is_first, launch
 @click.option("--max-seconds", default=30.0, show_default=True, help="Of a recording: cut longer utterances at pauses.")
 @click.option("--half", is_flag=True, help="Write float16 (.npy, .safetensors, .parquet).")
 @output_option
-@click.option("--store", metavar="DIR", help="Segment and embed documents into this folder, for training.")
+@click.option(
+    "--store",
+    metavar="DIR",
+    help="Segment and embed documents into this folder, for training.",
+    shell_complete=complete.folders,
+)
 @click.option(
     "--max-tokens",
     type=COUNT,
@@ -101,10 +107,11 @@ def embed(
       sonarllm segment examples/article.txt | sonarllm embed -o article.parquet
       sonarllm embed --store store examples/documents.jsonl
     """
+    from ..flow.language import AUTO
     from ..io.audio import is_recording
 
-    if store is None and any(map(is_recording, files)):
-        _embed_recordings(files, whole, max_seconds, half, output, compute)
+    if store is None and any(map(is_recording, files or "-")):
+        _embed_recordings(files or ["-"], whole, max_seconds, half, output, compute)
         return
     if store is None:
         if nproc > 1:
@@ -113,6 +120,8 @@ def embed(
         return
     if output or not files or "-" in files:
         raise UserError("a store is made of files, in a folder", "sonarllm embed --store DIR FILE…, without -o")
+    if lang == AUTO:
+        raise UserError("a store is of one language", "name it: --lang en")
     options: dict[str, Any] = {
         "lang": lang,
         "text_field": text_field or "text",
@@ -143,7 +152,7 @@ def _embed_lines(
     from ..flow.embed import TOLD, Line
     from ..flow.encoders import load_encoder
     from ..flow.language import check_languages, language_of
-    from ..io.files import JSON_ENDINGS, read_lines
+    from ..io.files import JSON_ENDINGS, display_name, read_lines
     from ..io.texts import expand
     from ..io.vectors import KEEP_TEXTS
     from ..io.vectors_out import EmbeddingWriter, check_output
@@ -151,15 +160,16 @@ def _embed_lines(
     from ..runtime import log
 
     dtype = "float16" if half else "float32"
-    check_languages(lang)
+    check_languages(lang, model=compute.model)
     check_output(output or "-", dtype)  # as a typo: before anything is loaded
     names = expand(files, (".txt", ".text", *JSON_ENDINGS))
     texts = begun((name, text) for name in names for text in read_lines(name, text_field=text_field, blank=True))
     encoder = load_encoder(compute.model, compute.runtime)
     langs = encoder.langs
     first = list(islice(texts, TOLD))
-    lang = language_of("\n".join(t.text for _, t in first if not t.lang), lang, langs)
     several = len(names) > 1
+    shown = "the text" if several else display_name(names[0])
+    lang = language_of("\n".join(t.text for _, t in first if not t.lang), lang, langs, shown)
     lines = (
         Line(
             t.text, resolve(t.lang, langs) if t.lang else lang, f"{name + ', ' if several else ''}line {t.number}", name
@@ -266,12 +276,13 @@ def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang
     from pathlib import Path
 
     from ..data.store import embed_documents
+    from ..flow.language import check_languages
     from ..languages import resolve
     from ..learn.ranks import Ranks
     from ..runtime import choose, set_up_logging
     from ..weights.loaded import load_space
 
-    resolve(lang)
+    check_languages(lang, model=compute.model)
     set_up_logging(compute.quiet or not is_first())
     ranks = Ranks(compute.device)
     space = load_space(compute.model, choose(str(ranks.device), compute.dtype))

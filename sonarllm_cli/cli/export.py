@@ -16,7 +16,12 @@ from . import complete
     type=click.Choice(["transformers", "sentence-transformers", "onnx"]),
     help="The library that shall load it.",
 )
-@click.option("--lang", default="", help="What sentence-transformers takes texts for; else English, where there is.")
+@click.option(
+    "--lang",
+    default="",
+    help="What sentence-transformers takes texts for; else English, where there is.",
+    shell_complete=complete.languages,
+)
 @click.option(
     "--dtype",
     help="float32, float16 or bfloat16, else as stored; for onnx float32 or int8.",

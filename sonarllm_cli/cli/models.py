@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +14,20 @@ from ..errors import printable
 from . import complete
 from .common import json_option, line
 from .export import export
+from .groups import NamingGroup
 
 name_argument = click.argument("name", shell_complete=complete.models)
 dtype_option = click.option(
     "--dtype", help="float32, bfloat16, float16 or int8; else as published.", shell_complete=complete.dtypes
 )
 licence_option = click.option("--licence", default="", help="To note with the model: CC-BY-NC-4.0 …")
+_file_option = functools.partial(click.option, shell_complete=complete.files)
+_space_option = functools.partial(click.option, "--sonar", shell_complete=complete.models)
+_language_option = functools.partial(click.option, "--lang", shell_complete=complete.languages)
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
 
-@click.group()
+@click.group(cls=NamingGroup)
 def models() -> None:
     """List, import, fetch, export, publish and remove models.
 
@@ -66,11 +71,11 @@ def _where(row: dict[str, Any]) -> str:
 
 
 @models.command()
-@name_argument
+@click.argument("name", shell_complete=complete.all_models)
 @json_option
 @debug_option
 def show(name: str, as_json: bool) -> None:
-    """Show what is known of a model: sizes, licence, source, hashes, languages.
+    """Show what is known of a model, here or published: sizes, licence, source, hashes, languages.
 
     \b
     Example:
@@ -85,7 +90,11 @@ def show(name: str, as_json: bool) -> None:
             print(line(facts), file=out)
             return
         config = facts.pop("config")
-        facts["parameters"], facts["bytes"] = f"{facts['parameters']:,}", f"{facts['bytes']:,}"
+        facts |= {key: f"{facts[key]:,}" for key in ("parameters", "bytes")}
+        facts["licence"] = facts["licence"] or "not stated"
+        if not facts["path"]:  # of what is not here there is no more to say
+            facts = {key: facts[key] for key in ("name", "kind", "parameters", "licence")}
+            facts["where"] = f"not on this machine; sonarllm models pull {name}"
         for key, value in {**facts, **{k: v for k, v in config.items() if k not in facts}}.items():
             for subkey, subvalue in value.items() if isinstance(value, dict) else [("", value)]:
                 text = " ".join(map(str, subvalue)) if isinstance(subvalue, list) else subvalue
@@ -139,9 +148,15 @@ def rm(name: str) -> None:
 
 
 @models.command()
-@name_argument
+@click.argument("name", shell_complete=complete.published_models)
 @click.option("--as", "save_as", default="", metavar="NAME", help="Call it this here.")
-@click.option("--sonar", default="sonar-200", show_default=True, help="For hf:…: the space a SONAR-LLM lives in.")
+@click.option(
+    "--sonar",
+    default="sonar-200",
+    show_default=True,
+    help="For hf:…: the space a SONAR-LLM lives in.",
+    shell_complete=complete.models,
+)
 @dtype_option
 @debug_option
 def pull(name: str, save_as: str, sonar: str, dtype: str | None) -> None:
@@ -160,7 +175,7 @@ def pull(name: str, save_as: str, sonar: str, dtype: str | None) -> None:
 
 
 @models.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete.models)
 @click.argument("repo")
 @click.option("--private", is_flag=True, help="Make the repository a private one.")
 @debug_option
@@ -183,7 +198,7 @@ models.add_command(export)
 # ---------------------------------------------------------------------------------------------- import
 
 
-@models.group("import")
+@models.group("import", cls=NamingGroup)
 def import_() -> None:
     """Convert published checkpoints to a model here.
 
@@ -218,7 +233,9 @@ def _langs(ctx: click.Context, param: click.Parameter, text: str | None) -> list
     return listed.replace(",", " ").split()
 
 
-_checkpoint_option = click.option("--checkpoint", required=True, help="The published file.")
+_checkpoint_option = click.option(
+    "--checkpoint", required=True, help="The published file.", shell_complete=complete.files
+)
 _importer(
     "sonar",
     "convert.import_sonar",
@@ -230,12 +247,28 @@ _importer(
     "    --decoder tests/parity/text_decoder.fairseq2.pt \\\n"
     "    --tokenizer tests/parity/sentencepiece.model --heads 4 --max-tokens 64 \\\n"
     "    --langs ace_Arab,deu_Latn,eng_Latn,fra_Latn,ita_Latn,spa_Latn,zul_Latn",
-    click.option("--encoder", required=True, help="Text encoder: fairseq .pt, or a transformers folder."),
-    click.option("--decoder", required=True, help="Text decoder: fairseq .pt, or a transformers folder."),
-    click.option("--tokenizer", required=True, help="sentencepiece model, or a transformers folder."),
+    click.option(
+        "--encoder",
+        required=True,
+        help="Text encoder: fairseq .pt, or a transformers folder.",
+        shell_complete=complete.files,
+    ),
+    click.option(
+        "--decoder",
+        required=True,
+        help="Text decoder: fairseq .pt, or a transformers folder.",
+        shell_complete=complete.files,
+    ),
+    click.option(
+        "--tokenizer",
+        required=True,
+        help="sentencepiece model, or a transformers folder.",
+        shell_complete=complete.files,
+    ),
     click.option(
         "--langs",
         callback=_langs,
+        shell_complete=complete.files,
         help="Languages in vocabulary order, comma-separated, or a file of them; else FLORES-200.",
     ),
     click.option("--heads", type=click.IntRange(1), help="Attention heads; else from config.json, or width / 64."),
@@ -248,21 +281,48 @@ _importer(
     "my-sonar-llm --sonar my-sonar \\\n"
     "    --checkpoint tests/parity/sonarllm_reference_checkpoint.pt \\\n"
     "    --config tests/parity/sonarllm_reference_config.json",
-    click.option("--checkpoint", required=True, help="Checkpoint file, or a folder with config.json."),
-    click.option("--config", help="JSON file with llama_config; else the folder's config.json."),
-    click.option("--sonar", default="sonar-200", show_default=True, help="The space it was trained in."),
-    click.option("--lang", default="eng_Latn", show_default=True, help="The language it writes."),
+    click.option(
+        "--checkpoint",
+        required=True,
+        help="Checkpoint file, or a folder with config.json.",
+        shell_complete=complete.files,
+    ),
+    click.option(
+        "--config", help="JSON file with llama_config; else the folder's config.json.", shell_complete=complete.files
+    ),
+    click.option(
+        "--sonar",
+        default="sonar-200",
+        show_default=True,
+        help="The space it was trained in.",
+        shell_complete=complete.models,
+    ),
+    click.option(
+        "--lang",
+        default="eng_Latn",
+        show_default=True,
+        help="The language it writes.",
+        shell_complete=complete.languages,
+    ),
 )
 _importer(
     "speech",
     "convert.import_speech",
     "a SONAR speech encoder as NAME.",
     "my-ears --lang en \\\n    --checkpoint tests/parity-speech/speech_encoder.fairseq1.pt --pooler-heads 4",
-    click.option("--checkpoint", required=True, help="Speech encoder: a .pt file in fairseq's or fairseq2's layout."),
-    click.option("--lang", required=True, help="The language it hears: FLORES code, or en, de …"),
     click.option(
-        "--sonar", default="", metavar="SPACE", help="The space it was taught; without, nothing decodes its vectors."
+        "--checkpoint",
+        required=True,
+        help="Speech encoder: a .pt file in fairseq's or fairseq2's layout.",
+        shell_complete=complete.files,
     ),
+    click.option(
+        "--lang",
+        required=True,
+        help="The language it hears: FLORES code, or en, de …",
+        shell_complete=complete.languages,
+    ),
+    _space_option(default="", metavar="SPACE", help="The space it was taught; without, nothing decodes its vectors."),
     click.option("--heads", type=click.IntRange(1), help="Attention heads, to be checked against the weights'."),
     click.option("--pooler-heads", type=click.IntRange(1), help="The pooler's; as many as the encoder's if not given."),
 )
@@ -276,15 +336,20 @@ for _head, _about, _file in (
         _about,
         f"my-{_head} --sonar my-sonar \\\n    --checkpoint tests/parity-heads/{_file}",
         _checkpoint_option,
-        click.option("--sonar", default="", help="The space whose vectors it reads; else any of its width."),
+        click.option(
+            "--sonar",
+            default="",
+            help="The space whose vectors it reads; else any of its width.",
+            shell_complete=complete.models,
+        ),
     )
 _importer(
     "laser2",
     "convert_heads.import_laser2",
     "LASER2 as NAME, for sonarllm embed.",
     "my-laser2 \\\n    --checkpoint tests/parity-heads/laser2.pt --tokenizer tests/parity/sentencepiece.model",
-    click.option("--checkpoint", required=True, help="laser2.pt."),
-    click.option("--tokenizer", required=True, help="laser2.spm."),
+    _file_option("--checkpoint", required=True, help="laser2.pt."),
+    _file_option("--tokenizer", required=True, help="laser2.spm."),
     click.option(
         "--as",
         "reads_as",

@@ -8,17 +8,29 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UserError
-from .common import COUNT, Compute, compute_options, json_option, language_option, line, output_option, text_lang_option
+from . import complete
+from .common import (
+    COUNT,
+    Compute,
+    compute_options,
+    json_option,
+    language_option,
+    line,
+    output_option,
+    speech_option,
+    text_lang_option,
+)
 
 if TYPE_CHECKING:
     from ..use.search import Hit
 
 
 @click.command()
-@click.argument("arguments", nargs=-1, metavar="QUERY FILE…")
+@click.argument("arguments", nargs=-1, metavar="QUERY FILE…", shell_complete=complete.files)
 @click.option("-e", "--query", "queries", multiple=True, metavar="QUERY", help="A query; may be given again.")
 @text_lang_option
 @language_option("--query-lang", "Language of the queries, if another.", "")
+@speech_option
 @click.option("-k", type=COUNT, default=5, show_default=True, help="Sentences for each query.")
 @click.option("--threshold", default=-1.0, help="Least cosine of a sentence.")
 @click.option("--context", type=click.IntRange(0), default=0, metavar="N", help="Sentences around each, too.")
@@ -31,6 +43,7 @@ def search(
     queries: tuple[str, ...],
     lang: str,
     query_lang: str,
+    speech: str,
     k: int,
     threshold: float,
     context: int,
@@ -61,13 +74,14 @@ def search(
         asked = [row.text for row in read_lines("-")] if first == "-" else [first]
     if not asked or not files:
         raise UserError("a query and files to search are wanted", 'sonarllm search "toothache" notes/')
-    check_languages(lang, query_lang)
+    check_languages(lang, query_lang, model=compute.model)
     found = find(
         asked,
         files,
         compute.space,
         lang=lang,
         query_lang=query_lang,
+        speech=speech,
         k=k,
         threshold=threshold,
         context=context,
@@ -88,7 +102,8 @@ def search(
 
 
 def _record(query: str, hit: Hit) -> str:
-    """A hit as a line of JSON: `start` and `end` of a sentence of running text, `row` of another."""
+    """A hit as a line of JSON: `start` and `end` of a sentence of running text, or of an utterance in seconds; `row` of
+    another."""
     place = {"row": hit.row} if hit.start is None else {"start": hit.start, "end": hit.end}
     around = {name: list(value) for name, value in (("before", hit.before), ("after", hit.after)) if value}
     return line({"query": query, "score": round(hit.score, 4), "file": hit.file, **place, "text": hit.text, **around})
@@ -96,10 +111,9 @@ def _record(query: str, hit: Hit) -> str:
 
 def _shown(hit: Hit, colour: bool) -> str:
     """A hit as a line: cosine, file and place, sentence; the sentences around it are lines of their own, indented."""
-    place = f"row {hit.row + 1}" if hit.start is None else f"{hit.start}-{hit.end}"
-    rows = [f"{hit.score:.3f}  {hit.file}:{place}  {hit.text}"]
+    rows = [f"{hit.score:.3f}  {hit.file}:{hit.place}  {hit.text}"]
     if colour:
         score, file = click.style(f"{hit.score:.3f}", fg="green"), click.style(hit.file, fg="magenta")
-        rows = [f"{score}  {file}:{place}  {click.style(hit.text, bold=True)}"]
+        rows = [f"{score}  {file}:{hit.place}  {click.style(hit.text, bold=True)}"]
     before, after = ([f"       {text}" for text in side] for side in (hit.before, hit.after))
     return "\n".join([*before, *rows, *after])

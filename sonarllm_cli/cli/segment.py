@@ -9,6 +9,7 @@ import click
 from . import complete
 from .common import (
     COUNT,
+    files_argument,
     json_option,
     line,
     output_option,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("files", nargs=-1, metavar="[FILE|DIR|-]…")
+@files_argument
 @text_lang_option
 @click.option(
     "-m",
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="A line's end is a space (join), ends a sentence (keep), or what the text shows (auto).",
 )
-@click.option("--abbreviations", metavar="FILE", help="More abbreviations, one a line.")
+@click.option("--abbreviations", metavar="FILE", help="More abbreviations, one a line.", shell_complete=complete.files)
 @json_option
 @output_option
 @quiet_options
@@ -76,12 +77,13 @@ def segment(
     from ..flow.language import AUTO, language_of
     from ..flow.segment import segment_stream
     from ..io.files import open_output, read_text
+    from ..io.texts import TEXT_ENDINGS
     from ..tokens import fitting
     from ..weights.registry import space_tokenizer
 
     fits = cache(lambda: None if max_chars else fitting(*space_tokenizer(model)))  # which no recording needs
     words = read_text(abbreviations).split("\n") if abbreviations else []
-    failures, texts = texts_or_recordings(files, "")
+    failures, texts = texts_or_recordings(files, folders=TEXT_ENDINGS)
     with failures, open_output(output) as out:
         for file, text in texts:
             if not isinstance(text, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -82,18 +83,21 @@ def summarize(
     Example:
       sonarllm summarize --cite examples/article.txt
     """
+    from ..flow.language import check_languages, prepare
+
+    check_languages(lang, out_lang, model=compute.model)
+    prepare()
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten
-    from ..flow.language import check_languages, prepare
+    from ..flow.hear import ears
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
-    check_languages(lang, out_lang)
     writing = Writing(no_repeat=True, out_lang=out_lang, sampling=sampling).but(**search)
     failures, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
-    prepare()
     writer = load_writer(compute.model, compute.runtime)
+    hear = functools.cache(lambda: ears(speech, writer.space))
     with failures, open_output(output) as out:
         for name, text in texts:
             with failures.told():
@@ -107,7 +111,7 @@ def summarize(
                         cite=3 if cite else 0,
                         writing=writing,
                         report=report,
-                        speech=speech,
+                        speech="" if isinstance(text, str) else hear(),
                     )
                 if failures.several and not as_json:
                     print(f"==> {name} <==", file=out)

@@ -16,7 +16,13 @@ from .launch import is_first, launch
 
 @click.command()
 @click.argument("recipes", nargs=-1, metavar="RECIPE|RUN…", shell_complete=complete.recipes)
-@click.option("-o", "--output", metavar="OUT", help="The run folder, runs/NAME if not given; or the picture.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="The run folder, runs/NAME if not given; or the picture.",
+    shell_complete=complete.files,
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: --set optim.lr=3e-4.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="End within so many minutes, model written.")
 @click.option("--resume", is_flag=True, help="Continue the run in that folder: train --resume RUN.")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 from ..errors import UserError
+from . import complete
 from .common import (
     Compute,
     compute_options,
@@ -19,6 +20,7 @@ from .common import (
     language_option,
     line,
     search_options,
+    speech_option,
     text_lang_option,
 )
 
@@ -37,7 +39,7 @@ T = TypeVar("T")
     "--format",
     "kind",
     type=click.Choice(["text", "md", "srt", "vtt"]),
-    help="Of the input, if its ending doesn't tell.",
+    help="Of the input, if its ending doesn't tell; of a recording, what is written.",
 )
 @click.option(
     "--clauses/--no-clauses",
@@ -45,9 +47,16 @@ T = TypeVar("T")
     show_default=True,
     help="A long sentence that came out far from what it says is tried clause by clause, and the nearer is kept.",
 )
+@speech_option
 @search_options
 @json_option
-@click.option("-o", "--output", metavar="OUT", help="Write here instead of stdout; of several files, the folder.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="Write here instead of stdout; of several files, the folder.",
+    shell_complete=complete.files,
+)
 @compute_options
 def translate(
     files: tuple[str, ...],
@@ -56,48 +65,56 @@ def translate(
     bilingual: bool,
     kind: str | None,
     clauses: bool,
+    speech: str,
     as_json: bool,
     search: dict[str, Any],
     output: str | None,
     compute: Compute,
 ) -> None:
     """Translate documents, sentence by sentence through a space. Blank lines, list marks, Markdown's marks and code,
-    and the times of subtitles (.srt, .vtt) stay as they are; of HTML its text is translated.
+    and the times of subtitles (.srt, .vtt) stay as they are; of HTML its text is translated. Of a recording each
+    utterance is a line, or with --format srt or vtt a cue of subtitles.
 
     What came out is embedded again: how many sentences are far from what they say, and on which lines, is told. --json
-    gives a record a sentence: file, source, start and end (in characters of the file), text, score (the decoder's
-    log-probability a token), back_cosine (of the text's embedding with the source's; 1 is the best).
+    gives a record a sentence: file, source, start and end (in characters of the file; of a recording in seconds), text,
+    score (the decoder's log-probability a token), back_cosine (of the text's embedding with the source's; 1 is best).
 
-    Several files, and the texts and subtitles of a DIR, are written to the folder -o, each under its own name. One that
-    can't be read is left out, told, and makes the exit code 1.
+    Several files, and the texts, subtitles and recordings of a DIR, are written to the folder -o, each under its own
+    name, a recording's with .txt, .srt or .vtt after it. One that can't be read is left out, told, and makes the exit
+    code 1.
 
     \b
     Example:
       sonarllm translate examples/lettera.txt --lang it --to en
       sonarllm translate examples/subtitles.srt --lang fr --to en --bilingual
+      sonarllm translate examples/talk.flac --to de --format srt
     """
     import os
 
     from ..flow.back import Distances
     from ..flow.decode import Search
+    from ..flow.hear import ears, read_recording
     from ..flow.language import check_languages, language_of
+    from ..io.audio import Recording, check_speech
     from ..io.files import check_file, display_name, make_folder, open_output
     from ..io.texts import expand
     from ..languages import resolve
     from ..runtime import log
-    from ..use.translate import ENDINGS, files_of_documents, read_translatable, translator
+    from ..use.translate import TAKEN, files_of_documents, read_translatable, translate_speech, translator
     from ..use.translate import translate as translated
 
-    check_languages(lang)
-    resolve(to)
+    check_languages(lang, to, model=compute.model)
+    ending = f".{kind}" if kind else ""
     several = len(files) > 1 or any(map(os.path.isdir, files))
     many = several and not as_json
     if many and output in (None, "-"):
         raise UserError("several files are translated into a folder", "name it with -o FOLDER, or use --json")
-    if many:
-        places: list[tuple[str, Any]] = [*files_of_documents(files, output or "")]
-    else:
-        places = [(name, output) for name in (expand(files, ENDINGS) if several else files[:1] or ["-"])]
+    places: list[tuple[str, Any]] = (
+        [*files_of_documents(files, output or "", ending)]
+        if many
+        else [(name, output) for name in (expand(files, TAKEN) if several else files[:1] or ["-"])]
+    )
+    check_speech(speech, [name for name, _ in places])
     if not many and output not in (None, "-"):
         check_file(output)
     failed = 0
@@ -113,27 +130,34 @@ def translate(
             failed += 1
             return None
 
-    def read(name: str) -> tuple[str, str] | None:
-        return tried(lambda: read_translatable(name, f".{kind}" if kind else ""))
+    def read(name: str) -> tuple[str | Recording, str] | None:
+        return tried(lambda: read_translatable(name, ending))
+
+    def begin(document: str | Recording, form: str, name: str) -> Iterator[Part]:
+        if isinstance(document, Recording):
+            heard = read_recording(document, space, lang, speech=hear(), batch_size=compute.batch_size)
+            return translate_speech(heard, to, kind=form, search=how, bilingual=bilingual)
+        own = language_of(document, lang, langs, display_name(name))
+        run = translator(space, own, to, how, compute.batch_size, clauses)
+        return translated(document, run, lang=own, kind=form, space=space, bilingual=bilingual)
 
     how = Search(**search)
     first = read(places[0][0])  # its faults are told before anything is loaded
     space, langs = compute.space, compute.space.tokenizer.langs
     to = resolve(to, langs)
-
+    hear = functools.cache(lambda: ears(speech, space))
     with ExitStack() as stack:
         shared = None if many else stack.enter_context(open_output(output))
         for i, (name, place) in enumerate(places):
             found = read(name) if i else first
-            own = found and tried(partial(language_of, found[0], lang, langs, display_name(name)))
-            if not found or not own:
+            parts = found and tried(functools.partial(begin, *found, name))
+            if not parts:
                 continue
-            run = translator(space, own, to, how, compute.batch_size, clauses)
             if many:
                 make_folder(place.parent)
             distances = Distances()
             with nullcontext(shared) if shared else open_output(place) as out:
-                for part in translated(found[0], run, lang=own, kind=found[1], space=space, bilingual=bilingual):
+                for part in parts:
                     for one in part.sentences:
                         distances.see(one.line, one.said.cosine)
                     _show(part, name, as_json, out)

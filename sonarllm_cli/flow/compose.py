@@ -20,12 +20,11 @@ from ..io.audio import Recording
 from ..languages import NAMES, resolve
 from ..nets.kinds import TOKENS
 from ..runtime import Runtime, log
-from ..weights import registry
 from ..weights.loaded import DEFAULT, Writer, load_writer
 from .back import Distances
 from .decode import Hypothesis, Search, decode_batch
 from .embed import embed_sentences, fits
-from .embed_speech import SpeechModel, load_speech
+from .embed_speech import SpeechModel
 from .extract import best_sentences, share
 from .familiar import unfamiliar
 from .hear import read_recording
@@ -159,21 +158,19 @@ def read_input(
     writer: Writer,
     report: Report | None = None,
     speech: str | SpeechModel = "",
-    words: bool = False,
+    words: Search | None = None,
 ) -> tuple[list[str], Tensor, Sequence[Sentence | Utterance], str]:
     """`read_document`, or a recording's utterances by the encoder `speech` (by default the one that comes with the
-    space): → S texts, text_SD, their S places, and the text's language, "" of a recording. What is said in a recording
-    is decoded only for those who need `words`."""
+    space): → S texts, text_SD, their S places, and the language. What is said in a recording is decoded only for those
+    who say how to search `words`, or need them; else its texts are empty."""
     if isinstance(source, str):
         lang = language_of(source, lang, writer.space.tokenizer.langs)
         sentences, text_SD = read_document(source, lang, writer, report)
         return [s.flat for s in sentences], text_SD, sentences, lang
-    speech = speech or registry.speech_of(writer.space.fingerprint)
-    if not speech:
-        raise UserError(f"{source.name} is a recording", "name the encoder of its language: --speech sonar-speech-eng")
-    heard = speech if isinstance(speech, SpeechModel) else load_speech(speech, writer.space.runtime)
-    listened = read_recording(source, heard, writer.space, lang, words=words or writer.row.reads == TOKENS)
-    return listened.texts, listened.text_SD, listened.times, ""
+    heard = read_recording(source, writer.space, lang, speech=speech)
+    known = words or writer.row.reads == TOKENS
+    texts = heard.words(search=words) if known else [""] * len(heard.times)
+    return texts, heard.text_SD, heard.times, heard.lang
 
 
 def generate(
@@ -242,9 +239,9 @@ def _wrote_nothing(writer: Writer) -> str:
 
 
 def _own_language(lang: str, writer: Writer, writing: Writing) -> None:
-    """Say so where a text in the language `lang` ("" of a recording) goes on in another, which nobody asked for."""
+    """Say so where a text in the language `lang` goes on in another, which nobody asked for."""
     own = resolve(writer.lang, writer.space.tokenizer.langs)
-    if writing.out_lang or lang in ("", own):
+    if writing.out_lang or lang == own:
         return
     other = f"--out-lang {lang} has it write {NAMES.get(lang, lang)}"
     if writer.row.reads == TOKENS:
@@ -374,27 +371,27 @@ def summarize(
     `extract` gives the article's own sentences that tell most of it, in its order (see `flow.extract`); False has the
     model write. If it is None the model writes, but of a text that its space knows less of than of the field it was
     trained on, or whose words it does not take up, it extracts, which is logged; a text of one sentence is its own
-    summary. Of a recording the model always writes, if nothing else is said. With `out_lang` what is extracted is
-    decoded in that language from its embeddings. `cite` names that many of the article's sentences beside each.
-    `options` are as for `generate`, and change `writing`.
+    summary. So it is with the words decoded of a recording. With `out_lang` what is extracted is decoded in that
+    language from its embeddings. `cite` names that many of the article's sentences beside each. `options` are as for
+    `generate`, and change `writing`.
 
     Raises UserError for a text without sentences or a model that can't write.
     """
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     if sentences is not None and sentences < 1:
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
-    spoken, words = not isinstance(text, str), bool(extract or cite)
-    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words=words)
     writing = (writing or Writing(no_repeat=True)).but(**options)
+    words = writing.search if extract is not False or cite else None
+    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words)
     out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
     chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
-    choose = extract is None and not spoken
+    choose = extract is None
     if choose:
         extract = len(texts) == 1 or _foreign(texts, article_SD, lang, writer)
     written: list[Written] = []
     if not extract:
         written = shortened(texts, article_SD, writer, writing, sentences or AUTO, report=report)
-        if not written and not spoken:
+        if not written and any(texts):  # those of a recording may not have been decoded
             _told(writer, "wrote nothing", cure=choose)
             extract = True
         elif not written:
@@ -406,13 +403,13 @@ def summarize(
     if extract:
         found = _extracted(texts, article_SD, places, chosen, cite)
         if out_lang not in ("", lang):
-            found = _said_in(out_lang, found, lang, article_SD[chosen], writer, writing.search, by_clauses=not spoken)
+            found = _said_in(out_lang, found, lang, article_SD[chosen], writer, writing.search, isinstance(text, str))
     else:
         _own_language(lang, writer, writing)
         if sentences and len(written) < sentences:
             log.info("%s ended its summary after %d of %d sentences", writer.name, len(written), sentences)
         found = [Cited(w.text, w.score, _nearest(texts, article_SD, w.embedding_D, cite)) for w in written]
-    if not spoken:
+    if isinstance(text, str):
         return found
     times = [Utterance(place.start, place.end) for place in places]
     return [replace(c, times=[times[i] for i, _, _ in c.sources]) for c in found]

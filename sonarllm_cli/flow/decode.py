@@ -24,6 +24,7 @@ from ..io.vectors import EmbeddingBatch
 from ..nets.layers import KVCache, moves
 from ..runtime import Runtime, shrinking
 from ..tokens import EOS, PAD
+from ..weights import registry
 from ..weights.loaded import DEFAULT, Space, load_space
 from .back import back_cosines
 
@@ -122,9 +123,11 @@ def decode_stream(
     another space's."""
     for batch in batches:
         if batch.fingerprint and batch.fingerprint != space.fingerprint:
+            made = registry.space_named(batch.fingerprint)
+            model = "NAME" if made == batch.fingerprint else made
             raise UserError(
-                f"these embeddings are of the space {batch.fingerprint}, {space.name} is {space.fingerprint}",
-                "decode with the model that embedded them: -m NAME",
+                f"these embeddings are of the space {made}, not of {space.name}",
+                f"decode with the model that embedded them: -m {model}",
             )
         embedding_ND = torch.from_numpy(np.array(batch.embeddings_ND))
         check(embedding_ND, space, batch.first)

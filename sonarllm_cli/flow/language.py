@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..languages import NAMES, readings_of, resolve
+from ..weights import registry
 
 log = logging.getLogger("sonarllm")
 AUTO = "auto"
@@ -25,11 +26,12 @@ SAMPLE = 4000  # characters that are looked at
 _LOCK = threading.Lock()
 
 
-def check_languages(*langs: str) -> None:
-    """UserError for a language that is not known, before anything is loaded. "auto" and "" name none."""
+def check_languages(*langs: str, model: str) -> None:
+    """UserError for a language that is not known, before anything is loaded, which says those of the model. "auto" and
+    "" name none."""
     for lang in langs:
-        if lang not in ("", AUTO):
-            resolve(lang)
+        if lang not in ("", AUTO) and not readings_of(lang):
+            resolve(lang, registry.languages_of(model) or None)
 
 
 def language_of(text: str, lang: str, known: Sequence[str] | None = None, name: str = "the text") -> str:

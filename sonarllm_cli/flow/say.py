@@ -51,7 +51,7 @@ def say(
     search = search or Search()
     if embedding_ND is None:
         embedding_ND = _embedded(sentences, lang, space, batch_size)
-    said = _nearest(embedding_ND, to, space, search, batch_size)
+    said = nearest_of(embedding_ND, to, space, search, batch_size)
     if not by_clauses:
         return said
     far = [i for i, one in enumerate(said) if one.cosine < FAR]
@@ -59,7 +59,7 @@ def say(
     if not cut:
         return said
     flat = [piece for pieces in cut.values() for piece in pieces]
-    found = iter(_nearest(_embedded(flat, lang, space, batch_size), to, space, search, batch_size))
+    found = iter(nearest_of(_embedded(flat, lang, space, batch_size), to, space, search, batch_size))
     parts = {i: [next(found) for _ in pieces] for i, pieces in cut.items()}
     texts = [[rejoined([part.text for part in parts[i]], pieces, to)] for i, pieces in cut.items()]
     for i, [text], [cosine] in zip(cut, texts, back_cosines(texts, to, embedding_ND[list(cut)], space)):
@@ -73,7 +73,9 @@ def _embedded(sentences: Sequence[str], lang: str, space: Space, batch_size: int
     return torch.cat([torch.zeros(0, space.dim), *(torch.from_numpy(block.embeddings_ND) for block in blocks)])
 
 
-def _nearest(embedding_ND: Tensor, to: str, space: Space, search: Search, batch_size: int | None) -> list[Said]:
+def nearest_of(
+    embedding_ND: Tensor, to: str, space: Space, search: Search, batch_size: int | None = None
+) -> list[Said]:
     """Of the hypotheses that a search finds for each embedding, the one nearest to it."""
     many = search if search.samples else replace(search, num_return=search.beam)
     found = decode_batch(embedding_ND, to, space, many, batch_size)

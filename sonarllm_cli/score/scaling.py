@@ -138,7 +138,10 @@ def points_of_runs(folders: Sequence[str], figure: str = "") -> list[LossPoint]:
     for name in folders:
         folder = Path(name)
         if not (folder / "settings.toml").is_file() or not (folder / "metrics.jsonl").is_file():
-            raise UserError(f"{folder} is no run folder", "name folders that sonarllm train has written")
+            raise UserError(
+                f"{folder} is no run folder",
+                "name folders that sonarllm train has written, or a file of points: --points FILE",
+            )
         settings = load(str(folder / "settings.toml"))
         last: dict[str, float] = {}
         for record in curve(folder):

@@ -130,7 +130,7 @@ def _margin(cosine: Tensor, one: Tensor, other: Tensor, margin: str) -> Tensor:
     return {"ratio": cosine / mean, "distance": cosine - mean, "absolute": cosine}[margin]
 
 
-def without_twins(side: Side, threshold: float) -> list[int]:
+def without_duplicates(side: Side, threshold: float) -> list[int]:
     """The rows of a set, in order, that have no row kept before them of a cosine of `threshold` or more."""
     if not -1 <= threshold <= 1:
         raise UserError(f"no cosine is {threshold}", "use --threshold 0.95")
@@ -139,12 +139,12 @@ def without_twins(side: Side, threshold: float) -> list[int]:
     parts = distinct(side)
     rows = iter(parts.row_N.tolist())
     for block_ND in parts.blocks():
-        twin_N = torch.zeros(len(block_ND), dtype=torch.bool)
+        duplicate_N = torch.zeros(len(block_ND), dtype=torch.bool)
         for before_ND in kept_ND:
-            twin_N |= (block_ND @ before_ND.T >= threshold).any(1)
+            duplicate_N |= (block_ND @ before_ND.T >= threshold).any(1)
         near_NN = (block_ND @ block_ND.T >= threshold).tril(-1)
-        for i in torch.nonzero(near_NN.any(1) & ~twin_N)[:, 0].tolist():
-            twin_N[i] = bool((near_NN[i] & ~twin_N).any())
-        kept += [row for row, twin in zip(islice(rows, len(block_ND)), twin_N.tolist()) if not twin]
-        kept_ND.append(block_ND[~twin_N])
+        for i in torch.nonzero(near_NN.any(1) & ~duplicate_N)[:, 0].tolist():
+            duplicate_N[i] = bool((near_NN[i] & ~duplicate_N).any())
+        kept += [row for row, seen in zip(islice(rows, len(block_ND)), duplicate_N.tolist()) if not seen]
+        kept_ND.append(block_ND[~duplicate_N])
     return kept

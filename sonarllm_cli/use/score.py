@@ -60,7 +60,8 @@ def score(sides: Sequence[Side], head: Head | None = None) -> np.ndarray:
     takes = head.net.takes if head else ("one set", "another")
     if len(sides) != len(takes):
         name = head.name if head else "a cosine"
-        raise UserError(f"{name} takes {', '.join(takes)}: {len(sides)} given", "name A; A B; or A B --ref FILE")
+        cure = ("name A alone", "name A and B", "name A, B and --ref FILE")[len(takes) - 1]
+        raise UserError(f"{name} takes {', '.join(takes)}: {len(sides)} given", cure)
     for side in sides:
         same_space(sides[0], side)
         if head and (
@@ -68,8 +69,8 @@ def score(sides: Sequence[Side], head: Head | None = None) -> np.ndarray:
             or (side.fingerprint or head.fingerprint) != (head.fingerprint or side.fingerprint)
         ):
             raise UserError(
-                f"{side.name} holds vectors of {side.dim} numbers of the space {side.fingerprint or '(unnamed)'}, "
-                f"{head.name} reads {head.net.config.embedding} of {head.fingerprint or '(unnamed)'}",
+                f"{side.name} holds vectors of {side.dim} numbers of the space {registry.space_named(side.fingerprint)}"
+                f", {head.name} reads {head.net.config.embedding} of {registry.space_named(head.fingerprint)}",
                 f"embed with its space{f': -m {head.space}' if head.space else ''}",
             )
     return np.fromiter(_scores(sides, head), np.float32)

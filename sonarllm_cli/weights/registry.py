@@ -119,6 +119,25 @@ def speech_of(fingerprint: str) -> str:
     return ""
 
 
+def space_named(fingerprint: str) -> str:
+    """A space as people know it: the name of a model here that makes it, else its fingerprint."""
+    for folder in (*_models_in(EMBEDDED), *_models_in(models_home())) if fingerprint else []:
+        with contextlib.suppress(UserError):
+            if model_dir.read_config(folder).get("fingerprint") == fingerprint:
+                return folder.name
+    return fingerprint or "(unnamed)"
+
+
+def languages_of(name: str) -> list[str]:
+    """The languages of a space, of a concept model's, or of another model with texts; none where that is not known."""
+    try:
+        folder = find(name)
+        config = model_dir.read_config(folder)
+        return config.get("langs") or find_space(name)[1].get("langs", [])
+    except UserError:
+        return []
+
+
 def space_tokenizer(name: str) -> tuple[Tokenizer, int]:
     """The tokenizer of a space, or of a concept model's, and the tokens its encoder takes; no weights are read."""
     folder, config = find_space(name)
@@ -241,7 +260,11 @@ def _size(folder: Path) -> int:
 
 
 def show(name: str) -> dict[str, Any]:
-    """All there is to say of one model: its `Entry` and its `config.json`."""
+    """All there is to say of one model: its `Entry` and its `config.json`; of one that is not here, and is known to the
+    catalogue, what that says."""
+    if name in catalogue() and not any(map(os.path.isdir, _folders(name))):
+        known = next(row for row in not_here() if row["name"] == name)
+        return {**known, "config": {k: v for k, v in catalogue()[name].items() if k not in known}}
     folder = find(name)
     config = model_dir.read_config(folder)
     return {**vars(_entry(folder)), "config": config}
