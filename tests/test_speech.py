@@ -30,6 +30,7 @@ from sonarllm_cli.nets import fbank, speech
 from sonarllm_cli.nets.layers import plain_attend
 from sonarllm_cli.nets.speech import SpeechConfig, SpeechEncoder
 from sonarllm_cli.runtime import choose
+from sonarllm_cli.use import search
 from sonarllm_cli.weights import convert, registry
 from sonarllm_cli.weights.layouts import SPEECH_ENCODERS
 
@@ -509,8 +510,9 @@ def test_of_a_recording_searched_only_the_hits_are_decoded(talk, capsys, monkeyp
     hits = {row.pop("file"): row for row in map(json.loads, out.splitlines())}
     assert code == 0 and len(hits) == 2 and len(decoded) == 1 == len(decoded[0]) // 2, said
     assert hits[str(talk)]["start"] > 0.8 and hits[str(talk.with_name("text.txt"))]["start"] in (0, 14)
-    run(capsys, "search", "A chess game.", talk.parent, *HEARS, "-k", 1)
-    assert len(decoded) == 1
+    monkeypatch.setattr(search, "hear_utterances", None)  # they are kept
+    code, out, _ = run(capsys, "search", "A chess game.", talk.parent, *HEARS, "-k", 1)
+    assert code == 0 and "text.txt:0-13" in out and len(decoded) == 1
 
 
 def test_a_recording_is_scored_mined_and_aligned_by_its_utterances(talk, capsys):

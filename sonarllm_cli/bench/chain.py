@@ -8,15 +8,13 @@ Legend: N texts, D embedding, P weights read or used for a token.
 
 from __future__ import annotations
 
-import copy
-import functools
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from ..flow.compose import NEVER, Writing, generate_stream
@@ -95,16 +93,10 @@ def space_of(wish: Wish, part: str, dtype: str) -> Space:
     with torch.device("meta"):
         net = Sonar(published(wish.layers))
     for name in ("encoder", "decoder") if part == "net" else (part,):
-        module = copy.deepcopy(_random(name, wish.seed, wish.layers)).to(runtime.device, runtime.dtype)
-        pack(module, runtime)
+        module = random_sonar(published(wish.layers), name, wish.seed).get_submodule(name)
+        pack(module.to(runtime.device, runtime.dtype), runtime)
         setattr(net, name, module)
     return Space("published size", "", _Ids(), net, runtime)  # type: ignore[arg-type]
-
-
-@functools.lru_cache(maxsize=1)
-def _random(part: str, seed: int, layers: int) -> nn.Module:
-    """Random weights of the published shape, kept while one dtype after the other is made of them."""
-    return random_sonar(published(layers), part, seed).get_submodule(part)
 
 
 def sentence_ids(space: Space, count: int, seed: int) -> list[list[int]]:
@@ -127,7 +119,6 @@ def bench_embed(wish: Wish) -> dict[str, Any]:
     """`count` texts at once, in each dtype, and by the peer in batches of 5 (its own default) and of `count`."""
     peers = _peers(wish, "encoder")
     spaces = {dtype: space_of(wish, "encoder", dtype) for dtype in wish.dtypes}
-    _random.cache_clear()
     first = next(iter(spaces.values()))
     ids = sentence_ids(first, wish.count, wish.seed)
     cost = sum(flops.encoder_flops(first.net.config, len(i) - flops.EDGE) for i in ids)
@@ -153,7 +144,7 @@ def bench_embed(wish: Wish) -> dict[str, Any]:
             runs[f"{dtype}, {size} at once"] = ours(f"{dtype}, {size} at once", space, size)
     for own, peer in peers.items():
         for size in dict.fromkeys((min(5, wish.count), wish.count)):
-            runs[f"{own}, {size} at once"] = theirs(f"{own}, {size} at once", peer.wait(), size)
+            runs[f"{own}, {size} at once"] = theirs(f"{own}, {size} at once", peer, size)
     timings = side_by_side(runs, wish.rounds, first.runtime.device)
     base_ND = found[next(iter(runs))]
     rows = []
@@ -171,7 +162,6 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
     words, and by the peer."""
     peers = _peers(wish, "decoder")
     spaces = {dtype: space_of(wish, "decoder", dtype) for dtype in wish.dtypes}
-    _random.cache_clear()
     first = next(iter(spaces.values()))
     config, prompt = first.net.config, first.tokenizer.prompt(first.tokenizer.langs[0])
     words = range(EOS + 1, min(EOS + 1 + wish.shortlist, config.vocab_size))
@@ -232,14 +222,11 @@ def bench_generate(wish: Wish, sentences: int = 32, read: int = 1000) -> dict[st
     """A text of `sentences` written, against the published loop; and the next sentence after `read`, cached or not. One
     dtype after the other, so that memory holds one model."""
     peers = [_peer(wish, part) for part in ("encoder", "decoder")] if wish.peer else []
-    for peer in peers:
-        peer.wait()  # what it builds must not run beside ours
     rows: list[Row] = []
     writer: Writer | None = None
     for dtype in wish.dtypes:
         writer = None  # memory for the next
         writer = _writer(wish, dtype)
-        _random.cache_clear()
         rows += _next_rows(wish, dtype, writer, read) + _loop_rows(wish, dtype, writer, sentences, peers)
     for peer in peers:
         peer.close()
@@ -355,8 +342,9 @@ def _plain(wish: Wish, dtype: str, writer: Writer) -> Writer:
 
 
 def _peer(wish: Wish, part: str, dtype: str = "float32") -> Peer:
+    """With its model, whose making takes twice its memory, before another's or ours is made."""
     weights = Weights(model="" if wish.published else wish.model, seed=wish.seed, layers=wish.layers, dtype=dtype)
-    return Peer(wish.peer, part, weights, wish.peer_python, torch.get_num_threads())
+    return Peer(wish.peer, part, weights, wish.peer_python, torch.get_num_threads()).wait()
 
 
 def _peers(wish: Wish, part: str) -> dict[str, Peer]:

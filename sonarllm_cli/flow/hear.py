@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,19 +71,32 @@ def read_recording(
     is told and passed over.
     """
     heard = ears(speech, space)
+    times, vectors_SD = hear_utterances(recording, heard, batch_size)
+    return as_listened(times, vectors_SD, heard, space, lang)
+
+
+def hear_utterances(
+    recording: Recording, heard: SpeechModel, batch_size: int | None = None
+) -> tuple[list[Utterance], np.ndarray]:
+    """A recording's utterances and their vectors: → S times, vectors_SD, float32."""
     times: list[Utterance] = []
-    blocks: list[Tensor] = []
+    blocks: list[np.ndarray] = []
     for block in embed_recordings([recording], heard, batch_size=batch_size):
         if block.failures and not block.heard and not times:
             raise block.failures[0]
         for failure in block.failures:
             log.warning("sonarllm: %s", failure)
         times += [Utterance(one.start, one.end) for one in block.heard]
-        blocks.append(torch.from_numpy(block.embeddings_ND).to(space.runtime.device, space.runtime.dtype))
-    return Listened(times, torch.cat(blocks), _spoken(heard, space, lang), space)
+        blocks.append(block.embeddings_ND)
+    return times, np.concatenate(blocks)
 
 
-def _spoken(speech: SpeechModel, space: Space, lang: str) -> str:
-    """The language that a speech encoder hears, where the space has it; else `lang`, of "auto" the space's English."""
+def as_listened(
+    times: list[Utterance], vectors_SD: np.ndarray, heard: SpeechModel, space: Space, lang: str
+) -> Listened:
+    """What was heard, in the language that the encoder hears, where the space has it; else in `lang`, of "auto" the
+    space's English."""
     known = space.tokenizer.langs
-    return speech.lang if speech.lang in known else language_of("", lang, known)
+    spoken = heard.lang if heard.lang in known else language_of("", lang, known)
+    text_SD = torch.from_numpy(vectors_SD).to(space.runtime.device, space.runtime.dtype)
+    return Listened(times, text_SD, spoken, space)
