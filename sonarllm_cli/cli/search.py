@@ -56,8 +56,8 @@ def search(
     of the space: cosine, place in characters or time, sentence. What is said in a recording is decoded for the hits.
 
     With -e every argument is a FILE; the QUERY - reads queries from standard input, one a line. The vectors of texts
-    and recordings are kept in the cache directory: only new and changed files are embedded. A file that can't be read
-    within a folder is left out, told, and makes the exit code 1.
+    and recordings are kept in the cache directory: only new and changed files are embedded. A file that can't be
+    read within a folder is left out, told, and makes the exit code 1.
 
     \b
     Example:

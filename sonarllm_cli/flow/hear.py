@@ -8,6 +8,7 @@ Legend: S utterances, D embedding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -44,16 +45,31 @@ class Listened:
         return [found[0].text for found in decode_batch(chosen_SD, lang or self.lang, self.space, search or Search())]
 
 
-def ears(speech: str | SpeechModel, space: Space) -> SpeechModel:
-    """The encoder that hears for a space: `speech`, or if it is "" the one that comes with the space. UserError where
-    none does, and for one of another space."""
-    speech = speech or registry.speech_of(space.fingerprint)
-    if not speech:
-        cure = "name the encoder of their language: --speech sonar-speech-eng"
-        raise UserError(f"{space.name} has no encoder of its own for recordings", cure)
-    heard = speech if isinstance(speech, SpeechModel) else load_speech(speech, space.runtime)
-    heard.check(space)
-    return heard
+@dataclass(frozen=True)
+class Ears:
+    """What hears for a space: the encoder `speech`, or if it is "" the one that comes with the space. It is loaded at
+    the first recording."""
+
+    space: Space
+    speech: str | SpeechModel = ""
+
+    @functools.cached_property
+    def encoder(self) -> SpeechModel:
+        """UserError where there is none, and for one of another space."""
+        speech = self.speech or registry.speech_of(self.space.fingerprint)
+        if not speech:
+            cure = "name the encoder of the language spoken: --speech sonar-speech-eng"
+            raise UserError(f"{self.space.name} has no encoder of its own for recordings", cure)
+        heard = speech if isinstance(speech, SpeechModel) else load_speech(speech, self.space.runtime)
+        heard.check(self.space)
+        return heard
+
+    def of(self, name: str) -> SpeechModel:
+        """The encoder for the recording called `name`, which the UserError names."""
+        try:
+            return self.encoder
+        except UserError as error:
+            raise UserError(f"{name} is a recording: {error.message}", error.cure) from None
 
 
 def read_recording(
@@ -70,7 +86,7 @@ def read_recording(
     UserError for a speech encoder of another space, or a recording without speech; an utterance that can't be embedded
     is told and passed over.
     """
-    heard = ears(speech, space)
+    heard = Ears(space, speech).of(recording.name)
     times, vectors_SD = hear_utterances(recording, heard, batch_size)
     return as_listened(times, vectors_SD, heard, space, lang)
 

@@ -11,7 +11,6 @@ Legend: Q queries, N sentences, K nearest, C those of all files, D embedding.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import zipfile
 from bisect import bisect_right
@@ -26,7 +25,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..flow.embed import Line, embed, embed_stream, fits
 from ..flow.embed_speech import SpeechModel
-from ..flow.hear import as_listened, ears, hear_utterances
+from ..flow.hear import Ears, as_listened, hear_utterances
 from ..flow.language import language_of
 from ..flow.segment import Sentence, segment_stream
 from ..flow.utterances import Utterance
@@ -125,14 +124,14 @@ def search(
         raise UserError("there is no query", "give one")
     files = list(_files(paths))
     check_speech(speech if isinstance(speech, str) else speech.name, [name for name, _ in files])
-    hear = functools.cache(lambda: ears(speech, space))
+    ears = Ears(space, speech)
     asked = Embedded("the queries", space.fingerprint, queries, embed(queries, lang=query_lang or lang, model=space))
     query_QD = torch.cat(list(unit_blocks(asked)))
     shelf = _Shelf()
     nearest: list[tuple[Tensor, Tensor]] = []  # of each side
     for name, in_folder in files:
         try:
-            side = _side(name, in_folder, space, lang, hear, batch_size, cache, shelf)
+            side = _side(name, in_folder, space, lang, ears, batch_size, cache, shelf)
             if side is None:
                 continue
             same_space(side, asked)
@@ -186,7 +185,7 @@ def _side(
     in_folder: bool,
     space: Space,
     lang: str,
-    hear: Callable[[], SpeechModel],
+    ears: Ears,
     batch_size: int | None,
     cache: bool,
     shelf: _Shelf,
@@ -195,7 +194,7 @@ def _side(
     if holds_vectors(name):
         return open_vectors(name)
     if is_recording(name):
-        heard = hear()
+        heard = ears.of(display_name(name))
         arrays = _recorded(name, heard, batch_size, cache)
         times = [Utterance(*row) for row in arrays["times"].tolist()]
         shelf.places[name] = times
