@@ -30,7 +30,7 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype
     seed: int | None = None
-    int8: bool = False  # a space's products are of int8; activations between them have `dtype`
+    int8: bool = False  # products are of int8; activations between them have `dtype`
     tf32: bool = False  # float32 products on a GPU read 10 bits of a fraction, not 23; sums keep all
 
     def use(self) -> Runtime:

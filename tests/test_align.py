@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.use.align import Bead, align, document, read_vectors, strict_f1, windows
+from sonarllm_cli.use.align import Bead, align, document, heard_document, read_vectors, strict_f1, windows
 
 WORDS = np.random.default_rng(0).standard_normal((4000, 32)).astype(np.float32)
 
@@ -120,3 +120,15 @@ def test_the_command_writes_tsv_json_and_vecaligns_form_and_takes_its_vectors(tm
     assert (done.returncode, done.err) == (2, "sonarllm: empty.txt is empty; give it some text\n")
     done = sonarllm("align", "a.txt", "v", *given)
     assert (done.returncode, done.err) == (2, "sonarllm: v is a folder, not a file; name a file in it\n")
+
+
+def test_joined_utterances_have_the_direction_of_their_mean():
+    vectors_ND = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    unit_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    got = heard_document(vectors_ND, most=4)
+    want = document(
+        list("abcde"), lambda texts: np.stack([sum(unit_ND["abcde".index(c)] for c in t[::2]) for t in texts])
+    )
+    for a_ND, b_ND in zip(got.joined, want.joined, strict=True):
+        np.testing.assert_allclose(a_ND, b_ND, atol=1e-6)
+    assert [part.any() for part in heard_document(vectors_ND[:1], most=4).joined] == [True, False, False]

@@ -9,7 +9,7 @@ import torch
 from test_nets import tiny
 
 from sonarllm_cli.bench import flops
-from sonarllm_cli.bench.chain import published_loop
+from sonarllm_cli.bench.chain import Wish, bench_generate, published_loop
 from sonarllm_cli.bench.context import PUBLISHED, bench_context, read_tokens
 from sonarllm_cli.bench.peers import Peer, Weights
 from sonarllm_cli.bench.speech import SpeechWish, bench_speech
@@ -20,7 +20,7 @@ from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.compose import Writing, generate_stream
 from sonarllm_cli.flow.decode import Search
 from sonarllm_cli.nets import layers, llama
-from sonarllm_cli.nets.layers import KVCache, plain_attend
+from sonarllm_cli.nets.layers import KVCache, onednn_serves, plain_attend
 from sonarllm_cli.nets.llama import Llama, LlamaConfig
 from sonarllm_cli.nets.token_lm import TokenLM, TokenLMConfig
 from sonarllm_cli.runtime import Runtime, choose
@@ -93,10 +93,19 @@ def test_the_token_model_reads_in_chunks_as_at_once(monkeypatch):
 
 
 def test_the_published_loop_writes_what_generate_writes(writer):
-    context_SD, search = torch.randn(4, writer.space.dim), Search(beam=2, max_tokens=8)
+    context_SD, search = torch.randn(4, writer.space.dim), Search(beam=2, max_tokens=8, repetition_penalty=1.0)
     writing = Writing(max_sentences=3, stop_threshold=2, repeat_threshold=2, search=search)
     found = [s.text for s in generate_stream(context_SD, writer, writing)]
     assert published_loop(writer, context_SD, 3, search) == found
+
+
+@pytest.mark.skipif(not onednn_serves(torch.device("cpu"), torch.float32), reason="PyTorch without oneDNN")
+def test_generating_is_timed_in_each_dtype_against_the_published_loop(home):
+    wish = Wish(model="tiny-llm", dtypes=("float32", "int8"), rounds=1, beam=2, max_tokens=6)
+    rows = bench_generate(wish, sentences=2, read=4)["rows"]
+    work = "next of 4, cached", "next of 4, recomputed", "2 sentences"
+    want = [(*(f"{dtype}, {one}" for one in work), f"the published loop beside {dtype}") for dtype in wish.dtypes]
+    assert [row["name"] for row in rows] == [*want[0], *want[1]] and rows[2]["same texts"] == 1
 
 
 def test_a_missing_library_is_named(home, tmp_path, monkeypatch):

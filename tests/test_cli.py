@@ -327,6 +327,17 @@ def test_a_failed_embed_leaves_the_old_file(run, tmp_path):
     assert (tmp_path / "e.npy").read_bytes() == b"old"
 
 
+def test_loading_torch_is_no_time_to_look_for_garbage():
+    code = """
+import gc
+from sonarllm_cli.cli.common import load_torch
+before = gc.get_stats()
+load_torch()
+print(gc.get_stats() == before, gc.get_freeze_count() > 0, gc.isenabled())"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["True"] * 3
+
+
 def alone(home):
     """An environment with this checkout's package and these models, and nothing else."""
     return {"PATH": "/usr/bin:/bin", "SONARLLM_HOME": str(home), "PYTHONPATH": str(Path(__file__).parent.parent)}

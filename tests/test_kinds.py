@@ -19,6 +19,7 @@ from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, load
 from sonarllm_cli.nets.diffusion_lcm import alpha_bar
 from sonarllm_cli.nets.kinds import WRITERS
+from sonarllm_cli.nets.packed import Int8Linear
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.score.tasks import TASKS, evaluate
 from sonarllm_cli.weights.loaded import load_writer
@@ -82,6 +83,20 @@ def test_a_folder_says_its_kind_space_and_normaliser(runs, home, writer):
     count = trainable_parameters(settings(runs, writer.kind))
     net = load_writer(str(runs / writer.kind / "model"), trainable=True).net  # a packed one has no parameters to count
     assert count == sum(p.numel() for name, p in net.named_parameters() if "normaliser" not in name)
+
+
+def test_in_int8_every_kind_predicts_nearly_what_it_does_in_float32(runs, writer):
+    """The concept model too has int8 products, not its space alone."""
+    near = load_writer(str(runs / writer.kind / "model"), choose("cpu", "int8"))
+    assert any(isinstance(module, Int8Linear) for module in near.net.modules())
+    if writer.kind == "token-llm":
+        ids_1T = torch.arange(4, 12)[None]
+        with torch.inference_mode():
+            want, found = (one.net.logits(one.net(ids_1T)) for one in (writer, near))
+    else:
+        context_SD = torch.randn(5, writer.space.dim)
+        want, found = (predict_all(one, context_SD, torch.Generator().manual_seed(0)) for one in (writer, near))
+    assert torch.cosine_similarity(want.flatten(0, -2), found.flatten(0, -2)).min() > 0.995
 
 
 def test_every_kind_continues_and_summarises(writer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from sonarllm_cli.bench import peers
 from sonarllm_cli.cli import main
 from sonarllm_cli.errors import UserError
+from sonarllm_cli.flow import hear
 from sonarllm_cli.flow.decode import Search, decode_batch
 from sonarllm_cli.flow.embed_speech import embed_recordings, encode_utterances, load_speech
-from sonarllm_cli.io.audio import Recording, resampled
+from sonarllm_cli.io.audio import Recording, is_recording, resampled
 from sonarllm_cli.nets import fbank, speech
 from sonarllm_cli.nets.layers import plain_attend
 from sonarllm_cli.nets.speech import SpeechConfig, SpeechEncoder
 from sonarllm_cli.runtime import choose
+from sonarllm_cli.use import search
 from sonarllm_cli.weights import convert, registry
 from sonarllm_cli.weights.layouts import SPEECH_ENCODERS
 
@@ -450,7 +453,7 @@ def test_a_recording_is_summarised_with_times(tmp_path, capsys):
     )
     assert code == 0, said
     code, _, said = run(capsys, "summarize", good, "-m", "tiny-llm")
-    assert code == 2 and "is a recording; name the encoder" in said
+    assert code == 2 and "en.wav is a recording: tiny has no encoder of its own" in said
     code, _, said = run(capsys, "summarize", good, "-m", "tiny-llm", "--speech", "small")
     assert code == 2 and "small's space is none that is known" in said
 
@@ -463,11 +466,9 @@ def test_a_bad_recording_among_others_is_told_and_they_are_done(tmp_path, capsys
     files = [tmp_path / "bad.wav", good, silent, tmp_path / "text.txt"]
     options = ["-m", "tiny-llm", "--speech", "ears", "--beam", 1, "--max-tokens", 8, "-q"]
     for command in ("segment", "generate", "summarize"):
-        code, out, said = run(
-            capsys, command, *files[: None if command == "segment" else 3], "--json", *options * (command != "segment")
-        )
+        code, out, said = run(capsys, command, *files, "--json", *options * (command != "segment"))
         assert code == 2 and "bad.wav is no sound" in said and "silent.wav: no speech" in said, said
-        assert "2 could not be done" in said and "en.wav" in out and ("text.txt" in out or command != "segment")
+        assert "2 could not be done" in said and "en.wav" in out and "text.txt" in out
         code, out, said = run(capsys, command, files[0], "--json", *options * (command != "segment"))
         assert code == 2 and "could not be done" not in said
 
@@ -482,6 +483,138 @@ def test_an_encoder_that_comes_with_the_space_is_found(tmp_path, capsys, monkeyp
     assert run(capsys, "summarize", good, *options)[:2] == (0, named)
     for name in ("tiny", "tiny-llm"):
         assert load_speech(name, RUNTIME).name == "built-in-ears"
+
+
+@pytest.fixture
+def talk(tmp_path):
+    """A recording of two utterances in a folder, beside a text."""
+    voice, rest = recording("en").samples(), np.zeros(16_000, np.float32)
+    (tmp_path / "talks").mkdir()
+    (tmp_path / "talks" / "text.txt").write_text("A chess game.\nThe cat sat.\n")
+    soundfile.write(tmp_path / "talks" / "talk.flac", np.concatenate([rest, voice, rest, voice, rest]), 16_000)
+    return tmp_path / "talks" / "talk.flac"
+
+
+HEARS = ["-m", "tiny", "--speech", "ears"]
+
+
+def test_of_a_recording_searched_only_the_hits_are_decoded(talk, capsys, monkeypatch):
+    decoded = []
+
+    def spying(text_SD, *rest):
+        decoded.append(text_SD)
+        return decode_batch(text_SD, *rest)
+
+    monkeypatch.setattr(hear, "decode_batch", spying)
+    code, out, said = run(capsys, "search", "x", talk.parent, *HEARS, "-k", 4, "--json")
+    hits = {row.pop("file"): row for row in map(json.loads, out.splitlines())}
+    assert code == 0 and len(hits) == 2 and len(decoded) == 1 == len(decoded[0]) // 2, said
+    assert hits[str(talk)]["start"] > 0.8 and hits[str(talk.with_name("text.txt"))]["start"] in (0, 14)
+    monkeypatch.setattr(search, "hear_utterances", None)  # they are kept
+    code, out, _ = run(capsys, "search", "A chess game.", talk.parent, *HEARS, "-k", 1)
+    assert code == 0 and "text.txt:0-13" in out and len(decoded) == 1
+
+
+def test_a_recording_is_scored_mined_and_aligned_by_its_utterances(talk, capsys):
+    assert run(capsys, "score", talk, talk, *HEARS)[1] == "1.000000\n" * 2
+    code, out, said = run(capsys, "mine", talk, talk, *HEARS, "--json", "-k", 1)
+    assert code == 0 and all(pair["a"] == pair["b"] and pair["text_a"] for pair in map(json.loads, out.splitlines()))
+    assert run(capsys, "mine", talk, "--dedup", "--threshold=-1", *HEARS)[1].count("\n") == 1
+    start, end = map(float, run(capsys, "segment", talk)[1].splitlines()[0].split())
+    code, out, said = run(capsys, "align", talk, talk, *HEARS, "--json")
+    first = json.loads(out.splitlines()[0])
+    assert code == 0 and (first["a"], first["b"]) == ([0], [0]), said
+    assert [round(first[key], 2) for key in ("start_a", "end_a", "start_b", "end_b")] == [start, end] * 2
+    code, _, said = run(capsys, "align", talk, talk, *HEARS, "--write-vectors", talk.parent)
+    assert code == 2 and "is a recording, without texts" in said
+
+
+def test_a_recording_is_translated_to_lines_and_subtitles(talk, capsys):
+    options = [talk, *HEARS, "--to", "de", "--beam", 1, "--max-tokens", 12]
+    code, out, said = run(capsys, "translate", *options)
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == 2 and all(lines), said
+    code, out, said = run(capsys, "translate", *options, "--format", "srt", "--bilingual")
+    number, times, own, said = out.rstrip("\n").split("\n\n")[1].split("\n")
+    assert (number, said) == ("2", lines[1]) and own
+    assert re.fullmatch(r"00:00:0\d,\d{3} --> 00:00:0\d,\d{3}", times)
+    code, out, said = run(capsys, "translate", talk.parent, *options[1:], "-o", talk.parent / "out")
+    assert code == 0 and (talk.parent / "out" / "talk.flac.txt").read_text("utf-8").splitlines() == lines, said
+
+
+def test_a_recording_on_standard_input_is_that_file(talk, capsys, monkeypatch):
+    def piped(*words):
+        with open(talk, encoding="utf-8") as stream:
+            monkeypatch.setattr("sys.stdin", stream)
+            return run(capsys, *words)[1]
+
+    assert piped("segment", "-") == piped("segment") == run(capsys, "segment", talk)[1] != ""
+    for command in (["summarize", "--beam", 1, "--sentences", 2], ["translate", "--to", "en"]):
+        options = [*command[1:], "-m", "tiny-llm", "--speech", "ears", "--max-tokens", 9]
+        assert piped(command[0], *options) == run(capsys, command[0], talk, *options)[1] != ""
+    one, two = piped("embed", "-m", "ears"), run(capsys, "embed", talk, "-m", "ears")[1]
+    assert one.replace("standard input", str(talk)) == two != ""
+    assert piped("score", "-", talk, *HEARS) == "1.000000\n" * 2
+    with open(talk, encoding="utf-8") as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        code, _, said = run(capsys, "search", "-", talk, "-m", "tiny")
+    assert code == 2 and "standard input is a recording, not text" in said
+
+
+def test_an_encoder_with_nothing_to_hear_is_a_mistake(talk, capsys):
+    text = talk.with_name("text.txt")
+    for words in (
+        ["summarize", text],
+        ["generate", text],
+        ["search", "x", text],
+        ["score", text, text],
+        ["mine", text, text],
+        ["align", text, text],
+        ["translate", text, "--to", "en"],
+    ):
+        code, _, said = run(capsys, *words, "-m", "tiny-llm", "--speech", "ears")
+        assert code == 2 and "--speech ears hears recordings, and none is given; leave it out" in said
+    assert (
+        "talk.flac is a recording: tiny has no encoder of its own" in run(capsys, "score", talk, talk, "-m", "tiny")[2]
+    )
+
+
+def test_of_clips_what_can_not_be_heard_is_left_out_and_told(tmp_path, capsys):
+    for i, name in enumerate(("samples399.wav", "en.wav", "pcm16.flac")):
+        shutil.copy(PARITY / "audio" / name, tmp_path / f"{i}{name}")
+    (tmp_path / "clips.tsv").write_text("path\tsentence\n0samples399.wav\tNo.\n1en.wav\tOne.\n2pcm16.flac\tTwo.\n")
+    options = ["evaluate", "speech", "-m", "ears", "--json", "--beam", 1, "--data"]
+    code, out, said = run(capsys, *options, tmp_path / "clips.tsv")
+    found = json.loads(out)
+    assert code == 0 and found["figures"]["eng_Latn clips"] == 2, said
+    assert [sample["text"] for sample in found["samples"]] == ["One.", "Two."] and "left out 1 clips" in said
+    (tmp_path / "1en.wav").write_bytes(b"hello")
+    (tmp_path / "clips.tsv").write_text("path\tsentence\n1en.wav\tOne.\n")
+    code, out, said = run(capsys, *options, tmp_path / "clips.tsv")
+    assert code == 2 and "clips.tsv, line 2: " in said and "1en.wav is no sound" in said
+
+
+def test_a_recording_is_summarised_by_the_rule_for_texts(capsys):
+    """One utterance is its own summary; with --abstract the model writes, and nothing is decoded but that."""
+    options = [PARITY / "audio" / "en.wav", "--speech", "ears", "-m", "tiny-llm", "--max-tokens", 28, "--json"]
+    summary = json.loads(run(capsys, "summarize", *options)[1])
+    said = run(capsys, "translate", *options[:-1], "--to", "en")[1].rstrip("\n")
+    assert (summary["how"], summary["text"]) == ("extracted", said)
+    assert isinstance(summary["end"], float)
+    assert json.loads(run(capsys, "summarize", *options, "--abstract", "--sentences", 1)[1])["how"] == "written"
+
+
+def test_sound_is_known_by_its_first_bytes(tmp_path, capsys):
+    wave = np.random.default_rng(0).standard_normal(1600) / 9
+    for kind in ("WAV", "FLAC", "OGG", "AIFF", "AU", "CAF", "W64", "RF64", "MP3"):
+        soundfile.write(tmp_path / "sound", wave, 16_000, format=kind)
+        assert is_recording(tmp_path / "sound"), kind
+    for data in (b"RIFFraff", b"ID3 tags", b"\xff\xfe\0a", b"\xff\xfb\0\0", b""):
+        (tmp_path / "text").write_bytes(data)
+        assert not is_recording(tmp_path / "text")
+    (tmp_path / "a b.m4a").write_bytes(b"\0\0\0 ftypM4A ")
+    code, _, said = run(capsys, "segment", tmp_path / "a b.m4a")
+    assert code == 2 and "is no sound" in said and "; ffmpeg -i '" in said and "a b.flac'" in said
 
 
 def test_a_recording_needs_ears(capsys):

@@ -46,15 +46,19 @@ PARALLEL = [
     ("lexicon", "", 1, 0.2),
 ]
 MORE = {("tatoeba", "ita_Latn"): 2}  # the language with the fewest everyday pairs is taken so much more often
-# plain source: sentences taken of a document and of all; documents for the concept model; sentences for the teacher
+# plain source, what its ids begin with: sentences taken of a document and of all; sentences for the teacher; documents
+# for the concept model. Of what is named again, by a beginning, documents are taken once more, none of them held out
 PLAIN = [
-    ("wikipedia-en", 3, 70_000, 9_000, 250_000),
-    ("expository-en", 6, 35_000, 2_000, 150_000),
-    ("narrative-en", 10, 60_000, 9_000, 300_000),
-    ("debian-en", 1, 15_000, 3_000, 0),
+    ("wikipedia-en", "", 3, 70_000, 250_000, 24_000),
+    ("expository-en", "", 6, 35_000, 150_000, 8_000),
+    ("narrative-en", "", 10, 60_000, 300_000, 23_000),
+    ("narrative-en", "storybooks", 1, 0, 0, 2_000),
+    ("narrative-en", "fairytales", 1, 0, 0, 4_000),
+    ("debian-en", "", 1, 15_000, 0, 3_000),
 ]
 HELD = {"pairs": 400, "sentences": 200, "documents": 150}  # of each source's validation file
-SENTENCES = 24  # of a document
+SENTENCES = 16  # of a document
+WINDOWS = 12  # documents that a long one gives, of which nothing is a summary: a chapter, a story
 ONE_KIND = 150  # documents of one kind ("… is a village in") that a source may give
 WORDS = 34  # of a sentence that is taken by itself, or of a pair's side
 LONG_WORDS, LONG_SHARE = 16, 0.45  # the share taken of items with a longer side: the easy half first
@@ -99,7 +103,7 @@ def segment(batch: list[Row]) -> list[Document]:
         body: list[str] = []
         for block in (b for paragraph in row["paragraphs"] for b in paragraph):
             body += corpus.block_sentences(block, ENGLISH)
-            if len(body) >= 4 * SENTENCES:
+            if len(body) >= WINDOWS * SENTENCES:
                 break
         synopsis = "/" not in row["id"]
         lead = row["title"] if synopsis else row.get("summary", "")
@@ -131,9 +135,9 @@ def fit(sentence: str) -> bool:
 
 
 def windows(document: Document) -> list[Document]:
-    """A document's beginning; of one that nothing sums up, a story, two more parts."""
+    """A document's beginning; of one that nothing sums up, a story, further parts."""
     lead, body = document
-    cut = [body[:SENTENCES]] if lead else [body[i : i + SENTENCES] for i in range(0, 3 * SENTENCES, SENTENCES)]
+    cut = [body[i * SENTENCES : (i + 1) * SENTENCES] for i in range(1 if lead else WINDOWS)]
     return [(lead, part) for part in cut if len(part) >= (1 if lead else 2)]
 
 
@@ -182,8 +186,9 @@ class Gathering:
                 self.meaning[pair[0]] = self.meaning[pair[1]] = pair[0]
                 self.items += [pair] * (1 if held else times * MORE.get((prefix, lang), 1))
             print(f"{split} {name} {prefix}: {len(self.items) - begun[0]} items in all", file=sys.stderr)
-        for name, each, *counts in PLAIN:
-            self._plain(split, name, each, *(n * self.args.share for n in counts))
+        for name, prefix, each, *counts in PLAIN:
+            if split == "train" or not prefix:
+                self._plain(split, name, prefix, each, *(n * self.args.share for n in counts))
         return len(self.items) - begun[0], len(self.documents) - begun[1]
 
     def thinned(self, items: Sequence[T]) -> list[T]:
@@ -192,8 +197,8 @@ class Gathering:
         sides = [(i,) if isinstance(i, str) else i[:2] for i in items]  # type: ignore[index]
         return [i for i, s, d in zip(items, sides, draw) if d < LONG_SHARE or max(map(words_in, s)) <= LONG_WORDS]
 
-    def _plain(self, split: str, name: str, each: int, most: float, wanted: float, heard: float) -> None:
-        found = rows(self.args.folder, name, split)
+    def _plain(self, split: str, name: str, prefix: str, each: int, most: float, heard: float, wanted: float) -> None:
+        found = rows(self.args.folder, name, split, prefix)
         if split == "train":
             found = self.some(found, 3 * max(wanted, most / each))
         documents = kinds_capped(list(self.spread(segment, found)))
@@ -213,7 +218,7 @@ class Gathering:
         for lead, body in parts:
             title = self.place(ENGLISH, lead) if lead else -1
             self.documents.append((title, [self.place(ENGLISH, s) for s in body]))
-        print(f"{split} {name}: {len(plain)} sentences, {len(parts)} documents", file=sys.stderr)
+        print(f"{split} {name} {prefix}: {len(plain)} sentences, {len(parts)} documents", file=sys.stderr)
 
     def taught(self) -> tuple[list[int], np.ndarray]:
         """The English rows that the teacher reads, those of most items first, and its vectors of them: the items', and

@@ -8,15 +8,13 @@ Legend: N texts, D embedding, P weights read or used for a token.
 
 from __future__ import annotations
 
-import copy
-import functools
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from ..flow.compose import NEVER, Writing, generate_stream
@@ -27,7 +25,7 @@ from ..nets.layers import onednn_serves
 from ..nets.llama import LlamaConfig
 from ..nets.sonar import Sonar
 from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
-from ..runtime import Runtime, choose, multiplies_bfloat16, name_of
+from ..runtime import choose, multiplies_bfloat16, name_of
 from ..tokens import EOS
 from ..weights.loaded import Space, Writer, load_space, load_writer, pack
 from ..weights.shortlist import of_ids
@@ -95,16 +93,10 @@ def space_of(wish: Wish, part: str, dtype: str) -> Space:
     with torch.device("meta"):
         net = Sonar(published(wish.layers))
     for name in ("encoder", "decoder") if part == "net" else (part,):
-        module = copy.deepcopy(_random(name, wish.seed, wish.layers)).to(runtime.device, runtime.dtype)
-        pack(module, runtime)
+        module = random_sonar(published(wish.layers), name, wish.seed).get_submodule(name)
+        pack(module.to(runtime.device, runtime.dtype), runtime)
         setattr(net, name, module)
     return Space("published size", "", _Ids(), net, runtime)  # type: ignore[arg-type]
-
-
-@functools.lru_cache(maxsize=1)
-def _random(part: str, seed: int, layers: int) -> nn.Module:
-    """Random weights of the published shape, kept while one dtype after the other is made of them."""
-    return random_sonar(published(layers), part, seed).get_submodule(part)
 
 
 def sentence_ids(space: Space, count: int, seed: int) -> list[list[int]]:
@@ -127,7 +119,6 @@ def bench_embed(wish: Wish) -> dict[str, Any]:
     """`count` texts at once, in each dtype, and by the peer in batches of 5 (its own default) and of `count`."""
     peers = _peers(wish, "encoder")
     spaces = {dtype: space_of(wish, "encoder", dtype) for dtype in wish.dtypes}
-    _random.cache_clear()
     first = next(iter(spaces.values()))
     ids = sentence_ids(first, wish.count, wish.seed)
     cost = sum(flops.encoder_flops(first.net.config, len(i) - flops.EDGE) for i in ids)
@@ -153,7 +144,7 @@ def bench_embed(wish: Wish) -> dict[str, Any]:
             runs[f"{dtype}, {size} at once"] = ours(f"{dtype}, {size} at once", space, size)
     for own, peer in peers.items():
         for size in dict.fromkeys((min(5, wish.count), wish.count)):
-            runs[f"{own}, {size} at once"] = theirs(f"{own}, {size} at once", peer.wait(), size)
+            runs[f"{own}, {size} at once"] = theirs(f"{own}, {size} at once", peer, size)
     timings = side_by_side(runs, wish.rounds, first.runtime.device)
     base_ND = found[next(iter(runs))]
     rows = []
@@ -171,7 +162,6 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
     words, and by the peer."""
     peers = _peers(wish, "decoder")
     spaces = {dtype: space_of(wish, "decoder", dtype) for dtype in wish.dtypes}
-    _random.cache_clear()
     first = next(iter(spaces.values()))
     config, prompt = first.net.config, first.tokenizer.prompt(first.tokenizer.langs[0])
     words = range(EOS + 1, min(EOS + 1 + wish.shortlist, config.vocab_size))
@@ -229,11 +219,25 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
 
 
 def bench_generate(wish: Wish, sentences: int = 32, read: int = 1000) -> dict[str, Any]:
-    """A text of `sentences` written, against the published loop; and the next sentence after `read`, cached or not."""
-    writer = _writer(wish, wish.dtypes[0])
-    _random.cache_clear()
-    space, lang = writer.space, writer.lang
-    context_SD = encode(sentence_ids(space, read, wish.seed), space) if not wish.published else _noise(read, space)
+    """A text of `sentences` written, against the published loop; and the next sentence after `read`, cached or not. One
+    dtype after the other, so that memory holds one model."""
+    peers = [_peer(wish, part) for part in ("encoder", "decoder")] if wish.peer else []
+    rows: list[Row] = []
+    writer: Writer | None = None
+    for dtype in wish.dtypes:
+        writer = None  # memory for the next
+        writer = _writer(wish, dtype)
+        rows += _next_rows(wish, dtype, writer, read) + _loop_rows(wish, dtype, writer, sentences, peers)
+    for peer in peers:
+        peer.close()
+    assert writer
+    return _result("generate", "sentences", wish, writer.space, rows, lang=writer.lang)
+
+
+def _next_rows(wish: Wish, dtype: str, writer: Writer, read: int) -> list[Row]:
+    """The sentence after `read` others, which are in the cache, or are read anew."""
+    space = writer.space
+    context_SD = _context(wish, space, read)
     reader = Reader(writer)
     reader.read(context_SD[:-1])
     length = reader.caches[0].length
@@ -244,37 +248,38 @@ def bench_generate(wish: Wish, sentences: int = 32, read: int = 1000) -> dict[st
         reader.read(context_SD[-1:])
 
     runs: dict[str, Callable[[], float | None]] = {
-        f"next of {read}, cached": cached,
-        f"next of {read}, recomputed": lambda: _nothing(predict(writer, context_SD)),
+        f"{dtype}, next of {read}, cached": cached,
+        f"{dtype}, next of {read}, recomputed": lambda: _nothing(predict(writer, context_SD)),
     }
     timings = side_by_side(runs, wish.rounds, space.runtime.device)
-    rows = [Row(name, timing, 0, 1) for name, timing in timings.items()]
     fast, slow = timings.values()
+    rows = [Row(name, timing, 0, 1) for name, timing in timings.items()]
     rows[0].extra["times as fast"] = slow.median / fast.median
-    search = Search(beam=wish.beam, max_tokens=wish.max_tokens)
+    return rows
+
+
+def _loop_rows(wish: Wish, dtype: str, writer: Writer, sentences: int, peers: Sequence[Peer]) -> list[Row]:
+    """A text written, and the same by the published loop."""
+    space = writer.space
+    context_1D = _context(wish, space, 1)
+    search = Search(beam=wish.beam, max_tokens=wish.max_tokens, repetition_penalty=1.0)  # as the published loop
     writing = Writing(max_sentences=sentences, stop_threshold=NEVER, repeat_threshold=NEVER, search=search)
     texts: dict[str, list[str]] = {}
-    peers = [_peer(wish, part) for part in ("encoder", "decoder")] if wish.peer else []
-    plain = _plain(wish, writer)
+    plain = _plain(wish, dtype, writer)
     loops: dict[str, Callable[[], float | None]] = {
-        "generate": lambda: texts.update(ours=[s.text for s in generate_stream(context_SD[:1], writer, writing)]),
-        "the published loop": lambda: texts.update(
-            theirs=published_loop(plain, context_SD[:1], sentences, search, peers)
+        f"{dtype}, {sentences} sentences": lambda: texts.update(
+            ours=[s.text for s in generate_stream(context_1D, writer, writing)]
+        ),
+        f"the published loop beside {dtype}": lambda: texts.update(
+            theirs=published_loop(plain, context_1D, sentences, search, peers)
         ),
     }
-    for peer in peers:
-        peer.wait()  # what it builds must not run beside ours
     timings = side_by_side(loops, 1 if wish.published else wish.rounds, space.runtime.device, warm=not wish.published)
     fast, slow = timings.values()
-    extra = {
-        "same texts": sum(a == b for a, b in zip(*texts.values())) / sentences,
-        "times as fast": slow.median / fast.median,
-    }
-    for name, timing in timings.items():
-        rows.append(Row(f"{name}, {sentences} sentences", timing, 0, sentences, extra if name == "generate" else {}))
-    for peer in peers:
-        peer.close()
-    return _result("generate", "sentences", wish, space, rows, lang=lang)
+    rows = [Row(name, timing, 0, sentences) for name, timing in timings.items()]
+    rows[0].extra["same texts"] = sum(a == b for a, b in zip(*texts.values())) / sentences
+    rows[0].extra["times as fast"] = slow.median / fast.median
+    return rows
 
 
 @torch.inference_mode()
@@ -302,7 +307,10 @@ def published_loop(
     return texts
 
 
-def _noise(count: int, space: Space) -> Tensor:
+def _context(wish: Wish, space: Space, count: int) -> Tensor:
+    """Embeddings of random sentences, or in a random space as good: → context_SD"""
+    if not wish.published:
+        return encode(sentence_ids(space, count, wish.seed), space)
     noise_SD = torch.randn(count, space.dim, generator=torch.Generator().manual_seed(0))
     return noise_SD.to(space.runtime.device, space.runtime.dtype)
 
@@ -316,26 +324,27 @@ def _writer(wish: Wish, dtype: str) -> Writer:
     net = SonarLLM(SonarLLMConfig(**vars(LlamaConfig())))
     net.body.init_()
     net = net.to(runtime.device, runtime.dtype).eval().requires_grad_(False)
-    pack(net, Runtime(device=runtime.device, dtype=runtime.dtype))
+    pack(net, runtime)
     return Writer(
         "600M", net, space, marker="", ending=str(EOS + 1), begin="", lang="eng_Latn", familiar=0.0, kind="sonar-llm"
     )
 
 
-def _plain(wish: Wish, writer: Writer) -> Writer:
+def _plain(wish: Wish, dtype: str, writer: Writer) -> Writer:
     """The same model in plain layers, for the published loop; at the published size the packed one stands in where a
     peer does the decoding, and on a GPU nothing is packed."""
     if wish.published:
         if not wish.peer and onednn_serves(writer.space.runtime.device, writer.space.runtime.dtype):
             raise UserError("the published loop at the published size needs a library", "give --peer sonar-space")
         return writer
-    runtime = choose(wish.device, wish.dtypes[0] if wish.dtypes[0] != "int8" else "float32", seed=wish.seed)
+    runtime = choose(wish.device, dtype if dtype != "int8" else "float32", seed=wish.seed)
     return load_writer(wish.model, runtime, trainable=True)
 
 
 def _peer(wish: Wish, part: str, dtype: str = "float32") -> Peer:
+    """With its model, whose making takes twice its memory, before another's or ours is made."""
     weights = Weights(model="" if wish.published else wish.model, seed=wish.seed, layers=wish.layers, dtype=dtype)
-    return Peer(wish.peer, part, weights, wish.peer_python, torch.get_num_threads())
+    return Peer(wish.peer, part, weights, wish.peer_python, torch.get_num_threads()).wait()
 
 
 def _peers(wish: Wish, part: str) -> dict[str, Peer]:

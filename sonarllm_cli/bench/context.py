@@ -11,7 +11,7 @@ Legend: T tokens, S sentences, D embedding.
 from __future__ import annotations
 
 import gc
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ def _token_llm(
     runtime = writer.space.runtime
     config = TokenLMConfig(**vars(shapes.body), vocab_size=shapes.vocab_size)
     net = TokenLM(config).init_().to(runtime.device, runtime.dtype).eval().requires_grad_(False)
-    pack(net.body, replace(runtime, int8=False))
+    pack(net.body, runtime)
     read_tokens(net, torch.zeros(64, dtype=torch.long, device=runtime.device))
     found: list[tuple[float, int, bool]] = []
     measured: tuple[float, int, int] | None = None

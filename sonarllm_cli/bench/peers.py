@@ -113,7 +113,7 @@ class Peer:
         self._send({"library": library, "part": part, "threads": threads, **asdict(weights)})
 
     def wait(self) -> Peer:
-        """Until the library has its model, which it builds while the parent builds its own."""
+        """Until the library has its model."""
         if not self.versions:
             self.versions = self._answer()["versions"]
         return self

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +20,7 @@ from ..io.files import check_file
 from . import complete
 
 if TYPE_CHECKING:
+    from ..io.audio import Recording
     from ..runtime import Runtime
     from ..weights.loaded import Space
 
@@ -135,6 +137,7 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(**values: Any) -> Any:
         check_room()
+        load_torch()
         own = {name: values.pop(name) for name in ("model", "device", "dtype", "batch_size", "seed", "quiet")}
         return command(compute=Compute(**own), **values)
 
@@ -176,18 +179,36 @@ def check_room() -> None:
         raise RunError(message, f"allow {LEAST_MEMORY >> 20:,} MiB or more: ulimit -v {LEAST_MEMORY >> 10}")
 
 
+def load_torch() -> None:
+    """PyTorch, loaded with the garbage collector at rest: nothing that it makes is garbage, and looking through all of
+    it, again and again as it grows and as the process ends, takes a fifth of a short command's time."""
+    if "torch" in sys.modules:
+        return
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        import torch  # noqa: F401
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
+
+
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--beam`, `--temperature`, `--top-p`, `--max-tokens`, `--no-repeat-ngram`, `--repetition-penalty`; the command
-    gets them as a dict `search`, fields of a `Search`."""
+    gets those that have a value as a dict `search`, fields of a `Search`."""
     names = ("beam", "temperature", "top_p", "max_tokens", "no_repeat_ngram", "repetition_penalty")
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> Any:
-        return command(search={name: values.pop(name) for name in names}, **values)
+        given = {name: values.pop(name) for name in names}
+        return command(search={name: value for name, value in given.items() if value is not None}, **values)
 
     for option in (
         click.option(
-            "--repetition-penalty", type=float, default=1.0, show_default=True, help="Of tokens written; 1 is none."
+            "--repetition-penalty",
+            type=float,
+            help="Of tokens written; 1 is none. By default 1.1 of what a concept model predicts, else 1.",
         ),
         click.option(
             "--no-repeat-ngram",
@@ -242,29 +263,24 @@ speech_option = click.option(
     default="",
     metavar="MODEL",
     shell_complete=complete.models,
-    help="FILE is a recording: the encoder of the language spoken in it; by default that which comes with the space.",
+    help="The encoder of the language spoken in recordings; by default that which comes with the space.",
 )
 
 
-def texts_or_recordings(files: Sequence[str], speech: str) -> tuple[Failures, Iterator[tuple[str, Any]]]:
-    """What tells the failures, and each file's name with its text, or the file as a recording, which is told by its
-    ending or by --speech. Of several files one that can't be read is told."""
-    from ..io.audio import ENDINGS, Recording, is_recording
-    from ..io.texts import TEXT_ENDINGS, expand, read_texts
+def texts_or_recordings(
+    files: Sequence[str], speech: str = "", folders: Collection[str] = ()
+) -> tuple[Failures, Iterator[tuple[str, str | Recording]]]:
+    """What tells the failures, and each file's name with its text, or the file as a recording; of `folders` only files
+    of these endings. Of several files one that can't be read is told. UserError for a `speech` encoder that has nothing
+    to hear."""
+    from ..io.audio import check_speech
+    from ..io.texts import INPUT_ENDINGS, expand, read_inputs
 
-    names = expand(files, ENDINGS if speech else TEXT_ENDINGS)
+    endings = folders or INPUT_ENDINGS
+    names = expand(files, endings)
+    check_speech(speech, names)
     failures = Failures(len(names) > 1)
-    tell = failures.tell if failures.several else None
-    heard = {name for name in names if speech or is_recording(name)}
-    if not heard:
-        return failures, read_texts(files, tell)
-
-    def read(name: str) -> list[tuple[str, Any]]:
-        with failures.told():
-            return [(name, Recording(name))] if name in heard else list(read_texts([name]))
-        return []
-
-    return failures, chain.from_iterable(map(read, names))
+    return failures, read_inputs(files, failures.tell if failures.several else None, endings)
 
 
 no_repeat_option = click.option("--no-repeat", is_flag=True, help="Write no sentence twice.")

@@ -110,8 +110,8 @@ def embed(
     from ..flow.language import AUTO
     from ..io.audio import is_recording
 
-    if store is None and any(map(is_recording, files)):
-        _embed_recordings(files, whole, max_seconds, half, output, compute)
+    if store is None and any(map(is_recording, files or "-")):
+        _embed_recordings(files or ["-"], whole, max_seconds, half, output, compute)
         return
     if store is None:
         if nproc > 1:

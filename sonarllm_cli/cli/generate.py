@@ -69,12 +69,15 @@ def generate(
     Example:
       echo "This package contains the library." | sonarllm generate --max-sentences 3
     """
+    from ..flow.language import check_languages, prepare
+
+    check_languages(lang, out_lang, model=compute.model)
+    prepare()
     from ..flow.compose import Writing, continuation
-    from ..flow.language import check_languages
+    from ..flow.hear import Ears
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
-    check_languages(lang, out_lang, model=compute.model)
     writing = Writing(sampling=sampling, **rules).but(
         max_sentences=max_sentences,
         no_repeat=no_repeat,
@@ -85,11 +88,13 @@ def generate(
     failures, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
     writer = load_writer(compute.model, compute.runtime)
+    ears = Ears(writer.space, speech)
     with failures, open_output(output) as out:
         for name, text in texts:
             if failures.several and not as_json:
                 print(f"==> {name} <==", file=out)
             with failures.told(), reporting(compute.bar) as report:
-                for s in continuation(text, lang=lang, model=writer, writing=writing, report=report, speech=speech):
+                heard = "" if isinstance(text, str) else ears.of(name)
+                for s in continuation(text, lang=lang, model=writer, writing=writing, report=report, speech=heard):
                     record = {"file": name, "text": s.text, "score": round(s.score, 6), "ending": round(s.ending, 6)}
                     print(line(record) if as_json else s.text, file=out, flush=True)

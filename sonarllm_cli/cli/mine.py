@@ -8,7 +8,17 @@ import click
 
 from ..errors import UserError
 from . import complete
-from .common import COUNT, Compute, compute_options, json_option, line, output_option, text_lang_option, to_lang_option
+from .common import (
+    COUNT,
+    Compute,
+    compute_options,
+    json_option,
+    line,
+    output_option,
+    speech_option,
+    text_lang_option,
+    to_lang_option,
+)
 
 
 @click.command()
@@ -16,6 +26,7 @@ from .common import COUNT, Compute, compute_options, json_option, line, output_o
 @click.argument("b", metavar="[B]", required=False, shell_complete=complete.files)
 @text_lang_option
 @to_lang_option
+@speech_option
 @click.option("-k", type=COUNT, default=4, show_default=True, help="Neighbours that the margin is over.")
 @click.option("--margin", type=click.Choice(["ratio", "distance", "absolute"]), default="ratio", show_default=True)
 @click.option(
@@ -39,6 +50,7 @@ def mine(
     b: str | None,
     lang: str,
     to_lang: str,
+    speech: str,
     k: int,
     margin: str,
     retrieval: str,
@@ -48,7 +60,7 @@ def mine(
     output: str | None,
     compute: Compute,
 ) -> None:
-    """Find pairs that say the same in two sets of texts, one a line, or in two files that embed wrote: margin, A's
+    """Find pairs that say the same in two sets of texts, one a line, recordings, or files that embed wrote: margin, A's
     text, B's, with tabs between, best first. Of equal texts of a set the first is taken.
 
     Files of embeddings are read in blocks, so that sets may be larger than memory.
@@ -62,6 +74,7 @@ def mine(
       sonarllm mine examples/otters.txt --dedup
     """
     from ..flow.language import check_languages
+    from ..io.audio import check_speech
     from ..io.files import open_output
     from ..use import mine as mining
     from ..use.sides import read_side
@@ -69,7 +82,8 @@ def mine(
     if dedup == (b is not None):
         raise UserError("two sets are mined, one is rid of near-duplicates", "name A and B, or A and --dedup")
     check_languages(lang, to_lang, model=compute.model)
-    read = functools.partial(read_side, space=lambda: compute.space, batch_size=compute.batch_size)
+    check_speech(speech, filter(None, [a, b]))
+    read = functools.partial(read_side, space=lambda: compute.space, speech=speech, batch_size=compute.batch_size)
     one = read(a, lang=lang)
     if b is None:
         rows = mining.without_duplicates(one, 0.95 if threshold is None else threshold)

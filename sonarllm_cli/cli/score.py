@@ -7,7 +7,16 @@ import functools
 import click
 
 from . import complete
-from .common import Compute, compute_options, json_option, line, output_option, text_lang_option, to_lang_option
+from .common import (
+    Compute,
+    compute_options,
+    json_option,
+    line,
+    output_option,
+    speech_option,
+    text_lang_option,
+    to_lang_option,
+)
 
 
 @click.command()
@@ -15,6 +24,7 @@ from .common import Compute, compute_options, json_option, line, output_option, 
 @click.argument("b", metavar="[B]", required=False, shell_complete=complete.files)
 @text_lang_option
 @to_lang_option
+@speech_option
 @click.option(
     "--ref",
     metavar="FILE",
@@ -30,15 +40,16 @@ def score(
     b: str | None,
     lang: str,
     to_lang: str,
+    speech: str,
     ref: str | None,
     summary: bool,
     as_json: bool,
     output: str | None,
     compute: Compute,
 ) -> None:
-    """Score rows, texts one a line or files that embed wrote: the cosine of A's and B's, or with a head for -m what it
-    says. BLASER 2.0 takes sources A and translations B, and with --ref references (about 1 to 5, higher is better);
-    MuTox takes A alone (a logit, higher is more toxic). A blank line keeps its row.
+    """Score rows, texts one a line, a recording's utterances, or files that embed wrote: the cosine of A's and B's, or
+    with a head for -m what it says. BLASER 2.0 takes sources A and translations B, and with --ref references (about
+    1 to 5, higher is better); MuTox takes A alone (a logit, higher is more toxic). A blank line keeps its row.
 
     \b
     Example:
@@ -46,6 +57,7 @@ def score(
     """
     from ..errors import RunError
     from ..flow.language import check_languages
+    from ..io.audio import check_speech
     from ..io.files import open_output
     from ..use.score import load_head
     from ..use.score import score as scores
@@ -53,10 +65,11 @@ def score(
     from ..weights.loaded import load_space
 
     check_languages(lang, to_lang, model=compute.model)
+    check_speech(speech, filter(None, [a, b, ref]))
     head = load_head(compute.model, compute.runtime)
     space = functools.cache(lambda: load_space(head.space if head else compute.model, compute.runtime))
     given = [(a, lang), *((path, to_lang) for path in (b, ref) if path)]
-    read = functools.partial(read_side, space=space, batch_size=compute.batch_size, blank=True)
+    read = functools.partial(read_side, space=space, speech=speech, batch_size=compute.batch_size, blank=True)
     sides = [read(path, lang=own) for path, own in given]
     score_N = scores(sides, head)
     if not len(score_N):

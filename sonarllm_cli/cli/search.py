@@ -9,7 +9,17 @@ import click
 
 from ..errors import UserError
 from . import complete
-from .common import COUNT, Compute, compute_options, json_option, language_option, line, output_option, text_lang_option
+from .common import (
+    COUNT,
+    Compute,
+    compute_options,
+    json_option,
+    language_option,
+    line,
+    output_option,
+    speech_option,
+    text_lang_option,
+)
 
 if TYPE_CHECKING:
     from ..use.search import Hit
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("-e", "--query", "queries", multiple=True, metavar="QUERY", help="A query; may be given again.")
 @text_lang_option
 @language_option("--query-lang", "Language of the queries, if another.", "")
+@speech_option
 @click.option("-k", type=COUNT, default=5, show_default=True, help="Sentences for each query.")
 @click.option("--threshold", default=-1.0, help="Least cosine of a sentence.")
 @click.option("--context", type=click.IntRange(0), default=0, metavar="N", help="Sentences around each, too.")
@@ -32,6 +43,7 @@ def search(
     queries: tuple[str, ...],
     lang: str,
     query_lang: str,
+    speech: str,
     k: int,
     threshold: float,
     context: int,
@@ -40,12 +52,12 @@ def search(
     output: str | None,
     compute: Compute,
 ) -> None:
-    """Find the sentences nearest to a query in texts, folders, and files that embed wrote, in any language of the
-    space: cosine, place in characters, sentence.
+    """Find the sentences nearest to a query in texts, recordings, folders, and files that embed wrote, in any language
+    of the space: cosine, place in characters or time, sentence. What is said in a recording is decoded for the hits.
 
-    With -e every argument is a FILE; the QUERY - reads queries from standard input, one a line. The vectors of text
-    files are kept in the cache directory: only new and changed files are embedded. A file that can't be read within a
-    folder is left out, told, and makes the exit code 1.
+    With -e every argument is a FILE; the QUERY - reads queries from standard input, one a line. The vectors of texts
+    and recordings are kept in the cache directory: only new and changed files are embedded. A file that can't be
+    read within a folder is left out, told, and makes the exit code 1.
 
     \b
     Example:
@@ -69,6 +81,7 @@ def search(
         compute.space,
         lang=lang,
         query_lang=query_lang,
+        speech=speech,
         k=k,
         threshold=threshold,
         context=context,
@@ -89,7 +102,8 @@ def search(
 
 
 def _record(query: str, hit: Hit) -> str:
-    """A hit as a line of JSON: `start` and `end` of a sentence of running text, `row` of another."""
+    """A hit as a line of JSON: `start` and `end` of a sentence of running text, or of an utterance in seconds; `row` of
+    another."""
     place = {"row": hit.row} if hit.start is None else {"start": hit.start, "end": hit.end}
     around = {name: list(value) for name, value in (("before", hit.before), ("after", hit.after)) if value}
     return line({"query": query, "score": round(hit.score, 4), "file": hit.file, **place, "text": hit.text, **around})
@@ -97,10 +111,9 @@ def _record(query: str, hit: Hit) -> str:
 
 def _shown(hit: Hit, colour: bool) -> str:
     """A hit as a line: cosine, file and place, sentence; the sentences around it are lines of their own, indented."""
-    place = f"row {hit.row + 1}" if hit.start is None else f"{hit.start}-{hit.end}"
-    rows = [f"{hit.score:.3f}  {hit.file}:{place}  {hit.text}"]
+    rows = [f"{hit.score:.3f}  {hit.file}:{hit.place}  {hit.text}"]
     if colour:
         score, file = click.style(f"{hit.score:.3f}", fg="green"), click.style(hit.file, fg="magenta")
-        rows = [f"{score}  {file}:{place}  {click.style(hit.text, bold=True)}"]
+        rows = [f"{score}  {file}:{hit.place}  {click.style(hit.text, bold=True)}"]
     before, after = ([f"       {text}" for text in side] for side in (hit.before, hit.after))
     return "\n".join([*before, *rows, *after])

@@ -71,12 +71,13 @@ def segment(
     from ..flow.language import AUTO, language_of
     from ..flow.segment import segment_stream
     from ..io.files import open_output, read_text
+    from ..io.texts import TEXT_ENDINGS
     from ..tokens import fitting
     from ..weights.registry import space_tokenizer
 
     fits = cache(lambda: None if max_chars else fitting(*space_tokenizer(model)))  # which no recording needs
     words = read_text(abbreviations).split("\n") if abbreviations else []
-    failures, texts = texts_or_recordings(files, "")
+    failures, texts = texts_or_recordings(files, folders=TEXT_ENDINGS)
     with failures, open_output(output) as out:
         for file, text in texts:
             if not isinstance(text, str):

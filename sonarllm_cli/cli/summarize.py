@@ -75,24 +75,28 @@ def summarize(
 
     --json gives records: file, text, how ("written" or "extracted"), score (the decoder's log-probability a token; null
     where nothing was decoded), start and end (of what is extracted, in characters of the file; in seconds of a
-    recording, as of its sources), sources.
+    recording, as of its sources), sources; of what is extracted and said in another language (--out-lang) back_cosine,
+    of its embedding with the sentence's: how many came out far from what they say is told.
 
     \b
     Example:
       sonarllm summarize --cite examples/article.txt
     """
+    from ..flow.language import check_languages, prepare
+
+    check_languages(lang, out_lang, model=compute.model)
+    prepare()
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten
-    from ..flow.language import check_languages, prepare
+    from ..flow.hear import Ears
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
-    check_languages(lang, out_lang, model=compute.model)
     writing = Writing(no_repeat=True, out_lang=out_lang, sampling=sampling).but(**search)
     failures, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
-    prepare()
     writer = load_writer(compute.model, compute.runtime)
+    ears = Ears(writer.space, speech)
     with failures, open_output(output) as out:
         for name, text in texts:
             with failures.told():
@@ -106,7 +110,7 @@ def summarize(
                         cite=3 if cite else 0,
                         writing=writing,
                         report=report,
-                        speech=speech,
+                        speech="" if isinstance(text, str) else ears.of(name),
                     )
                 if failures.several and not as_json:
                     print(f"==> {name} <==", file=out)
@@ -119,7 +123,9 @@ def _show(s: Cited, file: str, cite: bool, as_json: bool, out: TextIO) -> None:
         sources = [{"sentence": i + 1, "text": text, "cosine": round(c, 4)} for i, text, c in s.sources]
         sources = [{**one, "start": t.start, "end": t.end} for one, t in zip(sources, s.times)] or sources
         score = None if s.score is None else round(s.score, 6)
-        record = {"file": file, "text": s.text, "how": s.how, "score": score, "start": s.start, "end": s.end}
+        record: dict[str, Any] = {"file": file, "text": s.text, "how": s.how, "score": score}
+        record |= {"start": s.start, "end": s.end}
+        record |= {} if s.back_cosine is None else {"back_cosine": round(s.back_cosine, 4)}
         print(line(record | {"sources": sources}), file=out, flush=True)
         return
     print(s.text, file=out, flush=True)

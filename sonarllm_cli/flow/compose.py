@@ -20,16 +20,17 @@ from ..io.audio import Recording
 from ..languages import NAMES, resolve
 from ..nets.kinds import TOKENS
 from ..runtime import Runtime, log
-from ..weights import registry
 from ..weights.loaded import DEFAULT, Writer, load_writer
+from .back import Distances
 from .decode import Hypothesis, Search, decode_batch
 from .embed import embed_sentences, fits
-from .embed_speech import SpeechModel, load_speech
+from .embed_speech import SpeechModel
 from .extract import best_sentences, share
 from .familiar import unfamiliar
 from .hear import read_recording
 from .language import language_of
 from .predict import Report
+from .say import say
 from .segment import Sentence, segment_stream
 from .special import Special
 from .utterances import Utterance
@@ -46,10 +47,11 @@ SUPPORT = 0.7  # share of an extract's support that what is written has, or the 
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """How a text is written. Defaults are the published SONAR-LLM code's: a sentence is decoded by beam search and
-    embedded again; it ends the text if that embedding's cosine with the ending's, or the predicted one's, is
-    `stop_threshold` or more, or its words are the ending's (see `Special`). Before `min_sentences` are written, an
-    ending is passed over for the best hypothesis that is none, if there is one.
+    """How a text is written. Defaults are the published SONAR-LLM code's, but for the penalty of repetition in
+    `ConceptAuthor` (which has 1): a sentence is decoded by beam search and embedded again; it ends the text if that
+    embedding's cosine with the ending's, or the predicted one's, is `stop_threshold` or more, or its words are the
+    ending's (see `Special`). Before `min_sentences` are written, an ending is passed over for the best hypothesis that
+    is none, if there is one.
 
     A model that goes round in circles is stopped before the first near copy: a sentence whose embedding has a cosine of
     `repeat_threshold` or more with that of one written before (the same words have 1). The published code has no such
@@ -113,7 +115,8 @@ Stream = Generator[Written, None, End]
 class Cited:
     """A sentence of a summary. It was "written" by the model, or "extracted" from the article, whose characters `start`
     to `end` it is (seconds of a recording). `score` is the decoder's log-probability a token, None where nothing was
-    decoded. `sources` are the article's sentences nearest to it: (index, text, cosine), nearest first; of one extracted
+    decoded; `back_cosine`, of what was said in another language, is that of its embedding with the one that was to be
+    said. `sources` are the article's sentences nearest to it: (index, text, cosine), nearest first; of one extracted
     at least itself."""
 
     text: str
@@ -123,6 +126,7 @@ class Cited:
     start: float | None = None
     end: float | None = None
     times: Sequence[Utterance] = ()  # of the sources, where they were spoken
+    back_cosine: float | None = None
 
 
 def sentence_texts(text: str, lang: str, writer: Writer) -> list[str]:
@@ -155,21 +159,19 @@ def read_input(
     writer: Writer,
     report: Report | None = None,
     speech: str | SpeechModel = "",
-    words: bool = False,
+    words: Search | None = None,
 ) -> tuple[list[str], Tensor, Sequence[Sentence | Utterance], str]:
     """`read_document`, or a recording's utterances by the encoder `speech` (by default the one that comes with the
-    space): → S texts, text_SD, their S places, and the text's language, "" of a recording. What is said in a recording
-    is decoded only for those who need `words`."""
+    space): → S texts, text_SD, their S places, and the language. What is said in a recording is decoded only for those
+    who say how to search `words`, or need them; else its texts are empty."""
     if isinstance(source, str):
         lang = language_of(source, lang, writer.space.tokenizer.langs)
         sentences, text_SD = read_document(source, lang, writer, report)
         return [s.flat for s in sentences], text_SD, sentences, lang
-    speech = speech or registry.speech_of(writer.space.fingerprint)
-    if not speech:
-        raise UserError(f"{source.name} is a recording", "name the encoder of its language: --speech sonar-speech-eng")
-    heard = speech if isinstance(speech, SpeechModel) else load_speech(speech, writer.space.runtime)
-    listened = read_recording(source, heard, writer.space, lang, words=words or writer.row.reads == TOKENS)
-    return listened.texts, listened.text_SD, listened.times, ""
+    heard = read_recording(source, writer.space, lang, speech=speech)
+    known = words or writer.row.reads == TOKENS
+    texts = heard.words(search=words) if known else [""] * len(heard.times)
+    return texts, heard.text_SD, heard.times, heard.lang
 
 
 def generate(
@@ -238,9 +240,9 @@ def _wrote_nothing(writer: Writer) -> str:
 
 
 def _own_language(lang: str, writer: Writer, writing: Writing) -> None:
-    """Say so where a text in the language `lang` ("" of a recording) goes on in another, which nobody asked for."""
+    """Say so where a text in the language `lang` goes on in another, which nobody asked for."""
     own = resolve(writer.lang, writer.space.tokenizer.langs)
-    if writing.out_lang or lang in ("", own):
+    if writing.out_lang or lang == own:
         return
     other = f"--out-lang {lang} has it write {NAMES.get(lang, lang)}"
     if writer.row.reads == TOKENS:
@@ -370,27 +372,27 @@ def summarize(
     `extract` gives the article's own sentences that tell most of it, in its order (see `flow.extract`); False has the
     model write. If it is None the model writes, but of a text that its space knows less of than of the field it was
     trained on, or whose words it does not take up, it extracts, which is logged; a text of one sentence is its own
-    summary. Of a recording the model always writes, if nothing else is said. With `out_lang` what is extracted is
-    decoded in that language from its embeddings. `cite` names that many of the article's sentences beside each.
-    `options` are as for `generate`, and change `writing`.
+    summary. So it is with the words decoded of a recording. With `out_lang` what is extracted is decoded in that
+    language from its embeddings. `cite` names that many of the article's sentences beside each. `options` are as for
+    `generate`, and change `writing`.
 
     Raises UserError for a text without sentences or a model that can't write.
     """
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     if sentences is not None and sentences < 1:
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
-    spoken, words = not isinstance(text, str), bool(extract or cite)
-    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words=words)
     writing = (writing or Writing(no_repeat=True)).but(**options)
+    words = writing.search if extract is not False or cite else None
+    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words)
     out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
     chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
-    choose = extract is None and not spoken
+    choose = extract is None
     if choose:
         extract = len(texts) == 1 or _foreign(texts, article_SD, lang, writer)
     written: list[Written] = []
     if not extract:
         written = shortened(texts, article_SD, writer, writing, sentences or AUTO, report=report)
-        if not written and not spoken:
+        if not written and any(texts):  # those of a recording may not have been decoded
             _told(writer, "wrote nothing", cure=choose)
             extract = True
         elif not written:
@@ -400,17 +402,15 @@ def summarize(
             extract = _unsupported(written, chosen, texts, writer, "" if same else lang)
     found: list[Cited]
     if extract:
-        said: list[tuple[str, float | None]] = [(texts[i], None) for i in chosen]
+        found = _extracted(texts, article_SD, places, chosen, cite)
         if out_lang not in ("", lang):
-            decoded = decode_batch(article_SD[chosen], out_lang, writer.space, writing.search)
-            said = [(best.text, best.score) for best, *_ in decoded]
-        found = _extracted(texts, article_SD, places, chosen, said, cite)
+            found = _said_in(out_lang, found, lang, article_SD[chosen], writer, writing.search, isinstance(text, str))
     else:
         _own_language(lang, writer, writing)
         if sentences and len(written) < sentences:
             log.info("%s ended its summary after %d of %d sentences", writer.name, len(written), sentences)
         found = [Cited(w.text, w.score, _nearest(texts, article_SD, w.embedding_D, cite)) for w in written]
-    if not spoken:
+    if isinstance(text, str):
         return found
     times = [Utterance(place.start, place.end) for place in places]
     return [replace(c, times=[times[i] for i, _, _ in c.sources]) for c in found]
@@ -475,13 +475,32 @@ def _extracted(
     article_SD: Tensor,
     places: Sequence[Sentence | Utterance],
     chosen: list[int],
-    said: list[tuple[str, float | None]],
     cite: int,
 ) -> list[Cited]:
-    """Sentences of the article as `said`, text and score, each with itself as its first source."""
+    """Sentences of the article, each with itself as its first source."""
     out = []
-    for i, (text, score) in zip(chosen, said):
+    for i in chosen:
         others = [near for near in _nearest(texts, article_SD, article_SD[i], cite) if near[0] != i]
         sources = [(i, texts[i], 1.0), *others][: cite or 1]
-        out.append(Cited(text, score, sources, "extracted", places[i].start, places[i].end))
+        out.append(Cited(texts[i], None, sources, "extracted", places[i].start, places[i].end))
     return out
+
+
+def _said_in(
+    out_lang: str,
+    found: list[Cited],
+    lang: str,
+    embedding_ND: Tensor,
+    writer: Writer,
+    search: Search,
+    by_clauses: bool,
+) -> list[Cited]:
+    """Sentences of the language `lang` and their embeddings, in another; those that came out far are told."""
+    texts = [cited.text for cited in found]
+    said = say(texts, lang, out_lang, writer.space, search, embedding_ND=embedding_ND, by_clauses=by_clauses)
+    distances = Distances()
+    for place, one in enumerate(said, 1):
+        distances.see(place, one.cosine)
+    if told := distances.told("sentences", "line"):
+        log.info("%s", told)
+    return [replace(c, text=s.text, score=s.score, back_cosine=s.cosine) for c, s in zip(found, said)]

@@ -15,6 +15,7 @@ import io
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +24,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .files import PathName, read_errors
+from .files import PathName, begins_as_sound, display_name, first_bytes, open_bytes, read_errors
 
 RATE = 16_000  # Hz
 ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
+FOREIGN = (".m4a", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma", ".amr", ".3gp")  # sound that it doesn't read
 MOST_CHANNELS, LEAST_RATE = 64, 1_000
 BLOCK = 4  # seconds read at once
 EXTRA = "pip install 'sonarllm-cli[speech]'"
@@ -35,13 +37,19 @@ UNKNOWN = 0x7FFFFFFF  # bytes: what programs that write to a pipe put for a leng
 
 
 def is_recording(path: PathName) -> bool:
-    """Whether a file's ending says that it holds sound."""
-    return Path(path).suffix.lower() in ENDINGS
+    """Whether a file, or standard input ("-"), holds sound, by its ending or by its first bytes, which stay unread."""
+    return Path(path).suffix.lower() in (*ENDINGS, *FOREIGN) or begins_as_sound(first_bytes(path))
+
+
+def check_speech(speech: str, names: Iterable[PathName]) -> None:
+    """UserError where a speech encoder is named, and there is nothing to hear."""
+    if speech and not any(map(is_recording, names)):
+        raise UserError(f"--speech {speech} hears recordings, and none is given", "leave it out, or name a recording")
 
 
 class Recording:
-    """Sound from a file, the bytes of one, or an array of numbers and its rate. Float samples reach from −1 to 1,
-    integers fill their type; of an array's two dimensions the shorter one counts channels.
+    """Sound from a file, standard input ("-"), the bytes of a file, or an array of numbers and its rate. Float samples
+    reach from −1 to 1, integers fill their type; of an array's two dimensions the shorter one counts channels.
 
     Raises UserError, when it is made or read, for what is no sound, damaged, empty, or not finite.
     """
@@ -49,7 +57,10 @@ class Recording:
     def __init__(self, source: PathName | bytes | np.ndarray, rate: int = 0, name: str = "the recording") -> None:
         self.array_NC: np.ndarray | None = None
         self.data = source if isinstance(source, bytes) else None
-        self.name = os.fspath(source) if isinstance(source, str | os.PathLike) else name
+        self.name = display_name(source) if isinstance(source, str | os.PathLike) else name
+        if isinstance(source, str) and source == "-":
+            with open_bytes(source) as stream:
+                self.data = stream.read()
         if isinstance(source, np.ndarray):
             self.array_NC, self.rate = _channels(source), int(rate)
             _check(self.name, self.rate, *self.array_NC.shape)
@@ -178,6 +189,8 @@ def _decoding(path: str, soundfile: Any) -> Iterator[None]:
         why = error.error_string.rstrip(". ").removeprefix("Error : ")
         why = "its header names no rate or no channel" if "SF_INFO" in why else why
         cure = f"is it {', '.join(ending[1:] for ending in ENDINGS[:3])} or mp3? {AGAIN}"
+        if Path(path).suffix.lower() in FOREIGN:
+            cure = f"ffmpeg -i {shlex.quote(path)} {shlex.quote(str(Path(path).with_suffix('.flac')))}"
         raise UserError(f"{path} is no sound, or damaged ({why})", cure) from None
 
 

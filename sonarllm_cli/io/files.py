@@ -102,11 +102,39 @@ def open_bytes(path: PathName) -> AbstractContextManager[BinaryIO]:
         return cast(BinaryIO, _OPENERS.get(Path(name).suffix.lower(), open)(name, "rb"))
 
 
+def first_bytes(path: PathName, count: int = 16) -> bytes:
+    """What a file, or standard input, begins with, which whoever reads it gets all the same; b"" of pipes with a name,
+    and where nothing can be read."""
+    if path == "-":
+        peek = getattr(getattr(sys.stdin, "buffer", None), "peek", None)
+        return bytes(peek(count)[:count]) if peek else b""
+    with contextlib.suppress(OSError, ValueError):
+        if os.path.isfile(path):
+            with open(path, "rb") as stream:
+                return stream.read(count)
+    return b""
+
+
+_SOUND = re.compile(
+    rb"RIFF.{4}WAVE|RF64.{4}WAVE|riff\x2e\x91|fLaC[\x00\x80]|OggS\0|FORM.{4}AIF[FC]|\.snd\0|caff\0|ID3[\2-\4]"
+    rb"|\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef]",  # a frame of MP3 without a tag before it
+    re.S,
+)
+
+
+def begins_as_sound(data: bytes) -> bool:
+    """Whether first bytes are those of a recording: WAV, FLAC, Ogg, AIFF, AU, CAF or MP3."""
+    return bool(_SOUND.match(data))
+
+
 def decode_text(data: bytes, path: PathName, *, line: int = 1, offset: int = 0) -> str:
     """`data`, which begins at this line and byte of the file, as text; a byte order mark is dropped."""
     name, command = display_name(path), "" if path == "-" else f" {shlex.quote(os.fspath(path))}"
     if offset == 0 and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(f"{name}, line 1: UTF-16, not UTF-8, at byte 0", f"iconv -f utf-16 -t utf-8{command}")
+    if offset == 0 and begins_as_sound(data):
+        cure = "give it to a command that hears: embed, search, translate …"
+        raise UserError(f"{name} is a recording, not text", cure)
     if (nul := data.find(b"\0")) >= 0:
         number = line + data.count(b"\n", 0, nul)
         raise UserError(f"{name}, line {number}: binary data (a NUL byte)", "give plain UTF-8 text")

@@ -14,12 +14,16 @@ import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from html import unescape
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import UserError
+from .audio import ENDINGS as SOUND_ENDINGS
+from .audio import Recording, is_recording
 from .files import decode_text, display_name, open_bytes, read_errors, text_ending
 
 _HTML = (".html", ".htm", ".xhtml")
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst", *_HTML)  # what is taken of a folder, compressed or not
+INPUT_ENDINGS = (*TEXT_ENDINGS, *SOUND_ENDINGS)
 
 
 def read_texts(paths: Sequence[str], tell: Callable[[UserError], None] | None = None) -> Iterator[tuple[str, str]]:
@@ -30,7 +34,20 @@ def read_texts(paths: Sequence[str], tell: Callable[[UserError], None] | None = 
     for what cannot be read as text: other encodings, PDF and other documents, records, and a file named that is blank.
     """
     names = expand(paths)
-    return _texts(names, {"-", *paths}, tell)
+    return _read(names, {"-", *paths}, tell, _text)
+
+
+def read_inputs(
+    paths: Sequence[str],
+    tell: Callable[[UserError], None] | None = None,
+    endings: Collection[str] = INPUT_ENDINGS,
+) -> Iterator[tuple[str, str | Recording]]:
+    """`read_texts`, with recordings among the texts, which are not read yet; `endings` are those taken of a folder."""
+    return _read(expand(paths, endings), {"-", *paths}, tell, _text_or_recording)
+
+
+def _text_or_recording(path: str) -> str | Recording:
+    return Recording(path) if is_recording(path) else _text(path)
 
 
 def expand(paths: Sequence[str], endings: Collection[str] = TEXT_ENDINGS) -> list[str]:
@@ -65,14 +82,18 @@ def _expand(path: str, endings: Collection[str]) -> list[str]:
     return [str(file) for file in found]
 
 
-def _texts(
-    names: Sequence[str], named: Collection[str], tell: Callable[[UserError], None] | None
-) -> Iterator[tuple[str, str]]:
+T = TypeVar("T", bound="str | Recording")
+
+
+def _read(
+    names: Sequence[str], named: Collection[str], tell: Callable[[UserError], None] | None, read: Callable[[str], T]
+) -> Iterator[tuple[str, T]]:
     found = failed = False
     for name in names:
         try:
-            text = _text(name)
-            if name in named and not text.strip():
+            item = read(name)
+            blank = isinstance(item, str) and not item.strip()
+            if name in named and blank:
                 raise UserError(f"{display_name(name)} is empty", "give it some text")
         except UserError as error:
             if tell is None:
@@ -80,9 +101,9 @@ def _texts(
             failed = True
             tell(error)
             continue
-        if text.strip():
+        if not blank:
             found = True
-            yield name, text
+            yield name, item
     if failed and not found:
         raise UserError("no file could be read", "they are named above")
     if not found:

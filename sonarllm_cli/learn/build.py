@@ -50,7 +50,11 @@ def task_class(kind: str) -> Any:
 def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
     """The task of the recipe's kind; its data is read here, after [model] was found to describe a network."""
     build_model(settings)
-    task: Task = task_class(settings.kind)(settings, folder, device)
+    both = settings.run.writer or settings.loss.guess  # a space and a concept model
+    if both and not kind_of(settings.kind).space:
+        raise UserError("run.writer and loss.guess are for a space", 'use kind = "sonar", or leave them out')
+    make = named(f"{__package__}.tasks", "joint.JointTask") if both else task_class(settings.kind)
+    task: Task = make(settings, folder, device)
     return task
 
 

@@ -57,7 +57,7 @@ class Loss:
     mix_share: Share = 0.0  # decode from a random point between both embeddings (interpolation)
     mixup_share: Share = 0.0  # decode from a vector mixed with another text's, by up to a half
     noise_share: Share = 0.0  # decode from a noised embedding, by an amount uniform in [0, 1]
-    guess: Weight = 0.0  # decode what run.writer predicts for a sentence, so many tokens to one of the rest
+    guess: Weight = 0.0  # decode what run.writer predicts of documents; both learn
     input_noise: Weight = 0.0  # on the vectors that a concept model reads
 
 
@@ -121,7 +121,9 @@ class Run:
     keep: Count = 2  # checkpoints
     best: str = ""  # the validation figure by whose minimum best/ is kept; the first one if not given
     init: str = ""  # start from the weights of this model, of the same kind and, but for what is added, shape
-    writer: str = ""  # a concept model in the space of `init`, from whose predictions a decoder learns (loss.guess)
+    writer: str = (
+        ""  # a concept model that learns along with the decoder of `init` (loss.guess): `writer.` in train_only
+    )
     train_only: list[str] = field(default_factory=list)  # parameter prefixes; the rest is frozen
     weights: Annotated[str, OneOf(WEIGHTS)] = "float16"  # of the final folder: float32, float16, bfloat16 or int8
 

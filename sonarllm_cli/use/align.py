@@ -99,6 +99,18 @@ def document(
     return Spans(joined)
 
 
+def heard_document(vectors_ND: np.ndarray, *, most: int = MOST, name: str = "the recording") -> Spans:
+    """A document whose sentences are not joined to be embedded, as a recording's utterances: those joined have the
+    direction of the mean of their vectors, which aligns as well as vectors of the sound joined."""
+    unit_ND = unit(vectors_ND, name).numpy()
+    sum_ND, joined = unit_ND, [unit_ND]
+    for j in range(1, most - 1):
+        before_ND, sum_ND = sum_ND, np.zeros_like(unit_ND)
+        sum_ND[j:] = before_ND[j - 1 : -1] + unit_ND[j:]
+        joined.append(sum_ND / np.maximum(np.linalg.norm(sum_ND, axis=1, keepdims=True), 1e-9))
+    return Spans(joined)
+
+
 def align(a: Spans, b: Spans, *, most: int = MOST, radius: int | None = RADIUS) -> list[Bead]:
     """The cheapest way through both documents, in order; every sentence of both is in one pair. `most` bounds the
     sentences of a pair, `radius` the search (None: it looks everywhere). UserError for documents of two spaces."""

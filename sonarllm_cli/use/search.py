@@ -3,8 +3,8 @@
     found = search(["toothache"], ["notes/"], space, lang="en", k=5)
     for hit in found.hits[0]: print(hit.score, hit.file, hit.text)
 
-Exact, block by block. The vectors of a text file are kept in the user's cache under a hash of what they are of, so that
-only new and changed files are embedded.
+Exact, block by block. The vectors of a text or recording are kept in the user's cache under a hash of what they are of,
+so that only new and changed files are embedded.
 
 Legend: Q queries, N sentences, K nearest, C those of all files, D embedding.
 """
@@ -12,9 +12,11 @@ Legend: Q queries, N sentences, K nearest, C those of all files, D embedding.
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,31 +24,53 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..flow.embed import Line, embed, embed_stream, fits
+from ..flow.embed_speech import SpeechModel
+from ..flow.hear import Ears, as_listened, hear_utterances
 from ..flow.language import language_of
 from ..flow.segment import Sentence, segment_stream
+from ..flow.utterances import Utterance
+from ..io.audio import Recording, check_speech, is_recording
 from ..io.files import JSON_ENDINGS, atomic_file, display_name, open_bytes, read_errors, text_ending
-from ..io.texts import TEXT_ENDINGS, expand, read_texts
-from ..io.vectors import read_embeddings
+from ..io.texts import INPUT_ENDINGS, expand, read_texts
 from ..runtime import log
-from ..weights import registry
+from ..weights import model_dir, registry
 from ..weights.loaded import Space
 from .neighbours import nearest_rows
-from .sides import BINARY, Embedded, Side, holds_vectors, open_vectors, read_side, same_space, unit_blocks
+from .sides import (
+    BINARY,
+    Embedded,
+    Side,
+    Spoken,
+    holds_vectors,
+    open_vectors,
+    read_side,
+    same_space,
+    unit_blocks,
+)
+
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A sentence found: its cosine, file and row in it (from 0), its place in the text in characters (None where the
-    file is no running text), and the sentences around it."""
+    """A sentence found: its cosine, file and row in it (from 0), its place (characters of a running text, `Utterance`
+    seconds of a recording, None in other files), and the sentences around it."""
 
     score: float
     file: str
     row: int
     text: str
-    start: int | None = None
-    end: int | None = None
+    start: float | None = None
+    end: float | None = None
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people: characters, minutes and seconds, or the row from 1."""
+        if self.start is None or self.end is None:
+            return f"row {self.row + 1}"
+        return str(Utterance(self.start, self.end)) if isinstance(self.start, float) else f"{self.start}-{self.end}"
 
 
 @dataclass(frozen=True)
@@ -59,11 +83,12 @@ class Answers:
 
 @dataclass
 class _Shelf:
-    """The sides searched, one after another, with the row at which each begins, and the places of running texts."""
+    """The sides searched, one after another, with the row at which each begins, and the places of running texts
+    and recordings."""
 
     sides: list[Side] = field(default_factory=list)
     first: list[int] = field(default_factory=list)
-    places: dict[str, list[Sentence]] = field(default_factory=dict)
+    places: dict[str, Sequence[Sentence | Utterance]] = field(default_factory=dict)
     failed: list[UserError] = field(default_factory=list)
     count: int = 0
 
@@ -75,6 +100,7 @@ def search(
     *,
     lang: str = "eng_Latn",
     query_lang: str = "",
+    speech: str | SpeechModel = "",
     k: int = 5,
     threshold: float = -1.0,
     context: int = 0,
@@ -84,7 +110,8 @@ def search(
     """The `k` sentences nearest to each query by cosine, of at least `threshold`, with `context` sentences around.
 
     `paths` are texts, which are segmented in `lang` ("auto": each in what it looks like), JSON Lines with a "text" a
-    row, files of embeddings, and folders of all these. UserError for a blank query, vectors of another space or without
+    row, recordings that the encoder `speech` hears (see `flow.hear`), of which only the hits are decoded, files of
+    embeddings, and folders of all these. UserError for a blank query, vectors of another space or without
     a direction, and a file named that can't be read; one within a folder is left out and told in `failed`.
     """
     if k < 1:
@@ -95,17 +122,21 @@ def search(
         raise UserError(f"query {blank[0] + 1} is empty", "give it some words")
     if not queries:
         raise UserError("there is no query", "give one")
+    files = list(_files(paths))
+    check_speech(speech if isinstance(speech, str) else speech.name, [name for name, _ in files])
+    ears = Ears(space, speech)
     asked = Embedded("the queries", space.fingerprint, queries, embed(queries, lang=query_lang or lang, model=space))
     query_QD = torch.cat(list(unit_blocks(asked)))
     shelf = _Shelf()
     nearest: list[tuple[Tensor, Tensor]] = []  # of each side
-    for name, in_folder in _files(paths):
+    for name, in_folder in files:
         try:
-            side = _side(name, in_folder, space, lang, batch_size, cache, shelf)
+            side = _side(name, in_folder, space, lang, ears, batch_size, cache, shelf)
             if side is None:
                 continue
             same_space(side, asked)
-            side.texts([0])  # a file that keeps none is told before it is searched
+            if holds_vectors(name):
+                side.texts([0])  # a file that keeps none is told before it is searched
             score_QK, row_QK, count = _nearest(side, query_QD, k)
         except UserError as error:
             if not in_folder:
@@ -131,7 +162,7 @@ def search(
 def _files(paths: Sequence[str]) -> Iterator[tuple[str, bool]]:
     """The files to search, and whether each was found in a folder."""
     for path in paths:
-        for name in expand([path], (*TEXT_ENDINGS, *BINARY, *JSON_ENDINGS)):
+        for name in expand([path], (*INPUT_ENDINGS, *BINARY, *JSON_ENDINGS)):
             yield name, name != path
 
 
@@ -150,11 +181,24 @@ def _nearest(side: Side, query_QD: Tensor, k: int) -> tuple[Tensor, Tensor, int]
 
 
 def _side(
-    name: str, in_folder: bool, space: Space, lang: str, batch_size: int | None, cache: bool, shelf: _Shelf
+    name: str,
+    in_folder: bool,
+    space: Space,
+    lang: str,
+    ears: Ears,
+    batch_size: int | None,
+    cache: bool,
+    shelf: _Shelf,
 ) -> Side | None:
     """One file; None for a blank one within a folder."""
     if holds_vectors(name):
         return open_vectors(name)
+    if is_recording(name):
+        heard = ears.of(display_name(name))
+        arrays = _recorded(name, heard, batch_size, cache)
+        times = [Utterance(*row) for row in arrays["times"].tolist()]
+        shelf.places[name] = times
+        return Spoken(name, as_listened(times, arrays["vectors"], heard, space, lang))
     if text_ending(name) in JSON_ENDINGS:
         return read_side(name, lang=lang, space=lambda: space, batch_size=batch_size)
     if in_folder:
@@ -166,30 +210,46 @@ def _side(
     sentences = list(segment_stream([text], lang=lang, fits=fits(space)))
     shelf.places[name] = sentences
     lines = [s.flat for s in sentences]
-    return Embedded(name, space.fingerprint, lines, _vectors(name, lines, lang, space, batch_size, cache))
+
+    def embedded() -> Arrays:
+        stream = embed_stream([Line(text, lang) for text in lines], space, batch_size=batch_size)
+        return {"vectors": np.concatenate([block.embeddings_ND for block in stream])}
+
+    facts = [space.fingerprint, str(space.runtime.dtype), lang, *lines]
+    arrays = _kept(facts, embedded, cache and name != "-" and bool(space.fingerprint))
+    return Embedded(name, space.fingerprint, lines, arrays["vectors"])
 
 
-def _vectors(
-    name: str, lines: Sequence[str], lang: str, space: Space, batch_size: int | None, cache: bool
-) -> np.ndarray:
-    """The embeddings of a text's sentences, from the cache if it has them: → vectors_ND."""
-    what = hashlib.sha256("\n".join([space.fingerprint, str(space.runtime.dtype), lang, *lines]).encode()).hexdigest()
-    place = registry.models_home().parent / "search" / f"{what[:40]}.npy"
-    keep = cache and name != "-" and bool(space.fingerprint)
+def _recorded(name: str, heard: SpeechModel, batch_size: int | None, cache: bool) -> Arrays:
+    """The times_S2 and vectors_SD of a recording's utterances."""
+
+    def made() -> Arrays:
+        times, vectors_SD = hear_utterances(Recording(name), heard, batch_size)
+        return {"times": np.array(times), "vectors": vectors_SD}
+
+    if name == "-" or not cache:
+        return made()
+    with read_errors(name):
+        sound = model_dir.digest(Path(name))
+    return _kept([heard.weights, str(heard.runtime.dtype), sound], made, True)
+
+
+def _kept(facts: Sequence[str], make: Callable[[], Arrays], keep: bool) -> Arrays:
+    """What `make` makes, from the cache if it is there, under a hash of the `facts` that it follows from."""
+    what = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    place = registry.models_home().parent / "search" / f"{what[:40]}.npz"
     if keep and place.is_file():
         try:
-            vectors_ND = np.concatenate([batch.embeddings_ND for batch in read_embeddings(place)])
-            if vectors_ND.shape == (len(lines), space.dim):
-                return vectors_ND
-        except UserError:
-            log.info("%s is damaged: %s is embedded again", place, name)
-    stream = embed_stream([Line(text, lang) for text in lines], space, batch_size=batch_size)
-    vectors_ND = np.concatenate([block.embeddings_ND for block in stream])
+            with np.load(place, allow_pickle=False) as kept:
+                return dict(kept)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+            log.info("%s is damaged: it is made again", place)
+    arrays = make()
     if keep:
         place.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(place) as temporary, open(temporary, "wb") as file:
-            np.save(file, vectors_ND, allow_pickle=False)
-    return vectors_ND
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    return arrays
 
 
 def _hits(pairs: list[list[tuple[float, int]]], shelf: _Shelf, context: int) -> list[list[Hit]]:

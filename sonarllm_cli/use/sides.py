@@ -1,4 +1,5 @@
-"""What searching, aligning, mining and scoring read: texts that are embedded on the spot, or files of embeddings.
+"""What searching, aligning, mining and scoring read: texts and recordings that are embedded on the spot, or files of
+embeddings.
 
     side = read_side("corpus.parquet", lang="de", space=lambda: load_space("mini"))
     for vectors_ND in side.blocks(): ...
@@ -20,7 +21,10 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..flow.embed import TOLD, Line, embed_stream
+from ..flow.embed_speech import SpeechModel
+from ..flow.hear import Listened, read_recording
 from ..flow.language import language_of
+from ..io.audio import Recording, is_recording
 from ..io.files import JSON_ENDINGS, display_name, open_bytes, read_errors, read_lines, text_ending
 from ..io.vectors import read_embeddings
 from ..languages import resolve
@@ -77,6 +81,36 @@ class Embedded:
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """A recording that was heard here, an utterance a row. Its words are decoded for the rows asked for."""
+
+    name: str
+    heard: Listened
+    said: dict[int, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.heard.space.fingerprint
+
+    @property
+    def dim(self) -> int:
+        return self.heard.space.dim
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        for text_ND in self.heard.text_SD.split(BLOCK):
+            yield text_ND.float().cpu().numpy().copy()
+
+    def texts(self, rows: Iterable[int]) -> dict[int, str]:
+        wanted = list(rows)
+        new = sorted({*wanted} - {*self.said})
+        self.said.update(zip(new, self.heard.words(new)))
+        return {row: self.said[row] for row in wanted}
+
+    def all_texts(self) -> Iterator[Sequence[str | None]]:
+        yield [None] * len(self.heard.times)
+
+
+@dataclass(frozen=True)
 class VectorFile:
     """A file that `embed` wrote, or another program."""
 
@@ -95,7 +129,7 @@ class VectorFile:
             for row in wanted.intersection(range(first, first + len(part))):
                 text = part[row - first]
                 if text is None:
-                    cure = "embed to .parquet or .jsonl, which keep them"
+                    cure = "embed texts to .parquet or .jsonl, which keep them; of speech name the recordings"
                     raise UserError(f"{self.name} holds no texts beside its vectors", cure)
                 found[row] = text
             first += len(part)
@@ -144,12 +178,31 @@ def embed_lines(name: str, lines: Sequence[Line], space: Space, batch_size: int 
     return Embedded(display_name(name), space.fingerprint, [line.text for line in lines], np.concatenate(blocks))
 
 
-def read_side(path: str, *, lang: str, space: GetSpace, batch_size: int | None = None, blank: bool = False) -> Side:
-    """A file of embeddings, or texts, one a line (JSON Lines: their "text", in their "lang" if they have one, else in
-    `lang`, which "auto" is what the first of them look like). Blank ones are left out, or with `blank` keep their row,
-    as no words, which is logged. UserError for an input that is neither."""
+def read_recorded(
+    path: str, lang: str, space: Space, speech: str | SpeechModel = "", batch_size: int | None = None
+) -> Spoken:
+    """A recording's utterances, as `read_recording` has them."""
+    heard = read_recording(Recording(path), space, lang, speech=speech, batch_size=batch_size)
+    return Spoken(display_name(path), heard)
+
+
+def read_side(
+    path: str,
+    *,
+    lang: str,
+    space: GetSpace,
+    speech: str | SpeechModel = "",
+    batch_size: int | None = None,
+    blank: bool = False,
+) -> Side:
+    """A file of embeddings, a recording that the encoder `speech` hears (see `flow.hear`), or texts, one a line (JSON
+    Lines: their "text", in their "lang" if they have one, else in `lang`, which "auto" is what the first of them look
+    like). Blank ones are left out, or with `blank` keep their row, as no words, which is logged. UserError for an input
+    that is neither."""
     if holds_vectors(path):
         return open_vectors(path)
+    if is_recording(path):
+        return read_recorded(path, lang, space(), speech, batch_size)
     rows = list(read_lines(path, blank=blank))
     if empty := [row.number for row in rows if not row.text.strip()]:
         log.warning("%s: %d blank (first: line %d), taken as no words", display_name(path), len(empty), empty[0])

@@ -119,7 +119,7 @@ def load_writer(
         )
     net = tensors.load_net(folder, config, runtime.device, runtime.dtype)
     if not trainable:
-        pack(net, replace(runtime, int8=False))  # the concept model is small beside its space
+        pack(net, runtime)
     return Writer(
         folder.name,
         net,

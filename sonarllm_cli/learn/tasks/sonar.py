@@ -37,8 +37,7 @@ from ..budget import (
 )
 from ..build import space_config
 from ..card import card
-from ..losses import alignment, contrast, noised, padded_groups, sentence_nll, sentences_nll, teaching
-from ..predictions import Guesses
+from ..losses import alignment, contrast, noised, sentence_nll, teaching
 from ..recipe import Loss, Settings, config_from
 
 CPU = torch.device("cpu")
@@ -118,7 +117,6 @@ class SonarTask(Cost):
         else:
             self._read_text(folder)
         self.model = self._begun()
-        self.guesses = Guesses(settings, folder, self.base) if settings.loss.guess else None
         log.info("%d sentences and pairs in %s", len(self.train.left), ", ".join(self.tokenizer.langs))
 
     @classmethod
@@ -285,9 +283,6 @@ class SonarTask(Cost):
                 far = teaching(vectors, taught)
                 facts["teacher"] = far.item()
                 value = value + batch.share * weights.teacher * far
-        if self.guesses:
-            guess, facts["guess"] = self._guessed(self.guesses, batch.share * weights.guess, generator)
-            value = value + guess
         return value, facts
 
     def _taught(self, batch: ItemBatch, z_BD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -304,16 +299,6 @@ class SonarTask(Cost):
             vectors = torch.cat([vectors, self.model.encoder(ids_BT[:, 1:], length - 1)])
             row_N = np.concatenate([row_N, source.taught[more]])
         return vectors, torch.from_numpy(source.teacher_vectors(row_N)).to(self.device)
-
-    def _guessed(self, guesses: Guesses, weight: float, generator: torch.Generator) -> tuple[Tensor, float]:
-        """The loss of some sentences as a concept model predicts them, `weight` times, and their nats a token."""
-        texts, guess_ND = guesses.draw(generator)
-        labels = sum(len(ids) - 2 for ids in texts)
-        scale_N = torch.full((len(texts),), weight / labels, device=self.device)
-        value, nll_N = sentences_nll(
-            self.model.decoder, padded_groups(texts, self.device), guess_ND.to(self.device), scale_N
-        )
-        return value, nll_N.sum().item() / labels
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

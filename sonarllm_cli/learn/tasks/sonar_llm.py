@@ -29,7 +29,7 @@ from ...nets.sonar import SonarConfig, SonarDecoder
 from ...nets.sonar_llm import ENDING, MARKER
 from ...runtime import by_length, choose, multiplies_bfloat16
 from ...weights import registry, tensors
-from ...weights.loaded import load_space
+from ...weights.loaded import Space, load_space
 from ..ahead import pinned
 from ..budget import Cost, body_token_flops, cross_flops, decoder_token_flops, layer_activations, logits_bytes
 from ..build import read_documents, shape_of, space_config
@@ -68,16 +68,21 @@ class SonarLLMTask(Cost):
 
     embeds = True  # whether the kind reads embeddings
 
-    def __init__(self, settings: Settings, folder: Path, device: torch.device = CPU) -> None:
+    def __init__(
+        self, settings: Settings, folder: Path, device: torch.device = CPU, *, space: Space | None = None
+    ) -> None:
+        """`space` is one whose decoder learns too; without it, that of the recipe is loaded, and frozen."""
         self.settings, self.device = settings, device
         if not settings.sonar:
             raise UserError("the recipe names no space", 'add sonar = "mini-sonar", or a model folder')
-        self.space = load_space(settings.sonar, choose(str(device), "float32"), trainable=True)
+        self.space = space or load_space(settings.sonar, choose(str(device), "float32"), trainable=True)
         self.data = read_documents(settings, folder, self.space, embed=self.embeds)
         self.table = self.data.table
         self.std_D = self.table.std() if settings.loss.input_noise and self.embeds else torch.zeros(self.space.dim)
-        self.frozen: SonarDecoder | None = self.space.net.decoder if self.embeds else None
-        del self.space.net.encoder  # its work is done
+        self.decoder: SonarDecoder | None = self.space.net.decoder if self.embeds else None
+        self.frozen = self.decoder if space is None else None
+        if space is None:
+            del self.space.net.encoder  # its work is done
         if self.frozen is not None and settings.run.dtype == "bfloat16" and multiplies_bfloat16(device):
             self.frozen.to(torch.bfloat16)
         self.config = self._shape(settings, self._given())
@@ -200,9 +205,9 @@ class SonarLLMTask(Cost):
     ) -> tuple[Tensor, Tensor]:
         """Predicted embeddings → scale × Σ nll of the sentences and each one's nll: of words and `</s>` or, for
         `reference`, of what the published scripts score."""
-        assert self.frozen is not None
+        assert self.decoder is not None
         scale_N = torch.full((len(predicted_ND),), scale, device=self.device)
-        return sentences_nll(self.frozen, sentences, predicted_ND, scale_N, reference=reference)
+        return sentences_nll(self.decoder, sentences, predicted_ND, scale_N, reference=reference)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -237,9 +242,9 @@ class SonarLLMTask(Cost):
     def familiar(self) -> float:
         """Bits a byte under which the space reconstructs `FAMILIAR` of the validation documents; 0 without any, or for
         a kind that reads no embeddings."""
-        if self.frozen is None:
+        if self.decoder is None:
             return 0.0
-        bits, dtype = [], next(self.frozen.parameters()).dtype
+        bits, dtype = [], next(self.decoder.parameters()).dtype
         for i in range(min(len(self.data.valid), FAMILIAR_DOCUMENTS)):
             rows = self.data.valid.body(i)
             rows = rows[rows > 1]
