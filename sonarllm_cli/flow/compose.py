@@ -137,7 +137,9 @@ def sentence_texts(text: str, lang: str, writer: Writer) -> list[str]:
     return found
 
 
-def read_document(text: str, lang: str, writer: Writer, report: Report | None = None) -> tuple[list[Sentence], Tensor]:
+def read_document(
+    text: str, lang: str, writer: Writer, report: Report | None = None, name: str = "the text"
+) -> tuple[list[Sentence], Tensor]:
     """A text's sentences, which the encoder takes flat, and their embeddings: → S sentences, text_SD. A block of them
     at a time, so that a long text needs little more than what comes out. UserError if it has no sentence."""
     sentences: list[Sentence] = []
@@ -149,7 +151,7 @@ def read_document(text: str, lang: str, writer: Writer, report: Report | None = 
         if report:
             report("embedding", block[-1].end, len(text))
     if not sentences:
-        raise UserError("the text has no sentence", "give it some text")
+        raise UserError(f"{name} has no sentence", "give it some text")
     return sentences, torch.cat(blocks)
 
 
@@ -160,13 +162,14 @@ def read_input(
     report: Report | None = None,
     speech: str | SpeechModel = "",
     words: Search | None = None,
+    name: str = "the text",
 ) -> tuple[list[str], Tensor, Sequence[Sentence | Utterance], str]:
     """`read_document`, or a recording's utterances by the encoder `speech` (by default the one that comes with the
     space): → S texts, text_SD, their S places, and the language. What is said in a recording is decoded only for those
-    who say how to search `words`, or need them; else its texts are empty."""
+    who say how to search `words`, or need them; else its texts are empty. Messages call a text by its `name`."""
     if isinstance(source, str):
-        lang = language_of(source, lang, writer.space.tokenizer.langs)
-        sentences, text_SD = read_document(source, lang, writer, report)
+        lang = language_of(source, lang, writer.space.tokenizer.langs, name)
+        sentences, text_SD = read_document(source, lang, writer, report, name)
         return [s.flat for s in sentences], text_SD, sentences, lang
     heard = read_recording(source, writer.space, lang, speech=speech)
     known = words or writer.row.reads == TOKENS
@@ -207,13 +210,15 @@ def continuation(
     generator: torch.Generator | None = None,
     report: Report | None = None,
     speech: str | SpeechModel = "",
+    name: str = "the text",
 ) -> Iterator[Written]:
     """`generate`, each sentence as soon as it is written. What is random comes from `generator`, if not from the
-    runtime's seed. `report` hears how far embedding and reading are. Logged is what may not have been expected: another
-    language than the text's, nothing at all, and a model that goes round in circles."""
+    runtime's seed. `report` hears how far embedding and reading are. Messages call the text by its `name`. Logged
+    is what may not have been expected: another language than the text's, nothing at all, and a model that goes round in
+    circles."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     writing = writing or Writing()
-    beginning, context_SD, _, lang = read_input(text, lang, writer, report, speech)
+    beginning, context_SD, _, lang = read_input(text, lang, writer, report, speech, name=name)
     _own_language(lang, writer, writing)
     return _announced(_continued(beginning, context_SD, writer, writing, generator, report), writer)
 
@@ -361,6 +366,7 @@ def summarize(
     writing: Writing | None = None,
     report: Report | None = None,
     speech: str | SpeechModel = "",
+    name: str = "the text",
     **options: Any,
 ) -> list[Cited]:
     """A summary of `text`, or of a recording heard by the encoder `speech`, in at most `sentences` sentences; if it is
@@ -373,8 +379,8 @@ def summarize(
     model write. If it is None the model writes, but of a text that its space knows less of than of the field it was
     trained on, or whose words it does not take up, it extracts, which is logged; a text of one sentence is its own
     summary. So it is with the words decoded of a recording. With `out_lang` what is extracted is decoded in that
-    language from its embeddings. `cite` names that many of the article's sentences beside each. `options` are as for
-    `generate`, and change `writing`.
+    language from its embeddings. `cite` names that many of the article's sentences beside each. Messages call
+    the text by its `name`. `options` are as for `generate`, and change `writing`.
 
     Raises UserError for a text without sentences or a model that can't write.
     """
@@ -383,7 +389,7 @@ def summarize(
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
     writing = (writing or Writing(no_repeat=True)).but(**options)
     words = writing.search if extract is not False or cite else None
-    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words)
+    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words, name)
     out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
     chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
     choose = extract is None
