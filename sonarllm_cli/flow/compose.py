@@ -74,8 +74,9 @@ class Writing:
                 raise UserError(f"{name} {value!r} is unknown", f"use {' or '.join(known)}")
         if self.max_sentences < 1:
             raise UserError(f"max-sentences {self.max_sentences} writes nothing", "use 1 or more")
-        if math.isnan(self.stop_threshold + self.repeat_threshold):
-            raise UserError("a threshold is not a number", "use a cosine, such as 0.98")
+        for name, threshold in (("stop", self.stop_threshold), ("repeat", self.repeat_threshold)):
+            if math.isnan(threshold):
+                raise UserError(f"{name}-threshold is not a number", "use a cosine, such as 0.98")
 
     def but(self, **options: Any) -> Writing:
         """The same with other values of some fields, its own or its `Search`'s. UserError for a name neither has."""
