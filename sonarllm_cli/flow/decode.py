@@ -26,16 +26,19 @@ from ..runtime import Runtime, shrinking
 from ..tokens import EOS, PAD
 from ..weights import registry
 from ..weights.loaded import DEFAULT, Space, load_space
+from .back import back_cosines
 
 MOST_BEAMS = 1000
 
 
 class Hypothesis(NamedTuple):
-    """A decoded sentence; `ids` are its tokens after the prompt, `</s>` included."""
+    """A decoded sentence; `ids` are its tokens after the prompt, `</s>` included. `cosine`, where it was asked for, is
+    that of its own embedding with the one it was decoded from (see `back.py`)."""
 
     text: str
     score: float
     ids: tuple[int, ...]
+    cosine: float | None = None
 
 
 NOTHING = Hypothesis("", 0.0, ())  # of no words
@@ -94,10 +97,11 @@ def decode(
     batch_size: int | None = None,
     **options: Any,
 ) -> list[list[Hypothesis]]:
-    """The texts of embeddings (N, D), or of one (D,): `num_return` hypotheses for each, best first.
+    """The texts of embeddings (N, D), or of one (D,): `num_return` hypotheses for each, best first, with their cosines.
 
-    Tensors may be of any dtype, on any device. `options` are `Search`'s: beam, temperature, top_p, num_return,
-    max_tokens. Raises UserError for embeddings of another width, or that are not finite, or that overflow.
+    Tensors may be of any dtype, on any device. `options` are fields of `Search`: beam, temperature, top_p,
+    num_return, max_tokens, no_repeat_ngram, repetition_penalty. Raises UserError for embeddings of another width, or
+    that are not finite, or that overflow.
 
     >>> decode(embed("A text."))[0][0].text      # doctest: +SKIP
     'A text.'
@@ -105,7 +109,7 @@ def decode(
     space = model if isinstance(model, Space) else load_space(model, runtime)
     embedding_ND = torch.atleast_2d(torch.as_tensor(embeddings).detach())
     check(embedding_ND, space)
-    return decode_batch(embedding_ND, lang, space, Search(**options), batch_size)
+    return _read_back(decode_batch(embedding_ND, lang, space, Search(**options), batch_size), embedding_ND, lang, space)
 
 
 def decode_stream(
@@ -115,8 +119,9 @@ def decode_stream(
     search: Search,
     batch_size: int | None = None,
 ) -> Iterator[list[Hypothesis]]:
-    """Batches of a file of embeddings → each row's hypotheses, as they come. A row whose text the file has, and has as
-    blank, comes back as empty text, not as what the decoder makes of no words. UserError for another space's."""
+    """Batches of a file of embeddings → each row's hypotheses with their cosines, as they come. A row whose text the
+    file has, and has as blank, comes back as empty text, not as what the decoder makes of no words. UserError for
+    another space's."""
     for batch in batches:
         if batch.fingerprint and batch.fingerprint != space.fingerprint:
             made = registry.space_named(batch.fingerprint)
@@ -127,9 +132,15 @@ def decode_stream(
             )
         embedding_ND = torch.from_numpy(np.array(batch.embeddings_ND))
         check(embedding_ND, space, batch.first)
-        found = iter(decode_batch(embedding_ND, lang, space, search, batch_size, first=batch.first))
-        for hypotheses, text in zip(found, batch.texts):
+        found = decode_batch(embedding_ND, lang, space, search, batch_size, first=batch.first)
+        for hypotheses, text in zip(_read_back(found, embedding_ND, lang, space), batch.texts):
             yield [NOTHING] * search.num_return if text is not None and not text.strip() else hypotheses
+
+
+def _read_back(found: list[list[Hypothesis]], embedding_ND: Tensor, lang: str, space: Space) -> list[list[Hypothesis]]:
+    """The hypotheses of each row with their cosines."""
+    cosines = back_cosines([[h.text for h in row] for row in found], lang, embedding_ND, space)
+    return [[h._replace(cosine=cosine) for h, cosine in zip(*both)] for both in zip(found, cosines)]
 
 
 def check(embedding_ND: Tensor, space: Space, first: int = 0) -> None:
@@ -181,10 +192,9 @@ def decode_batch(
 def _check_found(row: int, count: int, search: Search, space: Space) -> None:
     """One row in, `num_return` texts out: UserError for a row that has fewer."""
     if not count:
-        raise UserError(
-            f"embedding {row + 1} overflows {str(space.runtime.dtype).removeprefix('torch.')} in the decoder",
-            "embed that text again, or use --dtype float32",
-        )
+        dtype = str(space.runtime.dtype).removeprefix("torch.")
+        cure = "embed that text again" + (", or use --dtype float32" if dtype != "float32" else "")
+        raise UserError(f"embedding {row + 1} overflows {dtype} in the decoder", cure)
     if count < search.num_return:
         raise UserError(f"embedding {row + 1} has only {count} texts", f"use --num-return {count}")
 
