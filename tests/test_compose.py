@@ -10,7 +10,6 @@ import torch
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.compose import (
     NEVER,
-    PENALTY,
     Writing,
     continuation,
     generate,
@@ -22,8 +21,9 @@ from sonarllm_cli.flow.decode import Search, decode
 from sonarllm_cli.flow.embed import embed_sentences
 from sonarllm_cli.flow.familiar import blurred, reconstruction
 from sonarllm_cli.flow.predict import Reader, predict
+from sonarllm_cli.flow.write import PENALTY
 
-SHORT = Search(beam=2, max_tokens=8)
+SHORT = Search(beam=2, max_tokens=8, repetition_penalty=1.0)
 
 
 def context(writer, count=9):
@@ -91,7 +91,7 @@ def test_a_text_of_one_sentence_is_its_own_summary(writer, text):
 
 
 def test_an_extract_in_another_language_is_decoded_from_the_sentences_own_vectors(writer):
-    how = {"beam": 1, "max_tokens": 8, "repetition_penalty": 1.0}
+    how = {"beam": 1, "max_tokens": 8}
     article = ["The first one is here.", "A second follows it.", "Then a third."]
     found = summarize(" ".join(article), sentences=2, extract=True, out_lang="ita_Latn", model=writer, **how)
     own = [article[s.sources[0][0]] for s in found]
@@ -102,7 +102,7 @@ def test_an_extract_in_another_language_is_decoded_from_the_sentences_own_vector
 
 
 def test_the_verbs_take_what_the_commands_take(writer):
-    how = {"beam": 2, "max_tokens": 8}
+    how = {"beam": 2, "max_tokens": 8, "repetition_penalty": 1.0}
     writing = Writing(max_sentences=2, search=SHORT, stop_threshold=2)
     want = generate("A text.", model=writer, writing=writing)
     assert generate("A text.", model=writer, max_sentences=2, stop_threshold=2, **how) == want

@@ -205,7 +205,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--repetition-penalty",
             type=float,
-            help="Of tokens written; 1 is none. By default 1.1 of what a model writes of its own, else 1.",
+            help="Of tokens written; 1 is none. By default 1.1 of what a concept model predicts, else 1.",
         ),
         click.option(
             "--no-repeat-ngram",

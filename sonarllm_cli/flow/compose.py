@@ -40,7 +40,6 @@ STOPS = ("predicted", "reembedded")
 FEEDBACKS = ("reembed", "latent")
 BLOCK = 1024  # sentences of a text embedded at once
 AUTO = 3  # sentences a summary of its own length may have
-PENALTY = 1.1  # of tokens written, where a prediction is decoded, vaguer than a sentence is; docs/quality.md
 COPY = 0.95  # cosine of a sentence with one written before, from which on it is a near copy of it
 NEVER = 2.0  # no cosine is so much
 SUPPORT = 0.7  # share of an extract's support that what is written has, or the extract is better; docs/extract.md
@@ -48,10 +47,11 @@ SUPPORT = 0.7  # share of an extract's support that what is written has, or the 
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """How a text is written. Defaults are the published SONAR-LLM code's, but for the penalty of repetition (which has
-    1): a sentence is decoded by beam search and embedded again; it ends the text if that embedding's cosine with the
-    ending's, or the predicted one's, is `stop_threshold` or more, or its words are the ending's (see `Special`). Before
-    `min_sentences` are written, an ending is passed over for the best hypothesis that is none, if there is one.
+    """How a text is written. Defaults are the published SONAR-LLM code's, but for the penalty of repetition in
+    `ConceptAuthor` (which has 1): a sentence is decoded by beam search and embedded again; it ends the text if that
+    embedding's cosine with the ending's, or the predicted one's, is `stop_threshold` or more, or its words are the
+    ending's (see `Special`). Before `min_sentences` are written, an ending is passed over for the best hypothesis that
+    is none, if there is one.
 
     A model that goes round in circles is stopped before the first near copy: a sentence whose embedding has a cosine of
     `repeat_threshold` or more with that of one written before (the same words have 1). The published code has no such
@@ -65,7 +65,7 @@ class Writing:
     feedback: str = "reembed"
     no_repeat: bool = False
     out_lang: str = ""  # empty: the model's own
-    search: Search = field(default_factory=lambda: Search(repetition_penalty=PENALTY))
+    search: Search = field(default_factory=Search)
     sampling: dict[str, Any] = field(default_factory=dict)  # of a diffusion model: fields of its config, anew
 
     def __post_init__(self) -> None:

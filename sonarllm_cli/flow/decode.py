@@ -50,7 +50,8 @@ class Search:
 
     `max_tokens` counts as sonar-space's max_seq_len: prompt (2) and `</s>` included. `no_repeat_ngram`: no so many
     tokens stand twice in a text (0: they may). `repetition_penalty`: a token that was written has its logit divided by
-    it where above 0, else multiplied (Keskar et al. 2019). Scores are of the distribution that this leaves.
+    it where above 0, else multiplied (Keskar et al. 2019); None is no penalty, but of what a concept model predicts
+    (flow/write.py). Scores are of the distribution that this leaves.
     """
 
     beam: int = 5
@@ -60,7 +61,7 @@ class Search:
     max_tokens: int = 256
     length_penalty: float = 1.0
     no_repeat_ngram: int = 0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
         if not (1 <= self.beam <= MOST_BEAMS and 1 <= self.num_return <= MOST_BEAMS):
@@ -73,7 +74,7 @@ class Search:
             raise UserError(f"top-p {self.top_p} is not in (0, 1]", "use 0.9")
         if self.no_repeat_ngram < 0:
             raise UserError(f"no-repeat-ngram {self.no_repeat_ngram} is below 0", "use 3, or 0 for none")
-        if not self.repetition_penalty >= 1 or self.repetition_penalty == float("inf"):
+        if not 1 <= self.penalty < math.inf:
             raise UserError(f"repetition-penalty {self.repetition_penalty} is not 1 or more", "use 1.2, or 1 for none")
         if not self.samples and self.num_return > self.beam:
             raise UserError(f"beam {self.beam} finds only {self.beam} texts", f"use --beam {self.num_return}")
@@ -83,9 +84,14 @@ class Search:
         return self.temperature is not None or self.top_p is not None
 
     @property
+    def penalty(self) -> float:
+        """Of repetition; 1 is none."""
+        return 1.0 if self.repetition_penalty is None else self.repetition_penalty
+
+    @property
     def discourages(self) -> bool:
         """Whether it keeps a text from repeating itself."""
-        return self.no_repeat_ngram > 0 or self.repetition_penalty != 1
+        return self.no_repeat_ngram > 0 or self.penalty != 1
 
 
 def decode(
@@ -323,9 +329,9 @@ def discouraged(logits_RV: Tensor, written_RT: Tensor, search: Search) -> Tensor
     if not search.discourages:
         return logits_RV
     logits_RV = logits_RV.float()
-    if search.repetition_penalty != 1:
+    if search.penalty != 1:
         had_RT = logits_RV.gather(1, written_RT)
-        less_RT = torch.where(had_RT > 0, had_RT / search.repetition_penalty, had_RT * search.repetition_penalty)
+        less_RT = torch.where(had_RT > 0, had_RT / search.penalty, had_RT * search.penalty)
         logits_RV = logits_RV.scatter(1, written_RT, less_RT)
     n, T = search.no_repeat_ngram, written_RT.shape[1]
     if 0 < n <= T:
