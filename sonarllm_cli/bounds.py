@@ -63,6 +63,13 @@ Share = Annotated[float, Within(low=0, high=1)]
 Weight = Annotated[float, Within(low=0)]
 Positive = Annotated[float, Within(above=0)]
 MOST = (1 << 31) - 1  # of any whole number
+_MOST = {"layers": 1000, "encoder_layers": 1000, "decoder_layers": 1000, "context_layers": 1000}
+_MOST |= {"vocab_size": 10_000_000, "max_source_tokens": 100_000, "max_target_tokens": 100_000}
+
+
+def most_of(name: str) -> int:
+    """Of a network's whole number called so: far above any, low enough that nothing is asked for in vain."""
+    return _MOST.get(name, 1_000_000)
 
 
 def one_of(key: str, value: str, known: Sequence[str]) -> None:

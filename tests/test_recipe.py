@@ -84,14 +84,17 @@ def test_one_text_will_do_for_a_list_of_texts(tmp_path):
 def test_a_models_section_is_checked_too():
     with pytest.raises(UserError, match=r"did you mean model\.width"):
         config_from(SonarConfig, {"widht": 3})
+    with pytest.raises(UserError, match="encoder_layers is 1000000000; use 1,000 or less"):
+        config_from(SonarConfig, {"encoder_layers": 10**9})  # which would never be built
 
 
 @pytest.mark.parametrize("text", ["kind = ", "\xff"])
 def test_what_is_not_toml_is_refused(tmp_path, text):
     path = tmp_path / "r.toml"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as error:
         load(str(path))
+    assert "line" not in error.value.cure  # where none is named
     with pytest.raises(UserError, match="no such recipe"):
         load(str(tmp_path / "none.toml"))
 

@@ -30,6 +30,7 @@ from sonarllm_cli.nets import fbank, speech
 from sonarllm_cli.nets.layers import plain_attend
 from sonarllm_cli.nets.speech import SpeechConfig, SpeechEncoder
 from sonarllm_cli.runtime import choose
+from sonarllm_cli.use import search
 from sonarllm_cli.weights import convert, registry
 from sonarllm_cli.weights.layouts import SPEECH_ENCODERS
 
@@ -452,7 +453,7 @@ def test_a_recording_is_summarised_with_times(tmp_path, capsys):
     )
     assert code == 0, said
     code, _, said = run(capsys, "summarize", good, "-m", "tiny-llm")
-    assert code == 2 and "has no encoder of its own for recordings; name the encoder" in said
+    assert code == 2 and "en.wav is a recording: tiny has no encoder of its own" in said
     code, _, said = run(capsys, "summarize", good, "-m", "tiny-llm", "--speech", "small")
     assert code == 2 and "small's space is none that is known" in said
 
@@ -509,8 +510,9 @@ def test_of_a_recording_searched_only_the_hits_are_decoded(talk, capsys, monkeyp
     hits = {row.pop("file"): row for row in map(json.loads, out.splitlines())}
     assert code == 0 and len(hits) == 2 and len(decoded) == 1 == len(decoded[0]) // 2, said
     assert hits[str(talk)]["start"] > 0.8 and hits[str(talk.with_name("text.txt"))]["start"] in (0, 14)
-    run(capsys, "search", "A chess game.", talk.parent, *HEARS, "-k", 1)
-    assert len(decoded) == 1
+    monkeypatch.setattr(search, "hear_utterances", None)  # they are kept
+    code, out, _ = run(capsys, "search", "A chess game.", talk.parent, *HEARS, "-k", 1)
+    assert code == 0 and "text.txt:0-13" in out and len(decoded) == 1
 
 
 def test_a_recording_is_scored_mined_and_aligned_by_its_utterances(talk, capsys):
@@ -572,7 +574,24 @@ def test_an_encoder_with_nothing_to_hear_is_a_mistake(talk, capsys):
     ):
         code, _, said = run(capsys, *words, "-m", "tiny-llm", "--speech", "ears")
         assert code == 2 and "--speech ears hears recordings, and none is given; leave it out" in said
-    assert "tiny has no encoder of its own" in run(capsys, "score", talk, talk, "-m", "tiny")[2]
+    assert (
+        "talk.flac is a recording: tiny has no encoder of its own" in run(capsys, "score", talk, talk, "-m", "tiny")[2]
+    )
+
+
+def test_of_clips_what_can_not_be_heard_is_left_out_and_told(tmp_path, capsys):
+    for i, name in enumerate(("samples399.wav", "en.wav", "pcm16.flac")):
+        shutil.copy(PARITY / "audio" / name, tmp_path / f"{i}{name}")
+    (tmp_path / "clips.tsv").write_text("path\tsentence\n0samples399.wav\tNo.\n1en.wav\tOne.\n2pcm16.flac\tTwo.\n")
+    options = ["evaluate", "speech", "-m", "ears", "--json", "--beam", 1, "--data"]
+    code, out, said = run(capsys, *options, tmp_path / "clips.tsv")
+    found = json.loads(out)
+    assert code == 0 and found["figures"]["eng_Latn clips"] == 2, said
+    assert [sample["text"] for sample in found["samples"]] == ["One.", "Two."] and "left out 1 clips" in said
+    (tmp_path / "1en.wav").write_bytes(b"hello")
+    (tmp_path / "clips.tsv").write_text("path\tsentence\n1en.wav\tOne.\n")
+    code, out, said = run(capsys, *options, tmp_path / "clips.tsv")
+    assert code == 2 and "clips.tsv, line 2: " in said and "1en.wav is no sound" in said
 
 
 def test_a_recording_is_summarised_by_the_rule_for_texts(capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import click
@@ -75,7 +74,7 @@ def generate(
     check_languages(lang, out_lang, model=compute.model)
     prepare()
     from ..flow.compose import Writing, continuation
-    from ..flow.hear import ears
+    from ..flow.hear import Ears
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
@@ -89,13 +88,13 @@ def generate(
     failures, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
     writer = load_writer(compute.model, compute.runtime)
-    hear = functools.cache(lambda: ears(speech, writer.space))
+    ears = Ears(writer.space, speech)
     with failures, open_output(output) as out:
         for name, text in texts:
             if failures.several and not as_json:
                 print(f"==> {name} <==", file=out)
             with failures.told(), reporting(compute.bar) as report:
-                heard = "" if isinstance(text, str) else hear()
+                heard = "" if isinstance(text, str) else ears.of(name)
                 for s in continuation(text, lang=lang, model=writer, writing=writing, report=report, speech=heard):
                     record = {"file": name, "text": s.text, "score": round(s.score, 6), "ending": round(s.ending, 6)}
                     print(line(record) if as_json else s.text, file=out, flush=True)

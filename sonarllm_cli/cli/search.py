@@ -52,12 +52,12 @@ def search(
     output: str | None,
     compute: Compute,
 ) -> None:
-    """Find the sentences nearest to a query in texts, folders, and files that embed wrote, in any language of the
-    space: cosine, place in characters, sentence.
+    """Find the sentences nearest to a query in texts, recordings, folders, and files that embed wrote, in any language
+    of the space: cosine, place in characters or time, sentence. What is said in a recording is decoded for the hits.
 
-    With -e every argument is a FILE; the QUERY - reads queries from standard input, one a line. The vectors of text
-    files are kept in the cache directory: only new and changed files are embedded. A file that can't be read within a
-    folder is left out, told, and makes the exit code 1.
+    With -e every argument is a FILE; the QUERY - reads queries from standard input, one a line. The vectors of texts
+    and recordings are kept in the cache directory: only new and changed files are embedded. A file that can't be
+    read within a folder is left out, told, and makes the exit code 1.
 
     \b
     Example:

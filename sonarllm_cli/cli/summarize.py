@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -88,7 +87,7 @@ def summarize(
     prepare()
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten
-    from ..flow.hear import ears
+    from ..flow.hear import Ears
     from ..io.files import open_output
     from ..weights.loaded import load_writer
 
@@ -96,7 +95,7 @@ def summarize(
     failures, texts = texts_or_recordings(files, speech)
     texts = begun(texts)
     writer = load_writer(compute.model, compute.runtime)
-    hear = functools.cache(lambda: ears(speech, writer.space))
+    ears = Ears(writer.space, speech)
     with failures, open_output(output) as out:
         for name, text in texts:
             with failures.told():
@@ -110,7 +109,7 @@ def summarize(
                         cite=3 if cite else 0,
                         writing=writing,
                         report=report,
-                        speech="" if isinstance(text, str) else hear(),
+                        speech="" if isinstance(text, str) else ears.of(name),
                     )
                 if failures.several and not as_json:
                     print(f"==> {name} <==", file=out)

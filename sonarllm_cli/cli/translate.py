@@ -73,7 +73,7 @@ def translate(
     import os
 
     from ..flow.decode import Search
-    from ..flow.hear import ears, read_recording
+    from ..flow.hear import Ears, read_recording
     from ..flow.language import check_languages, language_of
     from ..io.audio import Recording, check_speech
     from ..io.files import check_file, display_name, make_folder, open_output
@@ -110,7 +110,7 @@ def translate(
 
     def begin(document: str | Recording, form: str, name: str) -> Iterator[str]:
         if isinstance(document, Recording):
-            heard = read_recording(document, space, lang, speech=hear(), batch_size=compute.batch_size)
+            heard = read_recording(document, space, lang, speech=ears.of(name), batch_size=compute.batch_size)
             return translate_speech(heard, to, kind=form, search=how, bilingual=bilingual)
         own = language_of(document, lang, langs, display_name(name))
         run = translator(space, own, to, how, compute.batch_size)
@@ -120,7 +120,7 @@ def translate(
     first = read(places[0][0])  # its faults are told before anything is loaded
     space, langs = compute.space, compute.space.tokenizer.langs
     to = resolve(to, langs)
-    hear = functools.cache(lambda: ears(speech, space))
+    ears = Ears(space, speech)
     for i, (name, place) in enumerate(places):
         found = read(name) if i else first
         parts = found and tried(functools.partial(begin, *found, name))

@@ -55,7 +55,7 @@ def read_clips(
     out and counted. `limit` bounds the rows of each file. UserError for a row that is no clip, or if nothing is left.
     """
     clips: list[Clip] = []
-    long, broken = 0, []
+    long, broken = 0, list[tuple[str, UserError]]()
     for name in names:
         for number, (place, audio, text, own) in enumerate(_rows(Path(root, name), Path(root))):
             if limit and number >= limit:
@@ -63,14 +63,17 @@ def read_clips(
             try:
                 seconds = Clip(audio, text, "", 0, place).recording().seconds
             except UserError as error:
-                broken.append(f"{place}: {error}")
+                broken.append((place, error))
                 continue
             if not text.strip() or (max_seconds and seconds > max_seconds):
                 long += 1
                 continue
             clips.append(Clip(audio, " ".join(text.split()), resolve(own) if own else lang, seconds, place))
+    if broken and not clips and not long:
+        place, first = broken[0]
+        raise UserError(f"no recording can be read, the first, {place}: {first.message}", first.cure)
     if broken:
-        log.warning("left out %d recordings that can't be read, the first: %s", len(broken), broken[0])
+        log.warning("left out %d recordings that can't be read, the first, %s: %s", len(broken), *broken[0])
     if long:
         log.info("left out %d clips without words, or longer than %g s", long, max_seconds)
     if not clips:

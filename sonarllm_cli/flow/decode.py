@@ -96,8 +96,9 @@ def decode(
 ) -> list[list[Hypothesis]]:
     """The texts of embeddings (N, D), or of one (D,): `num_return` hypotheses for each, best first.
 
-    Tensors may be of any dtype, on any device. `options` are `Search`'s: beam, temperature, top_p, num_return,
-    max_tokens. Raises UserError for embeddings of another width, or that are not finite, or that overflow.
+    Tensors may be of any dtype, on any device. `options` are fields of `Search`: beam, temperature, top_p,
+    num_return, max_tokens, no_repeat_ngram, repetition_penalty. Raises UserError for embeddings of another width, or
+    that are not finite, or that overflow.
 
     >>> decode(embed("A text."))[0][0].text      # doctest: +SKIP
     'A text.'
@@ -181,10 +182,9 @@ def decode_batch(
 def _check_found(row: int, count: int, search: Search, space: Space) -> None:
     """One row in, `num_return` texts out: UserError for a row that has fewer."""
     if not count:
-        raise UserError(
-            f"embedding {row + 1} overflows {str(space.runtime.dtype).removeprefix('torch.')} in the decoder",
-            "embed that text again, or use --dtype float32",
-        )
+        dtype = str(space.runtime.dtype).removeprefix("torch.")
+        cure = "embed that text again" + (", or use --dtype float32" if dtype != "float32" else "")
+        raise UserError(f"embedding {row + 1} overflows {dtype} in the decoder", cure)
     if count < search.num_return:
         raise UserError(f"embedding {row + 1} has only {count} texts", f"use --num-return {count}")
 

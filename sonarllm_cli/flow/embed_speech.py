@@ -26,7 +26,7 @@ from ..io.audio import RATE, Recording
 from ..nets import fbank
 from ..nets.speech import SpeechEncoder
 from ..runtime import Runtime, by_length, choose, shrinking
-from ..weights import registry, tensors
+from ..weights import model_dir, registry, tensors
 from ..weights.loaded import Space, pack
 from .encoders import find_encoder
 from .utterances import LONGEST, Utterance, utterances
@@ -60,6 +60,7 @@ class SpeechModel:
     fingerprint: str
     net: SpeechEncoder
     runtime: Runtime
+    weights: str = ""  # their hash
 
     @classmethod
     def load(cls, name: str, folder: Path, config: dict[str, Any], runtime: Runtime) -> SpeechModel:
@@ -68,7 +69,8 @@ class SpeechModel:
         pack(net, runtime)
         home = config.get("sonar", {})
         space, fingerprint = home.get("name", ""), home.get("fingerprint", "")
-        return cls(folder.name, config.get("lang", ""), space, fingerprint, net, runtime)
+        weights = model_dir.hash_of(folder, config, "model.safetensors")
+        return cls(folder.name, config.get("lang", ""), space, fingerprint, net, runtime, weights)
 
     @property
     def dim(self) -> int:

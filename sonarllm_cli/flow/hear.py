@@ -8,9 +8,11 @@ Legend: S utterances, D embedding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,16 +45,31 @@ class Listened:
         return [found[0].text for found in decode_batch(chosen_SD, lang or self.lang, self.space, search or Search())]
 
 
-def ears(speech: str | SpeechModel, space: Space) -> SpeechModel:
-    """The encoder that hears for a space: `speech`, or if it is "" the one that comes with the space. UserError where
-    none does, and for one of another space."""
-    speech = speech or registry.speech_of(space.fingerprint)
-    if not speech:
-        cure = "name the encoder of their language: --speech sonar-speech-eng"
-        raise UserError(f"{space.name} has no encoder of its own for recordings", cure)
-    heard = speech if isinstance(speech, SpeechModel) else load_speech(speech, space.runtime)
-    heard.check(space)
-    return heard
+@dataclass(frozen=True)
+class Ears:
+    """What hears for a space: the encoder `speech`, or if it is "" the one that comes with the space. It is loaded at
+    the first recording."""
+
+    space: Space
+    speech: str | SpeechModel = ""
+
+    @functools.cached_property
+    def encoder(self) -> SpeechModel:
+        """UserError where there is none, and for one of another space."""
+        speech = self.speech or registry.speech_of(self.space.fingerprint)
+        if not speech:
+            cure = "name the encoder of the language spoken: --speech sonar-speech-eng"
+            raise UserError(f"{self.space.name} has no encoder of its own for recordings", cure)
+        heard = speech if isinstance(speech, SpeechModel) else load_speech(speech, self.space.runtime)
+        heard.check(self.space)
+        return heard
+
+    def of(self, name: str) -> SpeechModel:
+        """The encoder for the recording called `name`, which the UserError names."""
+        try:
+            return self.encoder
+        except UserError as error:
+            raise UserError(f"{name} is a recording: {error.message}", error.cure) from None
 
 
 def read_recording(
@@ -69,20 +86,33 @@ def read_recording(
     UserError for a speech encoder of another space, or a recording without speech; an utterance that can't be embedded
     is told and passed over.
     """
-    heard = ears(speech, space)
+    heard = Ears(space, speech).of(recording.name)
+    times, vectors_SD = hear_utterances(recording, heard, batch_size)
+    return as_listened(times, vectors_SD, heard, space, lang)
+
+
+def hear_utterances(
+    recording: Recording, heard: SpeechModel, batch_size: int | None = None
+) -> tuple[list[Utterance], np.ndarray]:
+    """A recording's utterances and their vectors: → S times, vectors_SD, float32."""
     times: list[Utterance] = []
-    blocks: list[Tensor] = []
+    blocks: list[np.ndarray] = []
     for block in embed_recordings([recording], heard, batch_size=batch_size):
         if block.failures and not block.heard and not times:
             raise block.failures[0]
         for failure in block.failures:
             log.warning("sonarllm: %s", failure)
         times += [Utterance(one.start, one.end) for one in block.heard]
-        blocks.append(torch.from_numpy(block.embeddings_ND).to(space.runtime.device, space.runtime.dtype))
-    return Listened(times, torch.cat(blocks), _spoken(heard, space, lang), space)
+        blocks.append(block.embeddings_ND)
+    return times, np.concatenate(blocks)
 
 
-def _spoken(speech: SpeechModel, space: Space, lang: str) -> str:
-    """The language that a speech encoder hears, where the space has it; else `lang`, of "auto" the space's English."""
+def as_listened(
+    times: list[Utterance], vectors_SD: np.ndarray, heard: SpeechModel, space: Space, lang: str
+) -> Listened:
+    """What was heard, in the language that the encoder hears, where the space has it; else in `lang`, of "auto" the
+    space's English."""
     known = space.tokenizer.langs
-    return speech.lang if speech.lang in known else language_of("", lang, known)
+    spoken = heard.lang if heard.lang in known else language_of("", lang, known)
+    text_SD = torch.from_numpy(vectors_SD).to(space.runtime.device, space.runtime.dtype)
+    return Listened(times, text_SD, spoken, space)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..bounds import MOST, Count, OneOf, Positive, Share, Weight, Whole, Within, one_of
+from ..bounds import MOST, Count, OneOf, Positive, Share, Weight, Whole, Within, most_of, one_of
 from ..data.records import Data
 from ..errors import UserError, nearest
 from ..nets.kinds import TRAINED, kind_of
@@ -294,7 +294,10 @@ _NAMES = {int: "a whole number", float: "a number", str: "a text in quotes", boo
 
 
 def config_from(cls: type, table: dict[str, Any]) -> Any:
-    """The recipe's [model] section → a network's config, with the same checks."""
+    """The recipe's [model] section → a network's config, with the same checks, and of its sizes."""
+    for name, value in table.items():
+        if isinstance(value, int) and value > most_of(name):
+            raise UserError(f"model.{name} is {value}", f"use {most_of(name):,} or less")
     return _fill(cls, table, "model.")
 
 

@@ -22,6 +22,7 @@ from ..flow.embed import Line, embed, embed_sentences, embed_stream
 from ..flow.embed_speech import embed_recordings, load_speech
 from ..io.files import read_text
 from ..languages import resolve
+from ..runtime import log
 from ..use import align
 from ..use.mine import Pair, mine
 from ..use.neighbours import nearest_rows, unit
@@ -117,9 +118,14 @@ def speech_understood(model: str, data: list[str], run: Plan) -> Result:
     samples: list[Sample] = []
     for lang in sorted({clip.lang for clip in clips}):
         own = sampled([clip for clip in clips if clip.lang == lang], run.limit, run.seed)
-        blocks = list(embed_recordings([clip.recording() for clip in own], heard, whole=True))
+        sounds = [clip.recording() for clip in own]
+        blocks = list(embed_recordings(sounds, heard, whole=True))
         if failures := [failure for block in blocks for failure in block.failures]:
-            raise failures[0]
+            done = [one.file for block in blocks for one in block.heard]
+            if not done:
+                raise failures[0]
+            log.warning("left out %d clips that can't be heard, the first: %s", len(failures), failures[0])
+            own = [clip for clip, sound in zip(own, sounds) if done and sound.name == done[0] and done.pop(0)]
         speech_ND = torch.cat([torch.from_numpy(block.embeddings_ND) for block in blocks])
         texts = [clip.text for clip in own]
         text_ND = embed_sentences(texts, lang, space).float().cpu()

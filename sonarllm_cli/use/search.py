@@ -3,19 +3,20 @@
     found = search(["toothache"], ["notes/"], space, lang="en", k=5)
     for hit in found.hits[0]: print(hit.score, hit.file, hit.text)
 
-Exact, block by block. The vectors of a text file are kept in the user's cache under a hash of what they are of, so that
-only new and changed files are embedded. Recordings are heard anew.
+Exact, block by block. The vectors of a text or recording are kept in the user's cache under a hash of what they are of,
+so that only new and changed files are embedded.
 
 Legend: Q queries, N sentences, K nearest, C those of all files, D embedding.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import zipfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,29 +25,30 @@ from torch import Tensor
 from ..errors import UserError
 from ..flow.embed import Line, embed, embed_stream, fits
 from ..flow.embed_speech import SpeechModel
-from ..flow.hear import ears
+from ..flow.hear import Ears, as_listened, hear_utterances
 from ..flow.language import language_of
 from ..flow.segment import Sentence, segment_stream
 from ..flow.utterances import Utterance
-from ..io.audio import check_speech, is_recording
+from ..io.audio import Recording, check_speech, is_recording
 from ..io.files import JSON_ENDINGS, atomic_file, display_name, open_bytes, read_errors, text_ending
 from ..io.texts import INPUT_ENDINGS, expand, read_texts
-from ..io.vectors import read_embeddings
 from ..runtime import log
-from ..weights import registry
+from ..weights import model_dir, registry
 from ..weights.loaded import Space
 from .neighbours import nearest_rows
 from .sides import (
     BINARY,
     Embedded,
     Side,
+    Spoken,
     holds_vectors,
     open_vectors,
-    read_recorded,
     read_side,
     same_space,
     unit_blocks,
 )
+
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -122,14 +124,14 @@ def search(
         raise UserError("there is no query", "give one")
     files = list(_files(paths))
     check_speech(speech if isinstance(speech, str) else speech.name, [name for name, _ in files])
-    hear = functools.cache(lambda: ears(speech, space))
+    ears = Ears(space, speech)
     asked = Embedded("the queries", space.fingerprint, queries, embed(queries, lang=query_lang or lang, model=space))
     query_QD = torch.cat(list(unit_blocks(asked)))
     shelf = _Shelf()
     nearest: list[tuple[Tensor, Tensor]] = []  # of each side
     for name, in_folder in files:
         try:
-            side = _side(name, in_folder, space, lang, hear, batch_size, cache, shelf)
+            side = _side(name, in_folder, space, lang, ears, batch_size, cache, shelf)
             if side is None:
                 continue
             same_space(side, asked)
@@ -183,7 +185,7 @@ def _side(
     in_folder: bool,
     space: Space,
     lang: str,
-    hear: Callable[[], SpeechModel],
+    ears: Ears,
     batch_size: int | None,
     cache: bool,
     shelf: _Shelf,
@@ -192,9 +194,11 @@ def _side(
     if holds_vectors(name):
         return open_vectors(name)
     if is_recording(name):
-        spoken = read_recorded(name, lang, space, hear(), batch_size)
-        shelf.places[spoken.name] = spoken.heard.times
-        return spoken
+        heard = ears.of(display_name(name))
+        arrays = _recorded(name, heard, batch_size, cache)
+        times = [Utterance(*row) for row in arrays["times"].tolist()]
+        shelf.places[name] = times
+        return Spoken(name, as_listened(times, arrays["vectors"], heard, space, lang))
     if text_ending(name) in JSON_ENDINGS:
         return read_side(name, lang=lang, space=lambda: space, batch_size=batch_size)
     if in_folder:
@@ -206,30 +210,46 @@ def _side(
     sentences = list(segment_stream([text], lang=lang, fits=fits(space)))
     shelf.places[name] = sentences
     lines = [s.flat for s in sentences]
-    return Embedded(name, space.fingerprint, lines, _vectors(name, lines, lang, space, batch_size, cache))
+
+    def embedded() -> Arrays:
+        stream = embed_stream([Line(text, lang) for text in lines], space, batch_size=batch_size)
+        return {"vectors": np.concatenate([block.embeddings_ND for block in stream])}
+
+    facts = [space.fingerprint, str(space.runtime.dtype), lang, *lines]
+    arrays = _kept(facts, embedded, cache and name != "-" and bool(space.fingerprint))
+    return Embedded(name, space.fingerprint, lines, arrays["vectors"])
 
 
-def _vectors(
-    name: str, lines: Sequence[str], lang: str, space: Space, batch_size: int | None, cache: bool
-) -> np.ndarray:
-    """The embeddings of a text's sentences, from the cache if it has them: → vectors_ND."""
-    what = hashlib.sha256("\n".join([space.fingerprint, str(space.runtime.dtype), lang, *lines]).encode()).hexdigest()
-    place = registry.models_home().parent / "search" / f"{what[:40]}.npy"
-    keep = cache and name != "-" and bool(space.fingerprint)
+def _recorded(name: str, heard: SpeechModel, batch_size: int | None, cache: bool) -> Arrays:
+    """The times_S2 and vectors_SD of a recording's utterances."""
+
+    def made() -> Arrays:
+        times, vectors_SD = hear_utterances(Recording(name), heard, batch_size)
+        return {"times": np.array(times), "vectors": vectors_SD}
+
+    if name == "-" or not cache:
+        return made()
+    with read_errors(name):
+        sound = model_dir.digest(Path(name))
+    return _kept([heard.weights, str(heard.runtime.dtype), sound], made, True)
+
+
+def _kept(facts: Sequence[str], make: Callable[[], Arrays], keep: bool) -> Arrays:
+    """What `make` makes, from the cache if it is there, under a hash of the `facts` that it follows from."""
+    what = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    place = registry.models_home().parent / "search" / f"{what[:40]}.npz"
     if keep and place.is_file():
         try:
-            vectors_ND = np.concatenate([batch.embeddings_ND for batch in read_embeddings(place)])
-            if vectors_ND.shape == (len(lines), space.dim):
-                return vectors_ND
-        except UserError:
-            log.info("%s is damaged: %s is embedded again", place, name)
-    stream = embed_stream([Line(text, lang) for text in lines], space, batch_size=batch_size)
-    vectors_ND = np.concatenate([block.embeddings_ND for block in stream])
+            with np.load(place, allow_pickle=False) as kept:
+                return dict(kept)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+            log.info("%s is damaged: it is made again", place)
+    arrays = make()
     if keep:
         place.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(place) as temporary, open(temporary, "wb") as file:
-            np.save(file, vectors_ND, allow_pickle=False)
-    return vectors_ND
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    return arrays
 
 
 def _hits(pairs: list[list[tuple[float, int]]], shelf: _Shelf, context: int) -> list[list[Hit]]:

@@ -129,7 +129,7 @@ class VectorFile:
             for row in wanted.intersection(range(first, first + len(part))):
                 text = part[row - first]
                 if text is None:
-                    cure = "embed to .parquet or .jsonl, which keep them"
+                    cure = "embed texts to .parquet or .jsonl, which keep them; of speech name the recordings"
                     raise UserError(f"{self.name} holds no texts beside its vectors", cure)
                 found[row] = text
             first += len(part)

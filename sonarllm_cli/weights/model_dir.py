@@ -15,6 +15,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from ..bounds import most_of
 from ..errors import UserError
 from ..tokens import Tokenizer
 
@@ -34,9 +35,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "langs": (list,),
     "familiar_bpb": (int, float),
 }
-_MOST = {"layers": 1000, "encoder_layers": 1000, "decoder_layers": 1000, "context_layers": 1000}
-_MOST |= {"vocab_size": 10_000_000, "max_source_tokens": 100_000, "max_target_tokens": 100_000}
-_MOST_OTHERS = 1_000_000  # of a network's whole numbers; far above any, low enough that nothing is asked for in vain
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -105,7 +103,7 @@ def net_config(cls: type, folder: Path, config: dict[str, Any]) -> Any:
         values = [value]
         if typing.get_origin(want) is tuple and type(value) is list:  # of any length, of one type
             values, want, fields[name] = value, typing.get_args(want)[0], tuple(value)
-        most = _MOST.get(name, _MOST_OTHERS) if want is int else 1e12
+        most = most_of(name) if want is int else 1e12
         for one in values:
             if type(one) is not want and not (want is float and type(one) is int):
                 raise UserError(f"{path}: model.{name} is {str(one)[:40]!r}, not {want.__name__}", AGAIN)
