@@ -21,8 +21,9 @@ from sonarllm_cli.flow.decode import Search, decode
 from sonarllm_cli.flow.embed import embed_sentences
 from sonarllm_cli.flow.familiar import blurred, reconstruction
 from sonarllm_cli.flow.predict import Reader, predict
+from sonarllm_cli.flow.write import PENALTY
 
-SHORT = Search(beam=2, max_tokens=8)
+SHORT = Search(beam=2, max_tokens=8, repetition_penalty=1.0)
 
 
 def context(writer, count=9):
@@ -90,17 +91,18 @@ def test_a_text_of_one_sentence_is_its_own_summary(writer, text):
 
 
 def test_an_extract_in_another_language_is_decoded_from_the_sentences_own_vectors(writer):
+    how = {"beam": 1, "max_tokens": 8}
     article = ["The first one is here.", "A second follows it.", "Then a third."]
-    found = summarize(" ".join(article), sentences=2, extract=True, out_lang="ita_Latn", model=writer, max_tokens=8)
+    found = summarize(" ".join(article), sentences=2, extract=True, out_lang="ita_Latn", model=writer, **how)
     own = [article[s.sources[0][0]] for s in found]
     embedding_SD = embed_sentences(own, "eng_Latn", writer.space)
-    want = [h[0] for h in decode(embedding_SD, lang="ita_Latn", model=writer.space, max_tokens=8)]
+    want = [h[0] for h in decode(embedding_SD, lang="ita_Latn", model=writer.space, **how)]
     assert [(s.text, s.how) for s in found] == [(h.text, "extracted") for h in want]
     assert [s.score for s in found] == pytest.approx([h.score for h in want], abs=1e-4)
 
 
 def test_the_verbs_take_what_the_commands_take(writer):
-    how = {"beam": 2, "max_tokens": 8}
+    how = {"beam": 2, "max_tokens": 8, "repetition_penalty": 1.0}
     writing = Writing(max_sentences=2, search=SHORT, stop_threshold=2)
     want = generate("A text.", model=writer, writing=writing)
     assert generate("A text.", model=writer, max_sentences=2, stop_threshold=2, **how) == want
@@ -223,3 +225,17 @@ def test_a_text_that_goes_on_in_another_language_is_told_how_to_keep_its_own(wri
         generate(text, lang=lang, out_lang=out_lang, model=writer, max_sentences=1, beam=1, max_tokens=8)
     assert caplog.text.count("writes English, its own language; --out-lang ita_Latn has it write Italian") == notes
     assert len(caplog.records) == notes
+
+
+def test_a_model_writes_with_the_penalty_of_repetition_unless_told_and_a_vector_is_decoded_without(writer):
+    context_SD = embed_sentences(["The first one is here."], "eng_Latn", writer.space)
+
+    def scores(**options):
+        writing = Writing(max_sentences=2, stop_threshold=NEVER, repeat_threshold=NEVER).but(max_tokens=12, **options)
+        return [s.score for s in generate_stream(context_SD, writer, writing)]
+
+    assert scores() == scores(repetition_penalty=PENALTY) != scores(repetition_penalty=1.0)
+    found, plain = (
+        decode(context_SD, model=writer.space, max_tokens=12, **how) for how in ({}, {"repetition_penalty": 1})
+    )
+    assert found == plain

@@ -5,13 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.use.translate import files_of_documents, pieces, translate, translator
+from sonarllm_cli.flow.say import Said
+from sonarllm_cli.use.translate import files_of_documents, pieces, translate
 
 
-def shouted(text, kind="", **options):
-    return "".join(
-        translate(text, lambda sentences: [s.upper() for s in sentences], lang="eng_Latn", kind=kind, **options)
-    )
+def parts(text, kind="", **options):
+    def shout(sentences):
+        return [Said(s.upper(), -1.0, 0.5) for s in sentences]
+
+    return list(translate(text, shout, lang="eng_Latn", kind=kind, **options))
+
+
+def shouted(*args, **options):
+    return "".join(part.text for part in parts(*args, **options))
 
 
 def test_lists_headings_blank_lines_and_code_stay():
@@ -59,17 +65,6 @@ def test_the_pieces_are_the_document(text, kind):
 def test_broken_subtitles_are_refused(text, says):
     with pytest.raises(UserError, match=says):
         shouted(text, ".srt")
-
-
-def test_a_translation_is_the_decoded_embedding(space):
-    from sonarllm_cli.flow.decode import decode
-    from sonarllm_cli.flow.embed import embed
-
-    texts = ["A music player.", "A chess game."]
-    want = [found[0].text for found in decode(embed(texts, model=space), lang="deu_Latn", model=space, max_tokens=12)]
-    from sonarllm_cli.flow.decode import Search
-
-    assert translator(space, "eng_Latn", "deu_Latn", Search(max_tokens=12))(texts) == want
 
 
 def test_the_command_knows_subtitles_by_their_ending(tmp_path, home, sonarllm):

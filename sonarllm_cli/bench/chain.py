@@ -262,7 +262,7 @@ def _loop_rows(wish: Wish, dtype: str, writer: Writer, sentences: int, peers: Se
     """A text written, and the same by the published loop."""
     space = writer.space
     context_1D = _context(wish, space, 1)
-    search = Search(beam=wish.beam, max_tokens=wish.max_tokens)
+    search = Search(beam=wish.beam, max_tokens=wish.max_tokens, repetition_penalty=1.0)  # as the published loop
     writing = Writing(max_sentences=sentences, stop_threshold=NEVER, repeat_threshold=NEVER, search=search)
     texts: dict[str, list[str]] = {}
     plain = _plain(wish, dtype, writer)

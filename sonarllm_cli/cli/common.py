@@ -193,16 +193,19 @@ def load_torch() -> None:
 
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--beam`, `--temperature`, `--top-p`, `--max-tokens`, `--no-repeat-ngram`, `--repetition-penalty`; the command
-    gets them as a dict `search`, fields of a `Search`."""
+    gets those that have a value as a dict `search`, fields of a `Search`."""
     names = ("beam", "temperature", "top_p", "max_tokens", "no_repeat_ngram", "repetition_penalty")
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> Any:
-        return command(search={name: values.pop(name) for name in names}, **values)
+        given = {name: values.pop(name) for name in names}
+        return command(search={name: value for name, value in given.items() if value is not None}, **values)
 
     for option in (
         click.option(
-            "--repetition-penalty", type=float, default=1.0, show_default=True, help="Of tokens written; 1 is none."
+            "--repetition-penalty",
+            type=float,
+            help="Of tokens written; 1 is none. By default 1.1 of what a concept model predicts, else 1.",
         ),
         click.option(
             "--no-repeat-ngram",

@@ -53,18 +53,21 @@ def decode(
 ) -> None:
     """Turn embeddings (.npy, .safetensors, .parquet, .emb, JSON Lines) into text, one a line.
 
-    --json gives records: file, text, score (log-probability a token). Files and folders follow each other. A blank
+    --json gives records: file, text, score (log-probability a token), back_cosine (of the text, embedded again, with
+    the embedding; 1 is the best): how many rows came out far is told. Files and folders follow each other. A blank
     text's row is a blank line, if the file keeps texts (.parquet, JSON Lines).
 
     \b
     Example (translates):
       echo "Non ho tempo oggi." | sonarllm embed --lang it | sonarllm decode --lang en
     """
+    from ..flow.back import Distances
     from ..flow.decode import Hypothesis, Search, decode_stream
     from ..flow.language import check_languages
     from ..io.files import open_output, read_text
     from ..io.texts import expand
     from ..io.vectors import ENDINGS, EmbeddingBatch, read_embeddings
+    from ..runtime import log
     from ..weights.loaded import load_space
     from ..weights.shortlist import shortlisted
 
@@ -85,9 +88,14 @@ def decode(
             for hypotheses in decode_stream([batch], lang, space, how, compute.batch_size):
                 yield name, hypotheses
 
+    distances = Distances()
     with open_output(output) as out:
-        for name, hypotheses in progress(decoded(), "decoding", compute.bar, lambda _: 1, None):
+        for row, (name, hypotheses) in enumerate(progress(decoded(), "decoding", compute.bar, lambda _: 1, None), 1):
+            distances.see(row, hypotheses[0].cosine)
             for h in hypotheses:
-                record = line({"file": name, "text": h.text, "score": round(h.score, 6)})
-                print(record if as_json else " ".join(h.text.splitlines()), file=out)
+                cosine = None if h.cosine is None else round(h.cosine, 4)
+                record = {"file": name, "text": h.text, "score": round(h.score, 6), "back_cosine": cosine}
+                print(line(record) if as_json else " ".join(h.text.splitlines()), file=out)
             out.flush()
+    if told := distances.told("embeddings", "row"):
+        log.info("%s", told)

@@ -75,7 +75,8 @@ def summarize(
 
     --json gives records: file, text, how ("written" or "extracted"), score (the decoder's log-probability a token; null
     where nothing was decoded), start and end (of what is extracted, in characters of the file; in seconds of a
-    recording, as of its sources), sources.
+    recording, as of its sources), sources; of what is extracted and said in another language (--out-lang) back_cosine,
+    of its embedding with the sentence's: how many came out far from what they say is told.
 
     \b
     Example:
@@ -122,7 +123,9 @@ def _show(s: Cited, file: str, cite: bool, as_json: bool, out: TextIO) -> None:
         sources = [{"sentence": i + 1, "text": text, "cosine": round(c, 4)} for i, text, c in s.sources]
         sources = [{**one, "start": t.start, "end": t.end} for one, t in zip(sources, s.times)] or sources
         score = None if s.score is None else round(s.score, 6)
-        record = {"file": file, "text": s.text, "how": s.how, "score": score, "start": s.start, "end": s.end}
+        record: dict[str, Any] = {"file": file, "text": s.text, "how": s.how, "score": score}
+        record |= {"start": s.start, "end": s.end}
+        record |= {} if s.back_cosine is None else {"back_cosine": round(s.back_cosine, 4)}
         print(line(record | {"sources": sources}), file=out, flush=True)
         return
     print(s.text, file=out, flush=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from contextlib import ExitStack, nullcontext
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -15,11 +16,16 @@ from .common import (
     Compute,
     compute_options,
     files_argument,
+    json_option,
     language_option,
+    line,
     search_options,
     speech_option,
     text_lang_option,
 )
+
+if TYPE_CHECKING:
+    from ..use.translate import Part
 
 T = TypeVar("T")
 
@@ -35,8 +41,15 @@ T = TypeVar("T")
     type=click.Choice(["text", "md", "srt", "vtt"]),
     help="Of the input, if its ending doesn't tell; of a recording, what is written.",
 )
+@click.option(
+    "--clauses/--no-clauses",
+    default=True,
+    show_default=True,
+    help="A long sentence that came out far from what it says is tried clause by clause, and the nearer is kept.",
+)
 @speech_option
 @search_options
+@json_option
 @click.option(
     "-o",
     "--output",
@@ -51,7 +64,9 @@ def translate(
     to: str,
     bilingual: bool,
     kind: str | None,
+    clauses: bool,
     speech: str,
+    as_json: bool,
     search: dict[str, Any],
     output: str | None,
     compute: Compute,
@@ -59,6 +74,10 @@ def translate(
     """Translate documents, sentence by sentence through a space. Blank lines, list marks, Markdown's marks and code,
     and the times of subtitles (.srt, .vtt) stay as they are; of HTML its text is translated. Of a recording each
     utterance is a line, or with --format srt or vtt a cue of subtitles.
+
+    What came out is embedded again: how many sentences are far from what they say, and on which lines, is told. --json
+    gives a record a sentence: file, source, start and end (in characters of the file; of a recording in seconds), text,
+    score (the decoder's log-probability a token), back_cosine (of the text's embedding with the source's; 1 is best).
 
     Several files, and the texts, subtitles and recordings of a DIR, are written to the folder -o, each under its own
     name, a recording's with .txt, .srt or .vtt after it. One that can't be read is left out, told, and makes the exit
@@ -72,22 +91,28 @@ def translate(
     """
     import os
 
+    from ..flow.back import Distances
     from ..flow.decode import Search
     from ..flow.hear import Ears, read_recording
     from ..flow.language import check_languages, language_of
     from ..io.audio import Recording, check_speech
     from ..io.files import check_file, display_name, make_folder, open_output
+    from ..io.texts import expand
     from ..languages import resolve
-    from ..use.translate import files_of_documents, read_translatable, translate_speech, translator
+    from ..runtime import log
+    from ..use.translate import TAKEN, files_of_documents, read_translatable, translate_speech, translator
     from ..use.translate import translate as translated
 
     check_languages(lang, to, model=compute.model)
     ending = f".{kind}" if kind else ""
-    many = len(files) > 1 or any(map(os.path.isdir, files))
+    several = len(files) > 1 or any(map(os.path.isdir, files))
+    many = several and not as_json
     if many and output in (None, "-"):
-        raise UserError("several files are translated into a folder", "name it with -o FOLDER")
+        raise UserError("several files are translated into a folder", "name it with -o FOLDER, or use --json")
     places: list[tuple[str, Any]] = (
-        files_of_documents(files, output or "", ending) if many else [(files[0] if files else "-", output)]
+        [*files_of_documents(files, output or "", ending)]
+        if many
+        else [(name, output) for name in (expand(files, TAKEN) if several else files[:1] or ["-"])]
     )
     check_speech(speech, [name for name, _ in places])
     if not many and output not in (None, "-"):
@@ -99,7 +124,7 @@ def translate(
         try:
             return work()
         except UserError as error:
-            if not many:
+            if not several:
                 raise
             print(f"sonarllm: {error}", file=sys.stderr)
             failed += 1
@@ -108,12 +133,12 @@ def translate(
     def read(name: str) -> tuple[str | Recording, str] | None:
         return tried(lambda: read_translatable(name, ending))
 
-    def begin(document: str | Recording, form: str, name: str) -> Iterator[str]:
+    def begin(document: str | Recording, form: str, name: str) -> Iterator[Part]:
         if isinstance(document, Recording):
             heard = read_recording(document, space, lang, speech=ears.of(name), batch_size=compute.batch_size)
             return translate_speech(heard, to, kind=form, search=how, bilingual=bilingual)
         own = language_of(document, lang, langs, display_name(name))
-        run = translator(space, own, to, how, compute.batch_size)
+        run = translator(space, own, to, how, compute.batch_size, clauses)
         return translated(document, run, lang=own, kind=form, space=space, bilingual=bilingual)
 
     how = Search(**search)
@@ -121,15 +146,32 @@ def translate(
     space, langs = compute.space, compute.space.tokenizer.langs
     to = resolve(to, langs)
     ears = Ears(space, speech)
-    for i, (name, place) in enumerate(places):
-        found = read(name) if i else first
-        parts = found and tried(functools.partial(begin, *found, name))
-        if not parts:
-            continue
-        if many:
-            make_folder(place.parent)
-        with open_output(place) as out:
-            for part in parts:
-                print(part, end="", file=out, flush=True)
+    with ExitStack() as stack:
+        shared = None if many else stack.enter_context(open_output(output))
+        for i, (name, place) in enumerate(places):
+            found = read(name) if i else first
+            parts = found and tried(functools.partial(begin, *found, name))
+            if not parts:
+                continue
+            if many:
+                make_folder(place.parent)
+            distances = Distances()
+            with nullcontext(shared) if shared else open_output(place) as out:
+                for part in parts:
+                    for one in part.sentences:
+                        distances.see(one.line, one.said.cosine)
+                    _show(part, name, as_json, out)
+            if told := distances.told("sentences", "line"):
+                log.info("%s%s", f"{display_name(name)}: " if several else "", told)
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def _show(part: Part, file: str, as_json: bool, out: TextIO) -> None:
+    if not as_json:
+        print(part.text, end="", file=out, flush=True)
+        return
+    for one in part.sentences:
+        record: dict[str, Any] = {"file": file, "source": one.source, "start": one.start, "end": one.end}
+        record |= {"text": one.said.text, "score": round(one.said.score, 6)}
+        print(line(record | {"back_cosine": round(one.said.cosine, 4)}), file=out, flush=True)

@@ -21,6 +21,7 @@ from ..languages import NAMES, resolve
 from ..nets.kinds import TOKENS
 from ..runtime import Runtime, log
 from ..weights.loaded import DEFAULT, Writer, load_writer
+from .back import Distances
 from .decode import Hypothesis, Search, decode_batch
 from .embed import embed_sentences, fits
 from .embed_speech import SpeechModel
@@ -29,6 +30,7 @@ from .familiar import unfamiliar
 from .hear import read_recording
 from .language import language_of
 from .predict import Report
+from .say import say
 from .segment import Sentence, segment_stream
 from .special import Special
 from .utterances import Utterance
@@ -45,10 +47,11 @@ SUPPORT = 0.7  # share of an extract's support that what is written has, or the 
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """How a text is written. Defaults are the published SONAR-LLM code's: a sentence is decoded by beam search and
-    embedded again; it ends the text if that embedding's cosine with the ending's, or the predicted one's, is
-    `stop_threshold` or more, or its words are the ending's (see `Special`). Before `min_sentences` are written, an
-    ending is passed over for the best hypothesis that is none, if there is one.
+    """How a text is written. Defaults are the published SONAR-LLM code's, but for the penalty of repetition in
+    `ConceptAuthor` (which has 1): a sentence is decoded by beam search and embedded again; it ends the text if that
+    embedding's cosine with the ending's, or the predicted one's, is `stop_threshold` or more, or its words are the
+    ending's (see `Special`). Before `min_sentences` are written, an ending is passed over for the best hypothesis that
+    is none, if there is one.
 
     A model that goes round in circles is stopped before the first near copy: a sentence whose embedding has a cosine of
     `repeat_threshold` or more with that of one written before (the same words have 1). The published code has no such
@@ -112,7 +115,8 @@ Stream = Generator[Written, None, End]
 class Cited:
     """A sentence of a summary. It was "written" by the model, or "extracted" from the article, whose characters `start`
     to `end` it is (seconds of a recording). `score` is the decoder's log-probability a token, None where nothing was
-    decoded. `sources` are the article's sentences nearest to it: (index, text, cosine), nearest first; of one extracted
+    decoded; `back_cosine`, of what was said in another language, is that of its embedding with the one that was to be
+    said. `sources` are the article's sentences nearest to it: (index, text, cosine), nearest first; of one extracted
     at least itself."""
 
     text: str
@@ -122,6 +126,7 @@ class Cited:
     start: float | None = None
     end: float | None = None
     times: Sequence[Utterance] = ()  # of the sources, where they were spoken
+    back_cosine: float | None = None
 
 
 def sentence_texts(text: str, lang: str, writer: Writer) -> list[str]:
@@ -397,11 +402,9 @@ def summarize(
             extract = _unsupported(written, chosen, texts, writer, "" if same else lang)
     found: list[Cited]
     if extract:
-        said: list[tuple[str, float | None]] = [(texts[i], None) for i in chosen]
+        found = _extracted(texts, article_SD, places, chosen, cite)
         if out_lang not in ("", lang):
-            decoded = decode_batch(article_SD[chosen], out_lang, writer.space, writing.search)
-            said = [(best.text, best.score) for best, *_ in decoded]
-        found = _extracted(texts, article_SD, places, chosen, said, cite)
+            found = _said_in(out_lang, found, lang, article_SD[chosen], writer, writing.search, isinstance(text, str))
     else:
         _own_language(lang, writer, writing)
         if sentences and len(written) < sentences:
@@ -472,13 +475,32 @@ def _extracted(
     article_SD: Tensor,
     places: Sequence[Sentence | Utterance],
     chosen: list[int],
-    said: list[tuple[str, float | None]],
     cite: int,
 ) -> list[Cited]:
-    """Sentences of the article as `said`, text and score, each with itself as its first source."""
+    """Sentences of the article, each with itself as its first source."""
     out = []
-    for i, (text, score) in zip(chosen, said):
+    for i in chosen:
         others = [near for near in _nearest(texts, article_SD, article_SD[i], cite) if near[0] != i]
         sources = [(i, texts[i], 1.0), *others][: cite or 1]
-        out.append(Cited(text, score, sources, "extracted", places[i].start, places[i].end))
+        out.append(Cited(texts[i], None, sources, "extracted", places[i].start, places[i].end))
     return out
+
+
+def _said_in(
+    out_lang: str,
+    found: list[Cited],
+    lang: str,
+    embedding_ND: Tensor,
+    writer: Writer,
+    search: Search,
+    by_clauses: bool,
+) -> list[Cited]:
+    """Sentences of the language `lang` and their embeddings, in another; those that came out far are told."""
+    texts = [cited.text for cited in found]
+    said = say(texts, lang, out_lang, writer.space, search, embedding_ND=embedding_ND, by_clauses=by_clauses)
+    distances = Distances()
+    for place, one in enumerate(said, 1):
+        distances.see(place, one.cosine)
+    if told := distances.told("sentences", "line"):
+        log.info("%s", told)
+    return [replace(c, text=s.text, score=s.score, back_cosine=s.cosine) for c, s in zip(found, said)]

@@ -26,16 +26,19 @@ from ..runtime import Runtime, shrinking
 from ..tokens import EOS, PAD
 from ..weights import registry
 from ..weights.loaded import DEFAULT, Space, load_space
+from .back import back_cosines
 
 MOST_BEAMS = 1000
 
 
 class Hypothesis(NamedTuple):
-    """A decoded sentence; `ids` are its tokens after the prompt, `</s>` included."""
+    """A decoded sentence; `ids` are its tokens after the prompt, `</s>` included. `cosine`, where it was asked for, is
+    that of its own embedding with the one it was decoded from (see `back.py`)."""
 
     text: str
     score: float
     ids: tuple[int, ...]
+    cosine: float | None = None
 
 
 NOTHING = Hypothesis("", 0.0, ())  # of no words
@@ -47,7 +50,8 @@ class Search:
 
     `max_tokens` counts as sonar-space's max_seq_len: prompt (2) and `</s>` included. `no_repeat_ngram`: no so many
     tokens stand twice in a text (0: they may). `repetition_penalty`: a token that was written has its logit divided by
-    it where above 0, else multiplied (Keskar et al. 2019). Scores are of the distribution that this leaves.
+    it where above 0, else multiplied (Keskar et al. 2019); None is no penalty, but of what a concept model predicts
+    (flow/write.py). Scores are of the distribution that this leaves.
     """
 
     beam: int = 5
@@ -57,7 +61,7 @@ class Search:
     max_tokens: int = 256
     length_penalty: float = 1.0
     no_repeat_ngram: int = 0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
         if not (1 <= self.beam <= MOST_BEAMS and 1 <= self.num_return <= MOST_BEAMS):
@@ -70,7 +74,7 @@ class Search:
             raise UserError(f"top-p {self.top_p} is not in (0, 1]", "use 0.9")
         if self.no_repeat_ngram < 0:
             raise UserError(f"no-repeat-ngram {self.no_repeat_ngram} is below 0", "use 3, or 0 for none")
-        if not self.repetition_penalty >= 1 or self.repetition_penalty == float("inf"):
+        if not 1 <= self.penalty < math.inf:
             raise UserError(f"repetition-penalty {self.repetition_penalty} is not 1 or more", "use 1.2, or 1 for none")
         if not self.samples and self.num_return > self.beam:
             raise UserError(f"beam {self.beam} finds only {self.beam} texts", f"use --beam {self.num_return}")
@@ -80,9 +84,14 @@ class Search:
         return self.temperature is not None or self.top_p is not None
 
     @property
+    def penalty(self) -> float:
+        """Of repetition; 1 is none."""
+        return 1.0 if self.repetition_penalty is None else self.repetition_penalty
+
+    @property
     def discourages(self) -> bool:
         """Whether it keeps a text from repeating itself."""
-        return self.no_repeat_ngram > 0 or self.repetition_penalty != 1
+        return self.no_repeat_ngram > 0 or self.penalty != 1
 
 
 def decode(
@@ -94,7 +103,7 @@ def decode(
     batch_size: int | None = None,
     **options: Any,
 ) -> list[list[Hypothesis]]:
-    """The texts of embeddings (N, D), or of one (D,): `num_return` hypotheses for each, best first.
+    """The texts of embeddings (N, D), or of one (D,): `num_return` hypotheses for each, best first, with their cosines.
 
     Tensors may be of any dtype, on any device. `options` are fields of `Search`: beam, temperature, top_p,
     num_return, max_tokens, no_repeat_ngram, repetition_penalty. Raises UserError for embeddings of another width, or
@@ -106,7 +115,7 @@ def decode(
     space = model if isinstance(model, Space) else load_space(model, runtime)
     embedding_ND = torch.atleast_2d(torch.as_tensor(embeddings).detach())
     check(embedding_ND, space)
-    return decode_batch(embedding_ND, lang, space, Search(**options), batch_size)
+    return _read_back(decode_batch(embedding_ND, lang, space, Search(**options), batch_size), embedding_ND, lang, space)
 
 
 def decode_stream(
@@ -116,8 +125,9 @@ def decode_stream(
     search: Search,
     batch_size: int | None = None,
 ) -> Iterator[list[Hypothesis]]:
-    """Batches of a file of embeddings → each row's hypotheses, as they come. A row whose text the file has, and has as
-    blank, comes back as empty text, not as what the decoder makes of no words. UserError for another space's."""
+    """Batches of a file of embeddings → each row's hypotheses with their cosines, as they come. A row whose text the
+    file has, and has as blank, comes back as empty text, not as what the decoder makes of no words. UserError for
+    another space's."""
     for batch in batches:
         if batch.fingerprint and batch.fingerprint != space.fingerprint:
             made = registry.space_named(batch.fingerprint)
@@ -128,9 +138,15 @@ def decode_stream(
             )
         embedding_ND = torch.from_numpy(np.array(batch.embeddings_ND))
         check(embedding_ND, space, batch.first)
-        found = iter(decode_batch(embedding_ND, lang, space, search, batch_size, first=batch.first))
-        for hypotheses, text in zip(found, batch.texts):
+        found = decode_batch(embedding_ND, lang, space, search, batch_size, first=batch.first)
+        for hypotheses, text in zip(_read_back(found, embedding_ND, lang, space), batch.texts):
             yield [NOTHING] * search.num_return if text is not None and not text.strip() else hypotheses
+
+
+def _read_back(found: list[list[Hypothesis]], embedding_ND: Tensor, lang: str, space: Space) -> list[list[Hypothesis]]:
+    """The hypotheses of each row with their cosines."""
+    cosines = back_cosines([[h.text for h in row] for row in found], lang, embedding_ND, space)
+    return [[h._replace(cosine=cosine) for h, cosine in zip(*both)] for both in zip(found, cosines)]
 
 
 def check(embedding_ND: Tensor, space: Space, first: int = 0) -> None:
@@ -313,9 +329,9 @@ def discouraged(logits_RV: Tensor, written_RT: Tensor, search: Search) -> Tensor
     if not search.discourages:
         return logits_RV
     logits_RV = logits_RV.float()
-    if search.repetition_penalty != 1:
+    if search.penalty != 1:
         had_RT = logits_RV.gather(1, written_RT)
-        less_RT = torch.where(had_RT > 0, had_RT / search.repetition_penalty, had_RT * search.repetition_penalty)
+        less_RT = torch.where(had_RT > 0, had_RT / search.penalty, had_RT * search.penalty)
         logits_RV = logits_RV.scatter(1, written_RT, less_RT)
     n, T = search.no_repeat_ngram, written_RT.shape[1]
     if 0 < n <= T:

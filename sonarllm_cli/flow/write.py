@@ -12,6 +12,7 @@ Legend: S sentences, T tokens, R rows (beams, samples), V vocabulary, D embeddin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +28,7 @@ from .decode import Hypothesis, Search, decode_batch, draw_tokens, log_softmax, 
 from .embed import embed_sentences
 from .predict import Reader, Report
 
+PENALTY = 1.1  # of repetition, where nothing else is said: a prediction is vaguer than a sentence; docs/quality.md
 Proposal = tuple[list[Hypothesis], Tensor]  # best first, and the predicted embedding_1D
 
 
@@ -62,6 +64,8 @@ class ConceptAuthor:
         generator: torch.Generator | None,
         sampling: Any,
     ) -> None:
+        if search.repetition_penalty is None:
+            search = replace(search, repetition_penalty=PENALTY)
         self.space, self.lang, self.search, self.generator = writer.space, lang, search, generator
         self.reader = Reader(writer, generator, sampling)
 

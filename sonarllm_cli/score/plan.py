@@ -16,7 +16,6 @@ from ..data import corpus
 from ..data.records import Data
 from ..errors import UserError
 from ..flow.compose import NEVER, Writing
-from ..flow.decode import Search
 from ..nets.sonar_llm import ENDING
 from ..runtime import Runtime
 from ..tokens import fitting
@@ -56,9 +55,10 @@ class Plan:
         return metrics.bleu(found, wanted, self.tokenizer or metrics.tokenizer_of(lang))
 
     def writing(self, **options: Any) -> Writing:
-        """How a text is written in this task: as the published code writes, whose repetition is a figure."""
+        """How a text is written in this task: as `generate` writes, but that it may go round in circles, as in the
+        published code: repetition is a figure."""
         how = {"repeat_threshold": NEVER, **self.rules, **options}
-        return Writing(search=Search(beam=self.beam), sampling=self.sampling, **how)
+        return Writing(sampling=self.sampling).but(beam=self.beam, **how)
 
 
 def seen_texts(data: Sequence[str]) -> list[str]:

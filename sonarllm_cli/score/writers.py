@@ -9,6 +9,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,7 +151,10 @@ def nlg(model: str, data: list[str], run: Plan) -> Result:
     samples: list[Sample] = []
     for name in ("short", "long"):
         cut = [2 if name == "short" else max(2, len(body) // 2) for body in bodies]
-        long = [continued(writer, body[:at], run, len(body) - at, len(body) - at) for body, at in zip(bodies, cut)]
+        long = [
+            continued(writer, body[:at], run, len(body) - at, len(body) - at, repetition_penalty=1.0)
+            for body, at in zip(bodies, cut)
+        ]
         found = [list(itertools.takewhile(lambda s: not s.ended, written)) for written in long]
         sources = [" ".join(body[:at]) for body, at in zip(bodies, cut)]
         first, true_first = [f[0].text if f else "" for f in found], [body[at] for body, at in zip(bodies, cut)]
@@ -200,9 +204,11 @@ def _body(texts: list[str]) -> list[str]:
     return texts[:-1] if texts[-1] == ENDING else texts
 
 
-def continued(writer: Writer, beginning: Sequence[str], run: Plan, most: int, least: int = 0) -> list[Written]:
-    """The sentences written after a beginning, at most and at least so many."""
-    writing = run.writing(max_sentences=most, min_sentences=least)
+def continued(
+    writer: Writer, beginning: Sequence[str], run: Plan, most: int, least: int = 0, **options: Any
+) -> list[Written]:
+    """The sentences written after a beginning, at most and at least so many; `options` are a `Writing`'s."""
+    writing = run.writing(max_sentences=most, min_sentences=least, **options)
     return list(continue_sentences(beginning, writer, writing, lang=writer.lang, generator=run.generator))
 
 

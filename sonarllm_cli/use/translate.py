@@ -1,6 +1,6 @@
 """Documents in one language → in another, sentence by sentence through a space, their layout kept.
 
-    for line in translate(text, translator(space, "ita_Latn", "eng_Latn")): print(line)
+    for part in translate(text, translator(space, "ita_Latn", "eng_Latn"), lang="ita_Latn"): print(part.text, end="")
 
 What is no prose passes as it stands: blank lines, list marks, headings' marks, code and tables' rules of Markdown; of
 subtitles (.srt, .vtt) numbers, times and settings. The prose of a block of lines is segmented, embedded and decoded.
@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import torch
-
 from ..errors import UserError
-from ..flow.decode import Search, decode_batch
-from ..flow.embed import Line, embed_stream, fits
+from ..flow.decode import Search
+from ..flow.embed import fits
 from ..flow.hear import Listened
+from ..flow.say import Said, nearest_of, say
 from ..flow.segment import segment
 from ..flow.utterances import Utterance
 from ..io.audio import ENDINGS as SOUND_ENDINGS
@@ -32,8 +31,8 @@ from ..weights.loaded import Space
 
 SENTENCES = 256  # translated at once
 SUBTITLES = (".srt", ".vtt")
-ENDINGS = (".txt", ".text", ".md", ".rst", *SUBTITLES)  # what is taken of a folder
-Translate = Callable[[Sequence[str]], list[str]]  # sentences on one line each → theirs
+TAKEN = (".txt", ".text", ".md", ".rst", *SUBTITLES, *SOUND_ENDINGS)  # what is taken of a folder
+Translate = Callable[[Sequence[str]], list[Said]]  # sentences on one line each → theirs
 _CLOCK = r"(?:(\d{1,3}):)?([0-5]\d):([0-5]\d[.,]\d{3})"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s+-->\s+{_CLOCK}(?:\s.*)?")
 _FORM = "write them as 00:01:02,500 --> 00:01:04,000"
@@ -51,20 +50,37 @@ class Piece:
     after: str = ""
 
 
+@dataclass(frozen=True)
+class Translated:
+    """A sentence of a document, whose characters `start` to `end` it is, from the line `line` (from 1) on; and what it
+    is in the other language. Or an utterance: its words, if they were asked for, seconds, and number."""
+
+    source: str
+    start: float
+    end: float
+    line: int
+    said: Said
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part of a document as it is in the other language, layout and all; and the sentences in it."""
+
+    text: str
+    sentences: list[Translated]
+
+
 def translator(
-    space: Space, lang: str, to: str, search: Search | None = None, batch_size: int | None = None
+    space: Space,
+    lang: str,
+    to: str,
+    search: Search | None = None,
+    batch_size: int | None = None,
+    by_clauses: bool = True,
 ) -> Translate:
-    """What translates sentences from one language of a space to another."""
-    search = search or Search()
-
-    def run(sentences: Sequence[str]) -> list[str]:
-        lines = [Line(sentence, lang) for sentence in sentences]
-        blocks = embed_stream(lines, space, batch_size=batch_size)
-        vectors_ND = torch.cat([torch.from_numpy(block.embeddings_ND) for block in blocks])
-        return [found[0].text for found in decode_batch(vectors_ND, to, space, search, batch_size)]
-
+    """What translates sentences from one language of a space to another; see `flow.say`."""
     space.tokenizer.lang_id(to)  # UserError for a language that the space has not
-    return run
+    return lambda sentences: say(sentences, lang, to, space, search, batch_size=batch_size, by_clauses=by_clauses)
 
 
 def files_of_documents(paths: Sequence[str], folder: str, kind: str = "") -> list[tuple[str, Path]]:
@@ -75,7 +91,7 @@ def files_of_documents(paths: Sequence[str], folder: str, kind: str = "") -> lis
     for path in paths:
         if path == "-":
             raise UserError("standard input has no name to be written under", "translate it by itself, with -o FILE")
-        for name in expand([path], (*ENDINGS, *SOUND_ENDINGS)):
+        for name in expand([path], TAKEN):
             own = os.path.relpath(name, path) if os.path.isdir(path) else os.path.basename(name)
             if is_recording(name):
                 own += kind if kind in SUBTITLES else ".txt"
@@ -196,38 +212,50 @@ def translate(
     space: Space | None = None,
     bilingual: bool = False,
     most: int = SENTENCES,
-) -> Iterator[str]:
-    """The document's parts, translated, in order: joined they are it. With `bilingual` each block, or cue, is followed
-    by its translation on a line of its own. Sentences over the limit of `space` are cut first."""
+) -> Iterator[Part]:
+    """The document's parts, translated, in order: joined their texts are it. With `bilingual` each block, or cue, is
+    followed by its translation on a line of its own. Sentences over the limit of `space` are cut first."""
     parts = pieces(text, kind)
     fit = fits(space) if space else None
     newline = "\r\n" if "\r\n" in text else "\n"
+    offset, line = 0, 1  # of the piece
     while group := list(islice(parts, most)):
-        sentences = [[s.flat for s in segment(p.prose, lang=lang, fits=fit)] for p in group]
-        flat = [sentence for own in sentences for sentence in own]
+        sentences = [segment(p.prose, lang=lang, fits=fit) for p in group]
+        flat = [sentence.flat for own in sentences for sentence in own]
         found = iter(run(flat) if flat else [])
         for piece, own in zip(group, sentences):
-            said = " ".join(islice(found, len(own)))
+            at = offset + len(piece.before)
+            above = line + piece.before.count("\n")
+            out = [
+                Translated(s.flat, at + s.start, at + s.end, above + piece.prose.count("\n", 0, s.start), said)
+                for s, said in zip(own, found)
+            ]
+            said = " ".join(t.said.text for t in out)
             if piece.prose and kind in SUBTITLES:
                 said = _wrapped(said, piece.prose.count("\n") + 1, newline)
             if bilingual and piece.prose:
                 said = f"{piece.prose}{newline}{said}"
-            yield piece.before + said + piece.after
+            yield Part(piece.before + said + piece.after, out)
+            whole = piece.before + piece.prose + piece.after
+            offset, line = offset + len(whole), line + whole.count("\n")
 
 
 def translate_speech(
     heard: Listened, to: str, *, kind: str = "", search: Search | None = None, bilingual: bool = False
-) -> Iterator[str]:
+) -> Iterator[Part]:
     """What is said in a recording, in the language `to`, an utterance a line, or with `kind` ".srt" or ".vtt" a cue of
     subtitles. With `bilingual` the words in the language spoken stand on a line before each."""
     if kind == ".vtt":
-        yield "WEBVTT\n\n"
+        yield Part("WEBVTT\n\n", [])
     for first in range(0, len(heard.times), SENTENCES):
         rows = range(first, min(first + SENTENCES, len(heard.times)))
-        own = heard.words(rows, search=search) if bilingual else []
-        for i, said in enumerate(heard.words(rows, to, search)):
-            said = f"{own[i]}\n{said}\n" if bilingual else f"{said}\n"
-            yield f"{_cue_head(first + i + 1, heard.times[first + i], kind)}{said}\n" if kind else said
+        own = heard.words(rows, search=search) if bilingual else [""] * len(rows)
+        said = nearest_of(heard.text_SD[list(rows)], to, heard.space, search or Search())
+        for row, source, one in zip(rows, own, said):
+            time = heard.times[row]
+            text = f"{source}\n{one.text}\n" if bilingual else f"{one.text}\n"
+            sentence = Translated(source, time.start, time.end, row + 1, one)
+            yield Part(f"{_cue_head(row + 1, time, kind)}{text}\n" if kind else text, [sentence])
 
 
 def _cue_head(number: int, time: Utterance, kind: str) -> str:
