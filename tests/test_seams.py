@@ -2,12 +2,14 @@
 name is one thing."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sonarllm_cli.flow.encoders import Encoder
 from sonarllm_cli.nets.kinds import KINDS, ROWS, kind_of, named
 
 PACKAGE = Path(__file__).parent.parent / "sonarllm_cli"
@@ -83,3 +85,18 @@ def public(path: Path) -> Iterator[str]:
 def test_one_name_one_thing():
     count = Counter(name for path in FILES for name in public(path))
     assert {name for name, times in count.items() if times > 1} <= NAMED_TWICE
+
+
+def test_the_map_is_true():
+    """docs/architecture.md: every room has its row, every file that it says to copy is there, an encoder is as told."""
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8")
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
+    assert set(re.findall(r"^\| `(\w+)/`", page, re.MULTILINE)) == rooms
+    for name in re.findall(r"`([\w/]+\.py)`", page.replace("NAME.py", "")):
+        assert (PACKAGE.parent / name).exists() or list(PACKAGE.rglob(name)), name
+    parts = re.search(r"a class with (.*?) \|", page).group(1)
+    assert set(re.findall(r"`(\w+)`", parts)) == {
+        "load",
+        *(name for name in vars(Encoder) if not name.startswith("_")),
+    }
+    assert "docs/architecture.md" in (PACKAGE.parent / "CONTRIBUTING.md").read_text("utf-8")

@@ -11,23 +11,24 @@ import click
 from ..errors import UserError
 from . import complete
 from .bench_train import train
-from .common import COUNT, SEED, Whole, json_option, line, quiet_options, reporting
+from .common import (
+    COUNT,
+    SEED,
+    Whole,
+    device_option,
+    json_option,
+    line,
+    model_option,
+    quiet_options,
+    reporting,
+)
 from .groups import NamingGroup
 
-model_option = click.option(
-    "-m",
-    "--model",
-    default="mini",
-    help="A model's name or folder.",
-    show_default=True,
-    shell_complete=complete.models,
-)
 PEERS = ("sonar-space", "transformers", "ctranslate2", "onnxruntime")  # as bench.peers has them, which needs torch
 threads_option = click.option("--threads", type=Whole(high=4096), help="Processor cores to use.")
 layers_option = click.option(
     "--layers", type=Whole(0), default=0, show_default=True, help="Layers of the published size; 0: all 24."
 )
-device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True)
 
 
 def tokens(text: str) -> int:
@@ -56,7 +57,7 @@ def tokens(text: str) -> int:
 @click.option(
     "--plot", metavar="FILE", help="Draw seconds over tokens (.png, .svg, .pdf).", shell_complete=complete.files
 )
-@model_option
+@model_option()
 @device_option
 @threads_option
 @json_option
@@ -167,7 +168,7 @@ work_options: tuple[Callable[[Any], Any], ...] = (
         "--max-tokens", type=COUNT, default=24, show_default=True, help="Of a decoded text, prompt and </s> included."
     ),
     click.option("--seed", type=SEED, default=0, show_default=True, help="Of random words and weights."),
-    model_option,
+    model_option(),
     device_option,
     threads_option,
     json_option,
@@ -261,13 +262,7 @@ def generate(as_json: bool, sentences: int, read: int, **values: Any) -> None:
 
 
 @bench.command()
-@click.option(
-    "-m",
-    "--model",
-    default="",
-    help="A speech encoder; else the published shape, with random weights.",
-    shell_complete=complete.models,
-)
+@model_option("A speech encoder; else the published shape, with random weights.", default="")
 @click.option("--size", type=click.Choice(["published"]), help="Random weights of the published shape; no model.")
 @click.option("--peer", type=click.Choice(["sonar-space"]), help="Compare with this library.")
 @click.option(

@@ -78,6 +78,16 @@ text_lang_option = language_option(
 )
 to_lang_option = language_option("--to-lang", "Language of B; auto: what it looks like.")
 out_lang_option = language_option("--out-lang", "Language to write in; the model's own if not given.", "")
+device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True)
+
+
+def model_option(help: str = "A model's name or folder.", default: str = "mini") -> Callable[[F], F]:
+    """`-m`, which shells complete."""
+    return click.option(
+        "-m", "--model", default=default, show_default=bool(default), help=help, shell_complete=complete.models
+    )
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines.")
 output_option = click.option(
     "-o", "--output", metavar="OUT", type=_file, callback=_place, help="Write here instead of stdout."
@@ -149,15 +159,8 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             shell_complete=complete.dtypes,
         ),
-        click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True),
-        click.option(
-            "-m",
-            "--model",
-            default="mini",
-            help="A model's name or folder.",
-            show_default=True,
-            shell_complete=complete.models,
-        ),
+        device_option,
+        model_option(),
     ):
         wrapped = option(wrapped)
     return quiet_options(wrapped)

@@ -12,6 +12,7 @@ from .common import (
     files_argument,
     json_option,
     line,
+    model_option,
     output_option,
     quiet_options,
     text_lang_option,
@@ -25,14 +26,7 @@ if TYPE_CHECKING:
 @click.command()
 @files_argument
 @text_lang_option
-@click.option(
-    "-m",
-    "--model",
-    default="mini",
-    show_default=True,
-    help="Cut sentences over this model's limit.",
-    shell_complete=complete.models,
-)
+@model_option("Cut sentences over this model's limit.")
 @click.option("--max-chars", type=COUNT, help="Cut sentences over this length instead.")
 @click.option("--max-seconds", default=30.0, show_default=True, help="Of a recording: cut longer utterances at pauses.")
 @click.option(
