@@ -33,6 +33,7 @@ from sonarllm_cli.runtime import choose
 from sonarllm_cli.use import search
 from sonarllm_cli.weights import convert, registry
 from sonarllm_cli.weights.layouts import SPEECH_ENCODERS
+from sonarllm_cli.weights.loaded import load_space
 
 PARITY = Path(__file__).parent / "parity-speech"
 FACTS = json.loads((PARITY / "expected.json").read_text("utf-8"))
@@ -598,7 +599,8 @@ def test_a_recording_is_summarised_by_the_rule_for_texts(capsys):
     """One utterance is its own summary; with --abstract the model writes, and nothing is decoded but that."""
     options = [PARITY / "audio" / "en.wav", "--speech", "ears", "-m", "tiny-llm", "--max-tokens", 28, "--json"]
     summary = json.loads(run(capsys, "summarize", *options)[1])
-    said = run(capsys, "translate", *options[:-1], "--to", "en")[1].rstrip("\n")
+    heard = hear.read_recording(Recording(options[0]), load_space("tiny", RUNTIME), "en", speech="ears")
+    (said,) = heard.words(search=Search(max_tokens=28))
     assert (summary["how"], summary["text"]) == ("extracted", said)
     assert isinstance(summary["end"], float)
     assert json.loads(run(capsys, "summarize", *options, "--abstract", "--sentences", 1)[1])["how"] == "written"
