@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,13 +50,22 @@ def task_class(kind: str) -> Any:
 
 def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
     """The task of the recipe's kind; its data is read here, after [model] was found to describe a network."""
-    build_model(settings)
+    _fits(build_model(settings))
     both = settings.run.writer or settings.loss.guess  # a space and a concept model
     if both and not kind_of(settings.kind).space:
         raise UserError("run.writer and loss.guess are for a space", 'use kind = "sonar", or leave them out')
     make = named(f"{__package__}.tasks", "joint.JointTask") if both else task_class(settings.kind)
     task: Task = make(settings, folder, device)
     return task
+
+
+def _fits(model: nn.Module) -> None:
+    """UserError for a network whose float32 weights alone are more than the machine's memory."""
+    size = 4 * sum(p.numel() for p in model.parameters())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        gib, most = (f"{n / 2**30:,.1f} GiB" for n in (size, memory))
+        raise UserError(f"the network's weights take {gib}, this machine has {most}", "make [model] smaller")
 
 
 def build_model(settings: Settings) -> nn.Module:
