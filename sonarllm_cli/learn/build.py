@@ -76,12 +76,13 @@ def build_model(settings: Settings) -> nn.Module:
     return model
 
 
-def shape_of(name: str, kind: str) -> Any:
-    """The config of a model that a run of this kind starts from. UserError for a model of another kind."""
+def shape_of(name: str, kind: str, key: str = "run.init") -> Any:
+    """The config of a model of this kind that a run starts from. UserError, which tells the recipe's `key`, for a model
+    of another kind."""
     folder = registry.find(name)
     config = model_dir.read_config(folder)
     if config["kind"] != kind:
-        raise UserError(f"run.init {name} is a {config['kind']} model", f"name a {kind} model")
+        raise UserError(f"{key} {name} is a {config['kind']} model", f"name a {kind} model")
     return model_dir.net_config(kind_of(kind).config, folder, config)
 
 
