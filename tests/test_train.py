@@ -218,6 +218,16 @@ def test_a_concept_model_of_another_space_learns_along(corpus, trained, writer, 
     assert "was trained in another space" in caplog.text
 
 
+def test_a_space_that_starts_from_a_concept_models_own_says_so(corpus, trained, writer, tmp_path, caplog):
+    for init, said in ((trained / "sonar/model", False), (writer, True)):
+        settings = sonar(corpus, steps=1).as_dict()
+        settings["run"] |= {"init": str(init)}
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            Trainer(build(settings), tmp_path / "r")
+        assert ("the run starts from the one it lives in" in caplog.text) == said
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value", "cure"),
     [
