@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -14,6 +12,8 @@ from ..errors import UserError
 from . import complete
 from .common import (
     Compute,
+    Failures,
+    begun,
     compute_options,
     files_argument,
     json_option,
@@ -26,8 +26,6 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..use.translate import Part
-
-T = TypeVar("T")
 
 
 @click.command()
@@ -117,21 +115,22 @@ def translate(
     check_speech(speech, [name for name, _ in places])
     if not many and output not in (None, "-"):
         check_file(output)
-    failed = 0
+    failures = Failures(several)
 
-    def tried(work: Callable[[], T]) -> T | None:
-        nonlocal failed
-        try:
-            return work()
-        except UserError as error:
-            if not several:
-                raise
-            print(f"sonarllm: {error}", file=sys.stderr)
-            failed += 1
-            return None
-
-    def read(name: str) -> tuple[str | Recording, str] | None:
-        return tried(lambda: read_translatable(name, ending))
+    def documents() -> Iterator[tuple[str, Any, str | Recording, str]]:
+        found = False
+        for name, place in places:
+            try:
+                document, form = read_translatable(name, ending)
+            except UserError as error:
+                if not several:
+                    raise
+                failures.tell(error)
+                continue
+            found = True
+            yield name, place, document, form
+        if not found:
+            raise UserError("no file could be read", "they are named above")
 
     def begin(document: str | Recording, form: str, name: str) -> Iterator[Part]:
         if isinstance(document, Recording):
@@ -142,29 +141,25 @@ def translate(
         return translated(document, run, lang=own, kind=form, space=space, bilingual=bilingual)
 
     how = Search(**search)
-    first = read(places[0][0])  # its faults are told before anything is loaded
+    waiting = begun(documents())
     space, langs = compute.space, compute.space.tokenizer.langs
     to = resolve(to, langs)
     ears = Ears(space, speech)
-    with ExitStack() as stack:
+    with failures, ExitStack() as stack:
         shared = None if many else stack.enter_context(open_output(output))
-        for i, (name, place) in enumerate(places):
-            found = read(name) if i else first
-            parts = found and tried(functools.partial(begin, *found, name))
-            if not parts:
-                continue
-            if many:
-                make_folder(place.parent)
-            distances = Distances()
-            with nullcontext(shared) if shared else open_output(place) as out:
-                for part in parts:
-                    for one in part.sentences:
-                        distances.see(one.line, one.said.cosine)
-                    _show(part, name, as_json, out)
-            if told := distances.told("sentences", "line"):
-                log.info("%s%s", f"{display_name(name)}: " if several else "", told)
-    if failed:
-        raise click.exceptions.Exit(1)
+        for name, place, document, form in waiting:
+            with failures.told():
+                parts = begin(document, form, name)
+                if many:
+                    make_folder(place.parent)
+                distances = Distances()
+                with nullcontext(shared) if shared else open_output(place) as out:
+                    for part in parts:
+                        for one in part.sentences:
+                            distances.see(one.line, one.said.cosine)
+                        _show(part, name, as_json, out)
+                if told := distances.told("sentences", "line"):
+                    log.info("%s%s", f"{display_name(name)}: " if several else "", told)
 
 
 def _show(part: Part, file: str, as_json: bool, out: TextIO) -> None:
