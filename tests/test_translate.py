@@ -113,6 +113,13 @@ def test_a_translation_is_never_written_over_another_text(tmp_path, home, sonarl
     assert (tmp_path / "in/a.txt").read_text() == "One."
 
 
+def test_a_name_tells_what_is_in_the_file(tmp_path):
+    for name in ("page.html", "a.txt.gz", "b.vtt", "LICENCE", "C.MD"):
+        (tmp_path / name).write_text("x", "utf-8")
+    found = files_of_documents([*map(str, sorted(tmp_path.iterdir()))], "out")
+    assert {place.name for _, place in found} == {"page.html.txt", "a.txt", "b.vtt", "LICENCE", "C.MD"}
+
+
 def test_standard_input_among_files_has_no_name_in_the_folder(tmp_path):
     (tmp_path / "a.txt").write_text("x", "utf-8")
     with pytest.raises(UserError, match="standard input has no name"):

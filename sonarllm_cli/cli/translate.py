@@ -78,7 +78,7 @@ def translate(
     score (the decoder's log-probability a token), back_cosine (of the text's embedding with the source's; 1 is best).
 
     Several files, and the texts, subtitles and recordings of a DIR, are written to the folder -o, each under its own
-    name, a recording's with .txt, .srt or .vtt after it. One that can't be read is left out, told, and makes the exit
+    name, a recording's with .txt, .srt or .vtt after it, a page's (HTML) with .txt. One that can't be read is left out, told, and makes the exit
     code 1.
 
     \b

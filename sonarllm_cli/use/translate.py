@@ -25,8 +25,8 @@ from ..flow.segment import segment
 from ..flow.utterances import Utterance
 from ..io.audio import ENDINGS as SOUND_ENDINGS
 from ..io.audio import Recording, is_recording
-from ..io.files import display_name, text_ending
-from ..io.texts import expand, read_texts
+from ..io.files import display_name, text_ending, uncompressed
+from ..io.texts import HTML_ENDINGS, expand, read_texts
 from ..weights.loaded import Space
 
 SENTENCES = 256  # translated at once
@@ -85,8 +85,8 @@ def translator(
 
 def files_of_documents(paths: Sequence[str], folder: str, kind: str = "") -> list[tuple[str, Path]]:
     """The files that `paths` mean, each with the place of its translation in `folder`: a file's own name, within a
-    folder its path there; of a recording `kind`, its ending as subtitles, or .txt comes after. UserError where two
-    would have one place, or one would be written over."""
+    folder its path there, without .gz and the like; of a recording `kind`, its ending as subtitles, or .txt comes
+    after, of HTML .txt. UserError where two would have one place, or one would be written over."""
     found: dict[Path, str] = {}
     for path in paths:
         if path == "-":
@@ -95,6 +95,8 @@ def files_of_documents(paths: Sequence[str], folder: str, kind: str = "") -> lis
             own = os.path.relpath(name, path) if os.path.isdir(path) else os.path.basename(name)
             if is_recording(name):
                 own += kind if kind in SUBTITLES else ".txt"
+            else:
+                own = uncompressed(own) + (".txt" if text_ending(own) in HTML_ENDINGS else "")
             place = Path(folder, own)
             if place in found or os.path.realpath(place) == os.path.realpath(name):
                 message = f"{name} would be written over" if place not in found else f"two files are named {own}"
