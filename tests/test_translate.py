@@ -1,5 +1,7 @@
 """translate: layout stays, prose is translated; by a stand-in that writes in capitals."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,6 +102,8 @@ def test_several_files_go_into_a_folder_and_a_bad_one_is_left_out(tmp_path, home
     [
         (["in/a.txt", "in/b.txt"], None, "into a folder; name it with -o FOLDER"),
         (["in"], "in", "would be written over"),
+        (["in/a.txt"], "in/../in/a.txt", "in/a.txt would be written over"),
+        (["in/b.txt", "in/a.txt", "--json"], "in/a.txt", "in/a.txt would be written over"),
         (["in/a.txt", "a.txt"], "out", "two files are named a.txt"),
     ],
 )
@@ -111,6 +115,18 @@ def test_a_translation_is_never_written_over_another_text(tmp_path, home, sonarl
     done = sonarllm("translate", *files, "-m", "tiny", *(["-o", out] if out else []))
     assert done.returncode == 2 and says in done.err and not (tmp_path / "out").exists()
     assert (tmp_path / "in/a.txt").read_text() == "One."
+
+
+def test_what_was_translated_before_is_not_translated_again(tmp_path):
+    for name in ("in/a.txt", "in/out/a.txt", "in/outer/b.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x", "utf-8")
+    found = files_of_documents([str(tmp_path / "in")], str(tmp_path / "in/out"))
+    assert [os.path.relpath(name, tmp_path) for name, _ in found] == ["in/a.txt", "in/outer/b.txt"]
+    (tmp_path / "in/a.txt").unlink()
+    (tmp_path / "in/outer/b.txt").unlink()
+    with pytest.raises(UserError, match="every text there is lies in"):
+        files_of_documents([str(tmp_path / "in")], str(tmp_path / "in/out"))
 
 
 def test_a_name_tells_what_is_in_the_file(tmp_path):

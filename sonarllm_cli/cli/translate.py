@@ -78,8 +78,8 @@ def translate(
     score (the decoder's log-probability a token), back_cosine (of the text's embedding with the source's; 1 is best).
 
     Several files, and the texts, subtitles and recordings of a DIR, are written to the folder -o, each under its own
-    name, a recording's with .txt, .srt or .vtt after it, a page's (HTML) with .txt. One that can't be read is left out, told, and makes the exit
-    code 1.
+    name, a recording's with .txt, .srt or .vtt after it, a page's (HTML) with .txt; what lies in that folder is not
+    taken of a DIR. One that can't be read is left out, told, and makes the exit code 1.
 
     \b
     Example:
@@ -98,7 +98,7 @@ def translate(
     from ..io.texts import expand
     from ..languages import resolve
     from ..runtime import log
-    from ..use.translate import TAKEN, files_of_documents, read_translatable, translate_speech, translator
+    from ..use.translate import TAKEN, check_kept, files_of_documents, read_translatable, translate_speech, translator
     from ..use.translate import translate as translated
 
     check_languages(lang, to, model=compute.model)
@@ -112,6 +112,8 @@ def translate(
         if many
         else [(name, output) for name in (expand(files, TAKEN) if several else files[:1] or ["-"])]
     )
+    if not many and output not in (None, "-"):
+        check_kept([name for name, _ in places], output)
     check_speech(speech, [name for name, _ in places])
     if not many and output not in (None, "-"):
         check_file(output)

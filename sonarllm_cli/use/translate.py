@@ -83,25 +83,39 @@ def translator(
     return lambda sentences: say(sentences, lang, to, space, search, batch_size=batch_size, by_clauses=by_clauses)
 
 
+def check_kept(names: Sequence[str], place: str | Path) -> None:
+    """UserError where one of the files would be written over by what is written to `place`."""
+    for name in names:
+        if name != "-" and os.path.realpath(place) == os.path.realpath(name):
+            raise UserError(f"{name} would be written over", "choose another -o")
+
+
 def files_of_documents(paths: Sequence[str], folder: str, kind: str = "") -> list[tuple[str, Path]]:
     """The files that `paths` mean, each with the place of its translation in `folder`: a file's own name, within a
     folder its path there, without .gz and the like; of a recording `kind`, its ending as subtitles, or .txt comes
-    after, of HTML .txt. UserError where two would have one place, or one would be written over."""
+    after, of HTML .txt. What is in `folder` itself is not taken of a folder around it. UserError where two would have
+    one place, or one would be written over."""
+    target = Path(os.path.realpath(folder))
     found: dict[Path, str] = {}
     for path in paths:
         if path == "-":
             raise UserError("standard input has no name to be written under", "translate it by itself, with -o FILE")
+        around = os.path.isdir(path) and Path(os.path.realpath(path)) in target.parents
         for name in expand([path], TAKEN):
+            if around and target in Path(os.path.realpath(name)).parents:
+                continue
             own = os.path.relpath(name, path) if os.path.isdir(path) else os.path.basename(name)
             if is_recording(name):
                 own += kind if kind in SUBTITLES else ".txt"
             else:
                 own = uncompressed(own) + (".txt" if text_ending(own) in HTML_ENDINGS else "")
             place = Path(folder, own)
-            if place in found or os.path.realpath(place) == os.path.realpath(name):
-                message = f"{name} would be written over" if place not in found else f"two files are named {own}"
-                raise UserError(message, "choose another -o, or translate them one by one")
+            if place in found:
+                raise UserError(f"two files are named {own}", "choose another -o, or translate them one by one")
+            check_kept([name], place)
             found[place] = name
+    if not found:
+        raise UserError(f"every text there is lies in {folder}, where translations go", "choose another -o")
     return [(name, place) for place, name in found.items()]
 
 
