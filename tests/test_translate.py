@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.say import Said
+from sonarllm_cli.use.markup import turns
 from sonarllm_cli.use.translate import files_of_documents, pieces, translate
 
 
@@ -44,6 +45,49 @@ def test_subtitles_keep_numbers_times_and_lines():
         "we go\r\nto town", "WE GO TO\r\nTOWN"
     )
     assert shouted(VTT, ".vtt") == VTT.replace("It is cold", "IT IS COLD")
+
+
+@pytest.mark.parametrize(
+    ("cue", "want"),
+    [
+        ("<i>We go.</i>", "<i>WE GO.</i>"),
+        ('<font color="#ff0000"><b>We go.</b></font>', '<font color="#ff0000"><b>WE GO.</b></font>'),
+        ("<i>We</i> go <i>now.</i>", "WE GO NOW."),
+        ("We <i>go.", "WE GO."),
+        ("<i><i>We</i> go.</i>", "<i>WE GO.</i>"),
+        ("{\\an8}- Is it?\n- No.", "{\\an8}- IS IT?\n- NO."),
+        ("<i>- Is it\ncold?</i>\n<i>-No.</i>", "<i>- IS IT\nCOLD?</i>\n<i>-NO.</i>"),
+        ("<i>- Is it?\n- No.</i>", "<i>- IS IT?\n- NO.</i>"),
+        ("{\\an8}{\\i1}We go{\\i0}", "{\\an8}{\\i1}WE GO{\\i0}"),
+        ("{\\an8}{\\i1}We{\\i0} go", "{\\an8}WE GO"),
+        ("<v Bob>We go.\n<v.loud Ann>No.</v>", "<v Bob>WE GO.\n<v.loud Ann>NO.</v>"),
+        ("We <00:00:02.000>go<br>now", "WE GO NOW"),
+        ("-5 degrees", "-5 DEGREES"),
+        ("♪ We go ♪", "♪ WE GO ♪"),
+        ("<I>♪ We go ♪\n♪ on ♪</i>", "<I>♪ WE GO ♪\n♪ ON ♪</i>"),
+        ("A &amp; b &lt;3", "A &amp; B &lt;3"),
+        ("A & b", "A & B"),
+    ],
+)
+def test_marks_of_subtitles_are_no_words(cue, want):
+    head = "1\n00:00:01,000 --> 00:00:02,000\n"
+    found = parts(f"{head}{cue}\n", ".srt")
+    assert "".join(part.text for part in found) == f"{head}{want}\n"
+    words = " ".join(one.source for part in found for one in part.sentences)
+    assert not set("<>{}/♪") & set(words.replace("<3", ""))
+
+
+def test_a_sentence_between_marks_has_its_place():
+    text = "WEBVTT\n\n00:01.000 --> 00:03.500\n<i>One.\nTom &amp; <b>Ann.</b></i>\n"
+    [part] = parts(text, ".vtt")
+    assert [text[one.start : one.end] for one in part.sentences] == ["One.", "Tom &amp; <b>Ann.</b>"]
+    assert [(one.source, one.line) for one in part.sentences] == [("One.", 4), ("Tom & Ann.", 5)]
+    assert "<i>ONE. TOM\n&amp; ANN.</i>" in part.text
+
+
+@given(st.text("ab\n<i>/{}\\-v &;", max_size=30))
+def test_the_turns_are_the_cue(cue):
+    assert "".join("".join(turn) for turn in turns(cue)) == cue
 
 
 def test_bilingual_has_each_block_and_its_translation():

@@ -70,8 +70,8 @@ def translate(
     compute: Compute,
 ) -> None:
     """Translate documents, sentence by sentence through a space. Blank lines, list marks, Markdown's marks and code,
-    and the times of subtitles (.srt, .vtt) stay as they are; of HTML its text is translated. Of a recording each
-    utterance is a line, or with --format srt or vtt a cue of subtitles.
+    and of subtitles (.srt, .vtt) times, dashes, and tags around a cue, stay as they are; tags within a cue go. Of HTML
+    its text is translated. Of a recording each utterance is a line, or with --format srt or vtt a cue of subtitles.
 
     What came out is embedded again: how many sentences are far from what they say, and on which lines, is told. --json
     gives a record a sentence: file, source, start and end (in characters of the file; of a recording in seconds), text,

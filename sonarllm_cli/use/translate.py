@@ -3,8 +3,8 @@
     for part in translate(text, translator(space, "ita_Latn", "eng_Latn"), lang="ita_Latn"): print(part.text, end="")
 
 What is no prose passes as it stands: blank lines, list marks, headings' marks, code and tables' rules of Markdown; of
-subtitles (.srt, .vtt) numbers, times and settings. The prose of a block of lines is segmented, embedded and decoded.
-Of a recording each utterance is a line, or a cue of subtitles.
+subtitles (.srt, .vtt) numbers, times and settings, and the marks around a cue (markup.py). The prose of a block of
+lines is segmented, embedded and decoded. Of a recording each utterance is a line, or a cue of subtitles.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ..io.audio import Recording, is_recording
 from ..io.files import display_name, text_ending, uncompressed
 from ..io.texts import HTML_ENDINGS, expand, read_texts
 from ..weights.loaded import Space
+from .markup import escaped, plain, turns
 
 SENTENCES = 256  # translated at once
 SUBTITLES = (".srt", ".vtt")
@@ -184,7 +185,7 @@ def _cues(text: str, kind: str) -> Iterator[Piece]:
             passed.append(line)
         elif not line.strip():
             if held:
-                yield _cue(passed, held)
+                yield from _cue(passed, held)
             spoken = False
             passed.append(line)
         elif spoken:
@@ -192,7 +193,7 @@ def _cues(text: str, kind: str) -> Iterator[Piece]:
         else:
             passed.append(line)
     if held:
-        yield _cue(passed, held)
+        yield from _cue(passed, held)
     elif passed:
         yield Piece("".join(passed))
     if not cues:
@@ -211,12 +212,11 @@ def _whole(line: str) -> bool:
     return start <= end
 
 
-def _cue(passed: list[str], held: list[str]) -> Piece:
-    whole = "".join(held)
-    piece = Piece("".join(passed), whole.rstrip(), whole[len(whole.rstrip()) :])
-    passed.clear()
+def _cue(passed: list[str], held: list[str]) -> Iterator[Piece]:
+    for before, prose, after in turns("".join(held)):
+        yield Piece("".join(passed) + before, prose, after)
+        passed.clear()
     held.clear()
-    return piece
 
 
 def translate(
@@ -236,19 +236,21 @@ def translate(
     newline = "\r\n" if "\r\n" in text else "\n"
     offset, line = 0, 1  # of the piece
     while group := list(islice(parts, most)):
-        sentences = [segment(p.prose, lang=lang, fits=fit) for p in group]
+        words = [plain(p.prose) if kind in SUBTITLES else (p.prose, range(len(p.prose) + 1)) for p in group]
+        sentences = [segment(prose, lang=lang, fits=fit) for prose, _ in words]
         flat = [sentence.flat for own in sentences for sentence in own]
         found = iter(run(flat) if flat else [])
-        for piece, own in zip(group, sentences):
+        for piece, (_, places), own in zip(group, words, sentences):
             at = offset + len(piece.before)
             above = line + piece.before.count("\n")
             out = [
-                Translated(s.flat, at + s.start, at + s.end, above + piece.prose.count("\n", 0, s.start), said)
+                Translated(s.flat, at + start, at + end, above + piece.prose.count("\n", 0, start), said)
                 for s, said in zip(own, found)
+                for start, end in [(places[s.start], places[s.end])]
             ]
             said = " ".join(t.said.text for t in out)
             if piece.prose and kind in SUBTITLES:
-                said = _wrapped(said, piece.prose.count("\n") + 1, newline)
+                said = escaped(_wrapped(said, piece.prose.count("\n") + 1, newline), piece.prose, kind)
             if bilingual and piece.prose:
                 said = f"{piece.prose}{newline}{said}"
             yield Part(piece.before + said + piece.after, out)
