@@ -1,5 +1,6 @@
 """translate: layout stays, prose is translated; by a stand-in that writes in capitals."""
 
+import json
 import os
 
 import pytest
@@ -88,6 +89,35 @@ def test_a_sentence_between_marks_has_its_place():
 @given(st.text("ab\n<i>/{}\\-v &;", max_size=30))
 def test_the_turns_are_the_cue(cue):
     assert "".join("".join(turn) for turn in turns(cue)) == cue
+
+
+@pytest.mark.parametrize("kind", ["", ".md"])
+@pytest.mark.parametrize(
+    "text",
+    ["https://example.org/a/b\n", "- <ann@example.org>,\n  www.example.org\n", "?!\n\n- 😀😀\n", "12.5 %\n7\n"],
+)
+def test_what_has_no_words_stands(text, kind):
+    found = parts(text, kind, bilingual=True)
+    assert "".join(part.text for part in found) == text and not any(part.sentences for part in found)
+
+
+def test_an_address_between_sentences_stands():
+    assert shouted("One two.\nhttps://example.org/a.\n\nSee a/b.") == "ONE TWO. https://example.org/a.\n\nSEE A/B."
+
+
+def test_sentences_in_letters_that_the_model_has_not_stand_and_are_told(tmp_path, home, sonarllm):
+    text = "It is cold.\n\nПривет, мир.\nКак дела?\n\n你好 世界。\n"
+    (tmp_path / "a.txt").write_text(text, "utf-8")
+    done = sonarllm("translate", tmp_path / "a.txt", "-m", "mini", "--to", "de", "--beam", 1)
+    assert done.out.partition("\n")[2] == text.partition("\n")[2] and not done.out.startswith("It is")
+    assert "3 of 4 sentences, in letters of no language that the model has, stand as they were (lines 3, 4, 6)" in (
+        done.err
+    )
+    done = sonarllm("translate", tmp_path / "a.txt", "-m", "mini", "--to", "de", "--beam", 1, "--json", "-q")
+    first, *others = map(json.loads, done.out.splitlines())
+    assert first["score"] < 0 < first["back_cosine"]
+    assert [one["text"] for one in others] == ["Привет, мир.", "Как дела?", "你好 世界。"]
+    assert {(one["score"], one["back_cosine"]) for one in others} == {(None, None)}
 
 
 def test_bilingual_has_each_block_and_its_translation():

@@ -70,12 +70,14 @@ def translate(
     compute: Compute,
 ) -> None:
     """Translate documents, sentence by sentence through a space. Blank lines, list marks, Markdown's marks and code,
-    and of subtitles (.srt, .vtt) times, dashes, and tags around a cue, stay as they are; tags within a cue go. Of HTML
-    its text is translated. Of a recording each utterance is a line, or with --format srt or vtt a cue of subtitles.
+    and of subtitles (.srt, .vtt) times, dashes, and tags around a cue, stay as they are, as do addresses, numbers, and
+    sentences in letters of no language that the model has, which are told. Tags within a cue go. Of HTML its text is
+    translated. Of a recording each utterance is a line, or with --format srt or vtt a cue of subtitles.
 
     What came out is embedded again: how many sentences are far from what they say, and on which lines, is told. --json
     gives a record a sentence: file, source, start and end (in characters of the file; of a recording in seconds), text,
-    score (the decoder's log-probability a token), back_cosine (of the text's embedding with the source's; 1 is best).
+    score (the decoder's log-probability a token), back_cosine (of the text's embedding with the source's; 1 is best);
+    both null of a sentence in letters of no language that the model has.
 
     Several files, and the texts, subtitles and recordings of a DIR, are written to the folder -o, each under its own
     name, a recording's with .txt, .srt or .vtt after it, a page's (HTML) with .txt; what lies in that folder is not
@@ -158,7 +160,10 @@ def translate(
                 with nullcontext(shared) if shared else open_output(place) as out:
                     for part in parts:
                         for one in part.sentences:
-                            distances.see(one.line, one.said.cosine)
+                            if one.said:
+                                distances.see(one.line, one.said.cosine)
+                            else:
+                                distances.leave(one.line)
                         _show(part, name, as_json, out)
                 if told := distances.told("sentences", "line"):
                     log.info("%s%s", f"{display_name(name)}: " if several else "", told)
@@ -170,5 +175,9 @@ def _show(part: Part, file: str, as_json: bool, out: TextIO) -> None:
         return
     for one in part.sentences:
         record: dict[str, Any] = {"file": file, "source": one.source, "start": one.start, "end": one.end}
-        record |= {"text": one.said.text, "score": round(one.said.score, 6)}
-        print(line(record | {"back_cosine": round(one.said.cosine, 4)}), file=out, flush=True)
+        if one.said:
+            record |= {"text": one.said.text, "score": round(one.said.score, 6)}
+            record |= {"back_cosine": round(one.said.cosine, 4)}
+        else:
+            record |= {"text": one.source, "score": None, "back_cosine": None}
+        print(line(record), file=out, flush=True)

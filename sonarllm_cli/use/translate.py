@@ -3,8 +3,9 @@
     for part in translate(text, translator(space, "ita_Latn", "eng_Latn"), lang="ita_Latn"): print(part.text, end="")
 
 What is no prose passes as it stands: blank lines, list marks, headings' marks, code and tables' rules of Markdown; of
-subtitles (.srt, .vtt) numbers, times and settings, and the marks around a cue (markup.py). The prose of a block of
-lines is segmented, embedded and decoded. Of a recording each utterance is a line, or a cue of subtitles.
+subtitles (.srt, .vtt) numbers, times and settings, and the marks around a cue (markup.py); addresses, and what has no
+letters, or letters of no language of the space. The prose of a block of lines is segmented, embedded and decoded. Of a
+recording each utterance is a line, or a cue of subtitles.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ..io.audio import ENDINGS as SOUND_ENDINGS
 from ..io.audio import Recording, is_recording
 from ..io.files import display_name, text_ending, uncompressed
 from ..io.texts import HTML_ENDINGS, expand, read_texts
+from ..languages import foreign_letters
 from ..weights.loaded import Space
 from .markup import escaped, plain, turns
 
@@ -40,6 +42,9 @@ _FORM = "write them as 00:01:02,500 --> 00:01:04,000"
 _PREFIX = re.compile(r"[^\S\n]*(?:(?:>|#{1,6}|[-*+•–]|\d{1,3}[.)]|[A-Za-z]\))[^\S\n]+)*(?:\[[ xX]\]\s+)?")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _RULE = re.compile(r"[\s|:=*_~+-]*")
+_ADDRESS = re.compile(
+    r"[<(\[]?(?:(?:[a-z][a-z\d+.-]*://|www\.)\S+|(?:mailto:)?[\w.+-]+@[\w-]+(?:\.[\w-]+)+[>)\].,;:!?]*)", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,14 @@ class Piece:
 @dataclass(frozen=True)
 class Translated:
     """A sentence of a document, whose characters `start` to `end` it is, from the line `line` (from 1) on; and what it
-    is in the other language. Or an utterance: its words, if they were asked for, seconds, and number."""
+    is in the other language; None of one in foreign letters, which stands as it is. Or an utterance: its words, if they
+    were asked for, seconds, and number."""
 
     source: str
     start: float
     end: float
     line: int
-    said: Said
+    said: Said | None
 
 
 @dataclass(frozen=True)
@@ -230,32 +236,47 @@ def translate(
     most: int = SENTENCES,
 ) -> Iterator[Part]:
     """The document's parts, translated, in order: joined their texts are it. With `bilingual` each block, or cue, is
-    followed by its translation on a line of its own. Sentences over the limit of `space` are cut first."""
+    followed by its translation on a line of its own. Sentences over the limit of `space` are cut first, and those in
+    letters that none of its languages has stand as they are."""
     parts = pieces(text, kind)
     fit = fits(space) if space else None
+    langs = space.tokenizer.langs if space else []
     newline = "\r\n" if "\r\n" in text else "\n"
     offset, line = 0, 1  # of the piece
     while group := list(islice(parts, most)):
         words = [plain(p.prose) if kind in SUBTITLES else (p.prose, range(len(p.prose) + 1)) for p in group]
-        sentences = [segment(prose, lang=lang, fits=fit) for prose, _ in words]
-        flat = [sentence.flat for own in sentences for sentence in own]
+        sentences = [[] if _wordless(prose) else segment(prose, lang=lang, fits=fit) for prose, _ in words]
+        foreign = {s.flat for own in sentences for s in own if langs and foreign_letters(s.flat, langs)}
+        flat = [s.flat for own in sentences for s in own if not (_wordless(s.flat) or s.flat in foreign)]
         found = iter(run(flat) if flat else [])
         for piece, (_, places), own in zip(group, words, sentences):
             at = offset + len(piece.before)
             above = line + piece.before.count("\n")
             out = [
-                Translated(s.flat, at + start, at + end, above + piece.prose.count("\n", 0, start), said)
-                for s, said in zip(own, found)
-                for start, end in [(places[s.start], places[s.end])]
+                Translated(
+                    s.flat,
+                    at + places[s.start],
+                    at + places[s.end],
+                    above + piece.prose.count("\n", 0, places[s.start]),
+                    None if _wordless(s.flat) or s.flat in foreign else next(found),
+                )
+                for s in own
             ]
-            said = " ".join(t.said.text for t in out)
-            if piece.prose and kind in SUBTITLES:
-                said = escaped(_wrapped(said, piece.prose.count("\n") + 1, newline), piece.prose, kind)
-            if bilingual and piece.prose:
-                said = f"{piece.prose}{newline}{said}"
-            yield Part(piece.before + said + piece.after, out)
+            said = piece.prose
+            if any(t.said for t in out):
+                said = " ".join(t.said.text if t.said else t.source for t in out)
+                if kind in SUBTITLES:
+                    said = escaped(_wrapped(said, piece.prose.count("\n") + 1, newline), piece.prose, kind)
+                if bilingual:
+                    said = f"{piece.prose}{newline}{said}"
+            yield Part(piece.before + said + piece.after, [t for t in out if t.said or t.source in foreign])
             whole = piece.before + piece.prose + piece.after
             offset, line = offset + len(whole), line + whole.count("\n")
+
+
+def _wordless(text: str) -> bool:
+    """Whether a text has no words, but numbers, marks and addresses."""
+    return not any(any(map(str.isalpha, word)) and not _ADDRESS.fullmatch(word) for word in text.split())
 
 
 def translate_speech(
