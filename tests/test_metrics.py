@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sonarllm_cli.errors import UserError
+from sonarllm_cli.flow.say import Said
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.score import metrics
 from sonarllm_cli.score.tasks import evaluate
@@ -216,6 +217,15 @@ def test_data_without_a_text_is_refused(home, data):
 def test_data_without_pairs_is_refused(home, data):
     with pytest.raises(UserError, match="no parallel text"):
         evaluate("translate", "tiny", [str(data / "docs.jsonl")], runtime=choose("cpu"))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_translations_are_scored_as_translate_writes_them_or_the_likeliest(home, data, monkeypatch, whole):
+    monkeypatch.setattr("sonarllm_cli.score.spaces.say", lambda texts, *_: [Said(t.upper(), 0.0, 1.0) for t in texts])
+    monkeypatch.setattr("sonarllm_cli.score.spaces._decoded", lambda vectors, *_: ["likeliest"] * len(vectors))
+    found = evaluate("translate", "tiny", [str(data / "pairs.jsonl")], runtime=choose("cpu"), whole=whole)
+    assert all(s["found"] == ("likeliest" if whole else s["text"].upper()) for s in found["samples"])
+    assert found["settings"].get("whole", False) == whole
 
 
 def test_a_continuation_has_the_length_asked_for_and_enough_are_shown_to_read(home, data):

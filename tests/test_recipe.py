@@ -2,12 +2,14 @@
 
 import math
 import re
+import resource
 from pathlib import Path
 
 import pytest
+import torch
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.learn.build import trainable_parameters
+from sonarllm_cli.learn.build import make_task, trainable_parameters
 from sonarllm_cli.learn.recipe import build, config_from, load, to_toml
 from sonarllm_cli.nets.sonar import SonarConfig
 
@@ -116,3 +118,16 @@ def test_kinds_that_are_compared_train_as_much(path):
         settings = load(str(path), [f"kind={kind}"])
         assert settings.name.startswith(kind)
         assert trainable_parameters(settings) == pytest.approx(own, rel=0.08 if small else 0.04)
+
+
+def test_a_network_that_no_memory_holds_is_refused_before_its_data_is_read(tmp_path):
+    settings = load(next(str(p) for p in RECIPES if p.match("mini/sonar.toml")), ["model.width=1000000"])
+    with pytest.raises(UserError, match=r"weights take .* GiB, there are"):
+        make_task(settings, tmp_path, torch.device("cpu"))
+
+
+def test_a_network_is_held_against_the_memory_that_its_process_may_have(tmp_path, monkeypatch):
+    settings = load(next(str(p) for p in RECIPES if p.match("mini/sonar.toml")))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1 << 20, 1 << 20))
+    with pytest.raises(UserError, match=r"weights take .* GiB, there are 0\.0 GiB of memory"):
+        make_task(settings, tmp_path, torch.device("cpu"))

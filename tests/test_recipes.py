@@ -40,6 +40,7 @@ MADE = {
     "Mine a corpus": ["mined.tsv", "distinct.txt"],
     "Filter by BLASER": ["scores.txt", "good.tsv"],
     "Translate subtitles": ["subtitles.en.srt", "subtitles.both.srt", "season.en/1.srt", "season.en/2.srt"],
+    "Work on a talk": ["talk.de.srt", "talk.jsonl"],
     "Take the space elsewhere": ["mini-st/modules.json"],
 }
 

@@ -1,7 +1,8 @@
 """The command line. Each command is a file of this folder, imported when it is called: `--help` loads no torch.
 
 Text comes in on a file argument or stdin (`-`), data goes out on stdout or `-o`, everything else on stderr.
-Exit codes: 0, 1 a run failed, 2 usage or bad input, 130 interrupted, 143 terminated; a closed pipe is quiet.
+Exit codes: 0, 1 a run failed or some of several files could not be read, 2 usage or bad input, 130 interrupted,
+143 terminated; a closed pipe is quiet.
 """
 
 from __future__ import annotations

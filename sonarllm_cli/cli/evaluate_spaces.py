@@ -17,6 +17,7 @@ from .evaluate_task import (
     out_option,
     task,
     task_options,
+    whole_option,
     words_option,
 )
 
@@ -40,10 +41,10 @@ autoencode = task(
 )
 translate = task(
     "translate",
-    "Embed in one language, decode in English",
-    "Embed in one language, decode in English, or the other way: chrF and BLEU by language, of pairs.",
+    "Translate into English, or out of it",
+    "Translate sentences into English, or out of it, as `translate` does: chrF and BLEU by language, of pairs.",
     "--data examples/pairs.jsonl --limit 2",
-    (beam_option, words_option, out_option, bleu_option),
+    (beam_option, words_option, out_option, whole_option, bleu_option),
 )
 
 

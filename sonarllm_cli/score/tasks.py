@@ -58,6 +58,7 @@ def evaluate(
     rules: dict[str, Any] | None = None,
     words: tuple[int, int] = (1, MOST_WORDS),
     out_of_english: bool = False,
+    whole: bool = False,
     max_sentences: int = 0,
     run: Task | None = None,
 ) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def evaluate(
     settings |= {"seeds": seeds} if seeds > 1 else {}
     settings |= {"words": words} if words != (1, MOST_WORDS) else {}
     settings |= {"out of English": True} if out_of_english else {}
+    settings |= {"whole": True} if whole else {}
     settings |= {"max sentences": max_sentences} if max_sentences else {}
     settings |= {"tokenizer": tokenizer} if tokenizer else {}
     settings |= {"sampling": sampling} if sampling else {}
@@ -94,6 +96,7 @@ def evaluate(
             rules=rules or {},
             words=words,
             out=out_of_english,
+            whole=whole,
             most=max_sentences,
             tokenizer=tokenizer,
         )
