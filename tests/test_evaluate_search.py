@@ -40,7 +40,7 @@ def test_a_note_that_is_nearest_counts_for_both_and_one_among_five_for_top_5(hom
 @pytest.mark.parametrize(
     ("records", "says"),
     [
-        ([{"id": "1", "lang": "en", "text": "a"}], "0 queries"),
+        ([{"id": "1", "lang": "en", "text": "a"}], "no queries"),
         ([{"id": "1", "lang": "en", "text": "a"}, {"lang": "en", "text": "b", "note": "2"}], "not there"),
         ([{"id": "1", "text": "a"}], "neither a note"),
     ],
