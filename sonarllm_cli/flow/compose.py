@@ -137,7 +137,9 @@ def sentence_texts(text: str, lang: str, writer: Writer) -> list[str]:
     return found
 
 
-def read_document(text: str, lang: str, writer: Writer, report: Report | None = None) -> tuple[list[Sentence], Tensor]:
+def read_document(
+    text: str, lang: str, writer: Writer, report: Report | None = None, name: str = "the text"
+) -> tuple[list[Sentence], Tensor]:
     """A text's sentences, which the encoder takes flat, and their embeddings: → S sentences, text_SD. A block of them
     at a time, so that a long text needs little more than what comes out. UserError if it has no sentence."""
     sentences: list[Sentence] = []
@@ -149,7 +151,7 @@ def read_document(text: str, lang: str, writer: Writer, report: Report | None = 
         if report:
             report("embedding", block[-1].end, len(text))
     if not sentences:
-        raise UserError("the text has no sentence", "give it some text")
+        raise UserError(f"{name} has no sentence", "give it some text")
     return sentences, torch.cat(blocks)
 
 
@@ -164,10 +166,10 @@ def read_input(
 ) -> tuple[list[str], Tensor, Sequence[Sentence | Utterance], str]:
     """`read_document`, or a recording's utterances by the encoder `speech` (by default the one that comes with the
     space): → S texts, text_SD, their S places, and the language. What is said in a recording is decoded only for those
-    who say how to search `words`, or need them; else its texts are empty. What is noted of a text says its `name`."""
+    who say how to search `words`, or need them; else its texts are empty. Messages call a text by its `name`."""
     if isinstance(source, str):
         lang = language_of(source, lang, writer.space.tokenizer.langs, name)
-        sentences, text_SD = read_document(source, lang, writer, report)
+        sentences, text_SD = read_document(source, lang, writer, report, name)
         return [s.flat for s in sentences], text_SD, sentences, lang
     heard = read_recording(source, writer.space, lang, speech=speech)
     known = words or writer.row.reads == TOKENS
@@ -208,13 +210,15 @@ def continuation(
     generator: torch.Generator | None = None,
     report: Report | None = None,
     speech: str | SpeechModel = "",
+    name: str = "the text",
 ) -> Iterator[Written]:
     """`generate`, each sentence as soon as it is written. What is random comes from `generator`, if not from the
-    runtime's seed. `report` hears how far embedding and reading are. Logged is what may not have been expected: another
-    language than the text's, nothing at all, and a model that goes round in circles."""
+    runtime's seed. `report` hears how far embedding and reading are. Messages call the text by its `name`. Logged
+    is what may not have been expected: another language than the text's, nothing at all, and a model that goes round in
+    circles."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     writing = writing or Writing()
-    beginning, context_SD, _, lang = read_input(text, lang, writer, report, speech)
+    beginning, context_SD, _, lang = read_input(text, lang, writer, report, speech, name=name)
     _own_language(lang, writer, writing)
     return _announced(_continued(beginning, context_SD, writer, writing, generator, report), writer)
 
