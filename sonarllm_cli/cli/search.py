@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from . import complete
 from .common import (
     COUNT,
     Compute,
+    Failures,
     compute_options,
     json_option,
     language_option,
@@ -101,10 +101,10 @@ def search(
                 print(f"# {query}", file=out)
             for hit in hits:
                 print(_record(query, hit) if as_json else _shown(hit, colour), file=out)
-    for error in found.failed:
-        print(f"sonarllm: {error}", file=sys.stderr)
-    if found.failed:
-        raise click.exceptions.Exit(1)
+    with Failures(several=True) as failures:
+        failures.done = True
+        for error in found.failed:
+            failures.tell(error)
 
 
 def _record(query: str, hit: Hit) -> str:
