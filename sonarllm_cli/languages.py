@@ -235,6 +235,34 @@ _SHOWN = 10  # languages named in an error message
 SLIP = 0.85  # how like a language's name a word is at least that was meant for it
 
 
+# The script of a FLORES code → the first words of its letters' names in Unicode.
+_LETTERS = {
+    script: names.split()
+    for script, names in {
+        **{"Arab": "ARABIC", "Armn": "ARMENIAN", "Beng": "BENGALI", "Cyrl": "CYRILLIC", "Deva": "DEVANAGARI"},
+        **{"Ethi": "ETHIOPIC", "Geor": "GEORGIAN", "Grek": "GREEK", "Gujr": "GUJARATI", "Guru": "GURMUKHI"},
+        **{"Hang": "HANGUL CJK", "Hans": "CJK BOPOMOFO", "Hant": "CJK BOPOMOFO", "Hebr": "HEBREW"},
+        **{"Jpan": "HIRAGANA KATAKANA CJK", "Khmr": "KHMER", "Knda": "KANNADA", "Laoo": "LAO", "Latn": "LATIN"},
+        **{"Mlym": "MALAYALAM", "Mymr": "MYANMAR", "Olck": "OL", "Orya": "ORIYA", "Sinh": "SINHALA", "Taml": "TAMIL"},
+        **{"Telu": "TELUGU", "Tfng": "TIFINAGH", "Thai": "THAI", "Tibt": "TIBETAN"},
+    }.items()
+}
+
+
+def foreign_letters(text: str, known: Sequence[str]) -> bool:
+    """Whether most letters of a text are of no script that the languages known are written in.
+
+    >>> foreign_letters("Привет, Bob!", ["eng_Latn"]), foreign_letters("Привет, Bob!", ["eng_Latn", "rus_Cyrl"])
+    (True, False)
+    """
+    scripts = {code.partition("_")[2] for code in known}
+    if not scripts <= _LETTERS.keys():
+        return False
+    own = {name for script in scripts for name in _LETTERS[script]}
+    letters = [c for c in unicodedata.normalize("NFKC", text) if c.isalpha()]
+    return 2 * sum(unicodedata.name(c, "").partition(" ")[0] not in own for c in letters) > len(letters)
+
+
 def resolve(word: str, known: Sequence[str] | None = None) -> str:
     """`word` (a code, a locale or an English name) → the FLORES-200 code.
 

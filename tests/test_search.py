@@ -114,7 +114,7 @@ def test_a_bad_file_of_a_folder_is_told_and_the_others_are_searched(notes, home,
     (notes / "bad.txt").write_bytes(b"\xff\xfe\x00")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"A chess game.\n")))
     done = sonarllm("search", "-", notes, "-k", 1, "-m", "tiny", "--json")
-    assert (done.returncode, done.err.count("\n")) == (1, 1) and "bad.txt" in done.err
+    assert (done.returncode, done.err.count("\n")) == (1, 2) and "bad.txt" in done.err
     found = json.loads(done.out)
     assert (found["text"], found["start"], found["end"]) == ("A chess game.", 0, 13)
     done = sonarllm("search", "x", notes / "bad.txt", "-m", "tiny")

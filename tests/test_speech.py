@@ -404,6 +404,9 @@ def test_bad_files(tmp_path):
     for said, path in damaged(tmp_path):
         with pytest.raises(UserError, match=said):
             Recording(path).samples()
+    (tmp_path / "fake.mp3").write_bytes(b"no sound at all")
+    with pytest.raises(UserError, match=r"fake\.mp3 is no sound, or damaged; "):  # not that there is no such file
+        Recording(tmp_path / "fake.mp3").samples()
 
 
 def run(capsys, *words):
@@ -429,7 +432,7 @@ def test_the_command_embeds_what_it_can(tmp_path, capsys):
     code, _, said = run(
         capsys, "embed", tmp_path / "bad.wav", good, "--whole", "-m", "ears", "-o", tmp_path / "o.parquet"
     )
-    assert code == 2 and "bad.wav is no sound" in said and "1 could not be done" in said
+    assert code == 1 and "bad.wav is no sound" in said and "1 could not be done" in said
     import pyarrow.parquet as pq
 
     (row,) = pq.read_table(tmp_path / "o.parquet").to_pylist()
@@ -468,10 +471,16 @@ def test_a_bad_recording_among_others_is_told_and_they_are_done(tmp_path, capsys
     options = ["-m", "tiny-llm", "--speech", "ears", "--beam", 1, "--max-tokens", 8, "-q"]
     for command in ("segment", "generate", "summarize"):
         code, out, said = run(capsys, command, *files, "--json", *options * (command != "segment"))
-        assert code == 2 and "bad.wav is no sound" in said and "silent.wav: no speech" in said, said
+        assert code == 1 and "bad.wav is no sound" in said and "silent.wav: no speech" in said, said
         assert "2 could not be done" in said and "en.wav" in out and "text.txt" in out
         code, out, said = run(capsys, command, files[0], "--json", *options * (command != "segment"))
         assert code == 2 and "could not be done" not in said
+        code, out, said = run(capsys, command, files[0], silent, "--json", *options * (command != "segment"))
+        assert code == 2 and "nothing could be done" in said and out == ""
+    options += ["-o", tmp_path / "out", "--speech", "ears"]
+    assert run(capsys, "translate", *files, "--to", "fr", *options)[0] == 1
+    code, _, said = run(capsys, "translate", files[0], silent, "--to", "fr", *options)
+    assert code == 2 and "no speech in 0.5 s; is it the right file?\n" in said
 
 
 def test_an_encoder_that_comes_with_the_space_is_found(tmp_path, capsys, monkeypatch):

@@ -1,11 +1,15 @@
 """translate: layout stays, prose is translated; by a stand-in that writes in capitals."""
 
+import json
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.say import Said
+from sonarllm_cli.use.markup import turns
 from sonarllm_cli.use.translate import files_of_documents, pieces, translate
 
 
@@ -44,6 +48,78 @@ def test_subtitles_keep_numbers_times_and_lines():
     assert shouted(VTT, ".vtt") == VTT.replace("It is cold", "IT IS COLD")
 
 
+@pytest.mark.parametrize(
+    ("cue", "want"),
+    [
+        ("<i>We go.</i>", "<i>WE GO.</i>"),
+        ('<font color="#ff0000"><b>We go.</b></font>', '<font color="#ff0000"><b>WE GO.</b></font>'),
+        ("<i>We</i> go <i>now.</i>", "WE GO NOW."),
+        ("We <i>go.", "WE GO."),
+        ("<i><i>We</i> go.</i>", "<i>WE GO.</i>"),
+        ("{\\an8}- Is it?\n- No.", "{\\an8}- IS IT?\n- NO."),
+        ("<i>- Is it\ncold?</i>\n<i>-No.</i>", "<i>- IS IT\nCOLD?</i>\n<i>-NO.</i>"),
+        ("<i>- Is it?\n- No.</i>", "<i>- IS IT?\n- NO.</i>"),
+        ("{\\an8}{\\i1}We go{\\i0}", "{\\an8}{\\i1}WE GO{\\i0}"),
+        ("{\\an8}{\\i1}We{\\i0} go", "{\\an8}WE GO"),
+        ("<v Bob>We go.\n<v.loud Ann>No.</v>", "<v Bob>WE GO.\n<v.loud Ann>NO.</v>"),
+        ("We <00:00:02.000>go<br>now", "WE GO NOW"),
+        ("-5 degrees", "-5 DEGREES"),
+        ("♪ We go ♪", "♪ WE GO ♪"),
+        ("<I>♪ We go ♪\n♪ on ♪</i>", "<I>♪ WE GO ♪\n♪ ON ♪</i>"),
+        ("A &amp; b &lt;3", "A &amp; B &lt;3"),
+        ("A & b", "A & B"),
+    ],
+)
+def test_marks_of_subtitles_are_no_words(cue, want):
+    head = "1\n00:00:01,000 --> 00:00:02,000\n"
+    found = parts(f"{head}{cue}\n", ".srt")
+    assert "".join(part.text for part in found) == f"{head}{want}\n"
+    words = " ".join(one.source for part in found for one in part.sentences)
+    assert not set("<>{}/♪") & set(words.replace("<3", ""))
+
+
+def test_a_sentence_between_marks_has_its_place():
+    text = "WEBVTT\n\n00:01.000 --> 00:03.500\n<i>One.\nTom &amp; <b>Ann.</b></i>\n"
+    [part] = parts(text, ".vtt")
+    assert [text[one.start : one.end] for one in part.sentences] == ["One.", "Tom &amp; <b>Ann.</b>"]
+    assert [(one.source, one.line) for one in part.sentences] == [("One.", 4), ("Tom & Ann.", 5)]
+    assert "<i>ONE. TOM\n&amp; ANN.</i>" in part.text
+
+
+@given(st.text("ab\n<i>/{}\\-v &;", max_size=30))
+def test_the_turns_are_the_cue(cue):
+    assert "".join("".join(turn) for turn in turns(cue)) == cue
+
+
+@pytest.mark.parametrize("kind", ["", ".md"])
+@pytest.mark.parametrize(
+    "text",
+    ["https://example.org/a/b\n", "- <ann@example.org>,\n  www.example.org\n", "?!\n\n- 😀😀\n", "12.5 %\n7\n"],
+)
+def test_what_has_no_words_stands(text, kind):
+    found = parts(text, kind, bilingual=True)
+    assert "".join(part.text for part in found) == text and not any(part.sentences for part in found)
+
+
+def test_an_address_between_sentences_stands():
+    assert shouted("One two.\nhttps://example.org/a.\n\nSee a/b.") == "ONE TWO. https://example.org/a.\n\nSEE A/B."
+
+
+def test_sentences_in_letters_that_the_model_has_not_stand_and_are_told(tmp_path, home, sonarllm):
+    text = "It is cold.\n\nПривет, мир.\nКак дела?\n\n你好 世界。\n"
+    (tmp_path / "a.txt").write_text(text, "utf-8")
+    done = sonarllm("translate", tmp_path / "a.txt", "-m", "mini", "--to", "de", "--beam", 1)
+    assert done.out.partition("\n")[2] == text.partition("\n")[2] and not done.out.startswith("It is")
+    assert "3 of 4 sentences, in letters of no language that the model has, stand as they were (lines 3, 4, 6)" in (
+        done.err
+    )
+    done = sonarllm("translate", tmp_path / "a.txt", "-m", "mini", "--to", "de", "--beam", 1, "--json", "-q")
+    first, *others = map(json.loads, done.out.splitlines())
+    assert first["score"] < 0 < first["back_cosine"]
+    assert [one["text"] for one in others] == ["Привет, мир.", "Как дела?", "你好 世界。"]
+    assert {(one["score"], one["back_cosine"]) for one in others} == {(None, None)}
+
+
 def test_bilingual_has_each_block_and_its_translation():
     assert shouted("one\n\n- two\n", bilingual=True) == "one\nONE\n\n- two\nTWO\n"
 
@@ -72,7 +148,7 @@ def test_the_command_knows_subtitles_by_their_ending(tmp_path, home, sonarllm):
     (tmp_path / "bad.srt").write_text("1\n00:01 --> 2\nx\n", "utf-8")
 
     def run(name, *options):
-        return sonarllm("translate", tmp_path / name, "-m", "tiny", *options)
+        return sonarllm("translate", tmp_path / name, "-m", "tiny", "--to", "it", *options)
 
     done = run("a.srt", "--max-tokens", "6")
     assert "00:00:04,000 --> 00:00:07,200" in done.out and "It is cold" not in done.out, done.err
@@ -85,13 +161,13 @@ def test_several_files_go_into_a_folder_and_a_bad_one_is_left_out(tmp_path, home
     (tmp_path / "in/a.srt").write_text(SRT, "utf-8")
     (tmp_path / "in/bad.srt").write_text("1\n00:01 --> 2\nx\n", "utf-8")
     (tmp_path / "in/deep/b.md").write_text("# One\n\n```\ncode\n```\n", "utf-8")
-    options = ("-m", "tiny", "--max-tokens", "5", "-o", tmp_path / "out")
+    options = ("-m", "tiny", "--to", "it", "--max-tokens", "5", "-o", tmp_path / "out")
     done = sonarllm("translate", tmp_path / "in", *options)
     assert done.returncode == 1 and done.err.count("bad.srt, line 2: broken times") == 1
     assert {str(f.relative_to(tmp_path / "out")) for f in (tmp_path / "out").rglob("*.*")} == {"a.srt", "deep/b.md"}
     assert "00:00:04,000 --> 00:00:07,200" in (tmp_path / "out/a.srt").read_text("utf-8")
     assert "\n\n```\ncode\n```\n" in (tmp_path / "out/deep/b.md").read_text("utf-8")
-    alone = sonarllm("translate", tmp_path / "in/a.srt", *options[:4])
+    alone = sonarllm("translate", tmp_path / "in/a.srt", *options[:6])
     assert alone.out == (tmp_path / "out/a.srt").read_bytes().decode()
 
 
@@ -100,6 +176,8 @@ def test_several_files_go_into_a_folder_and_a_bad_one_is_left_out(tmp_path, home
     [
         (["in/a.txt", "in/b.txt"], None, "into a folder; name it with -o FOLDER"),
         (["in"], "in", "would be written over"),
+        (["in/a.txt"], "in/../in/a.txt", "in/a.txt would be written over"),
+        (["in/b.txt", "in/a.txt", "--json"], "in/a.txt", "in/a.txt would be written over"),
         (["in/a.txt", "a.txt"], "out", "two files are named a.txt"),
     ],
 )
@@ -113,7 +191,32 @@ def test_a_translation_is_never_written_over_another_text(tmp_path, home, sonarl
     assert (tmp_path / "in/a.txt").read_text() == "One."
 
 
+def test_what_was_translated_before_is_not_translated_again(tmp_path):
+    for name in ("in/a.txt", "in/out/a.txt", "in/outer/b.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x", "utf-8")
+    found = files_of_documents([str(tmp_path / "in")], str(tmp_path / "in/out"))
+    assert [os.path.relpath(name, tmp_path) for name, _ in found] == ["in/a.txt", "in/outer/b.txt"]
+    (tmp_path / "in/a.txt").unlink()
+    (tmp_path / "in/outer/b.txt").unlink()
+    with pytest.raises(UserError, match="every text there is lies in"):
+        files_of_documents([str(tmp_path / "in")], str(tmp_path / "in/out"))
+
+
+def test_a_name_tells_what_is_in_the_file(tmp_path):
+    for name in ("page.html", "a.txt.gz", "b.vtt", "LICENCE", "C.MD"):
+        (tmp_path / name).write_text("x", "utf-8")
+    found = files_of_documents([*map(str, sorted(tmp_path.iterdir()))], "out")
+    assert {place.name for _, place in found} == {"page.html.txt", "a.txt", "b.vtt", "LICENCE", "C.MD"}
+
+
 def test_standard_input_among_files_has_no_name_in_the_folder(tmp_path):
     (tmp_path / "a.txt").write_text("x", "utf-8")
     with pytest.raises(UserError, match="standard input has no name"):
         files_of_documents(["-", str(tmp_path / "a.txt")], str(tmp_path / "out"))
+
+
+def test_a_text_is_not_translated_into_its_own_language(home, tmp_path, sonarllm):
+    (tmp_path / "a.txt").write_text("It is late.")
+    done = sonarllm("translate", tmp_path / "a.txt", "-m", "mini", "--to", "en")
+    assert done.returncode == 2 and "would go from eng_Latn into eng_Latn; --lang says" in done.err

@@ -1,7 +1,8 @@
 """The command line. Each command is a file of this folder, imported when it is called: `--help` loads no torch.
 
 Text comes in on a file argument or stdin (`-`), data goes out on stdout or `-o`, everything else on stderr.
-Exit codes: 0, 1 a run failed, 2 usage or bad input, 130 interrupted, 143 terminated; a closed pipe is quiet.
+Exit codes: 0, 1 a run failed or some of several files could not be read, 2 usage or bad input, 130 interrupted,
+143 terminated; a closed pipe is quiet.
 """
 
 from __future__ import annotations
@@ -154,6 +155,8 @@ def _signals() -> Iterator[None]:
 def _run(arguments: list[str], debug: bool) -> object:
     """Run a command; → its exit code, once what went wrong is said."""
     code: object
+    if "_SONARLLM_COMPLETE" in os.environ:
+        importlib.import_module(f"{__name__}.completion")  # which has the shells' own ways
     try:
         code = sonarllm.main(arguments, prog_name="sonarllm", standalone_mode=False, obj=list(arguments))
         sys.stdout.flush()

@@ -308,8 +308,8 @@ def begun(items: Iterator[T]) -> Iterator[T]:
 
 
 class Failures:
-    """What of several things can't be done is told and the rest done, which at the end is an error all the same. One
-    thing alone ends the command at once.
+    """What of several things can't be done is told and the rest done: the command's exit code is 1, or 2 where nothing
+    was done. One thing alone ends the command at once.
 
     with Failures(len(files) > 1) as failures:
         for file in files:
@@ -318,19 +318,25 @@ class Failures:
 
     def __init__(self, several: bool) -> None:
         self.several, self.count = several, 0
+        self.done = False  # any of them
 
     def __enter__(self) -> Failures:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.count and kind is None:
-            raise UserError(f"{self.count} could not be done", "they are named above; the others are done")
+            if not self.done:
+                raise UserError("nothing could be done", "what stood in the way is named above")
+            raise RunError(f"{self.count} could not be done", "they are named above; the others are done")
 
     @contextmanager
     def told(self) -> Iterator[None]:
         """Work on one of them."""
         try:
             yield
+            self.done = True
+        except RunError:  # a full disk, which the others would meet too
+            raise
         except UserError as error:
             if not self.several:
                 raise

@@ -216,6 +216,7 @@ def _embed_recordings(
                 raise block.failures[0]  # and no file is left behind
             for failure in block.failures:
                 failures.tell(failure)
+            failures.done |= bool(block.heard)
             count, facts = len(block.heard), [heard._asdict() for heard in block.heard]
             writer.write(block.embeddings_ND, [None] * count, [speech.lang or None] * count, facts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +12,7 @@ from . import complete
 from .common import (
     COUNT,
     Compute,
+    Failures,
     compute_options,
     json_option,
     language_option,
@@ -73,7 +74,12 @@ def search(
         first = files.pop(0)
         asked = [row.text for row in read_lines("-")] if first == "-" else [first]
     if not asked or not files:
-        raise UserError("a query and files to search are wanted", 'sonarllm search "toothache" notes/')
+        example = 'sonarllm search "toothache" notes/'
+        if not asked:
+            raise UserError("a query and files to search are wanted", example)
+        if not queries and Path(asked[0]).exists():
+            raise UserError(f"no query: {asked[0]} is what to search", f"name the query before it: {example}")
+        raise UserError(f"no files to search: {asked[0]!r} was taken as the query", f"name them after it: {example}")
     check_languages(lang, query_lang, model=compute.model)
     found = find(
         asked,
@@ -95,10 +101,10 @@ def search(
                 print(f"# {query}", file=out)
             for hit in hits:
                 print(_record(query, hit) if as_json else _shown(hit, colour), file=out)
-    for error in found.failed:
-        print(f"sonarllm: {error}", file=sys.stderr)
-    if found.failed:
-        raise click.exceptions.Exit(1)
+    with Failures(several=True) as failures:
+        failures.done = True
+        for error in found.failed:
+            failures.tell(error)
 
 
 def _record(query: str, hit: Hit) -> str:

@@ -80,16 +80,16 @@ def segment(
     failures, texts = texts_or_recordings(files, folders=TEXT_ENDINGS)
     with failures, open_output(output) as out:
         for file, text in texts:
-            if not isinstance(text, str):
-                with failures.told():
+            with failures.told():
+                if not isinstance(text, str):
                     _show_utterances(text, file, max_seconds, as_json, out)
-                continue
-            own = language_of(text, lang) if lang == AUTO else lang
-            for s in segment_stream(
-                [text], lang=own, max_chars=max_chars, fits=fits(), newline=newline, abbreviations=words
-            ):
-                record = {"text": s.text, "file": file, "start": s.start, "end": s.end}
-                print(line(record) if as_json else s.flat, file=out)
+                    continue
+                own = language_of(text, lang) if lang == AUTO else lang
+                for s in segment_stream(
+                    [text], lang=own, max_chars=max_chars, fits=fits(), newline=newline, abbreviations=words
+                ):
+                    record = {"text": s.text, "file": file, "start": s.start, "end": s.end}
+                    print(line(record) if as_json else s.flat, file=out)
 
 
 def _show_utterances(recording: Recording, file: str, max_seconds: float, as_json: bool, out: TextIO) -> None:

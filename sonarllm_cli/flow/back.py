@@ -36,11 +36,14 @@ def back_cosines(texts: Sequence[Sequence[str]], lang: str, embedding_ND: Tensor
 
 @dataclass
 class Distances:
-    """What is to be told of many sentences: how many came out far, and where the first of them are."""
+    """What is to be told of many sentences: how many came out far, how many were left as they are, and where the first
+    of them are."""
 
     count: int = 0
     far: int = 0
     places: list[int] = field(default_factory=list)
+    left: int = 0
+    left_places: list[int] = field(default_factory=list)
 
     def see(self, place: int, cosine: float | None) -> None:
         """A sentence at a place (the number of a line, a row), and its cosine; None of one without words."""
@@ -49,16 +52,35 @@ class Distances:
         self.count += 1
         if cosine < FAR:
             self.far += 1
-            if len(self.places) < NAMED and place not in self.places:
-                self.places.append(place)
+            _note(place, self.places)
+
+    def leave(self, place: int) -> None:
+        """A sentence in letters that no language of the model has."""
+        self.count, self.left = self.count + 1, self.left + 1
+        _note(place, self.left_places)
 
     def told(self, what: str, place: str) -> str:
-        """A line that says so, of `what` ("sentences") by their `place` ("line"); "" if none came out far."""
-        if not self.far:
-            return ""
-        more = ", …" if self.far > len(self.places) == NAMED else ""
-        where = f"{place}{'s' if len(self.places) > 1 else ''} {', '.join(map(str, self.places))}{more}"
-        return (
-            f"{self.far:,} of {self.count:,} {what} came out far from what they say ({where}): embedded again, their "
-            f"cosine is under {FAR}; shorter sentences, or a larger model with -m, come nearer"
-        )
+        """A line that says so, of `what` ("sentences") by their `place` ("line"); "" if there is nothing to tell."""
+        said = []
+        if self.far:
+            said.append(
+                f"{self.far:,} of {self.count:,} {what} came out far from what they say "
+                f"({_named(place, self.places, self.far)}): embedded again, their cosine is under {FAR}; shorter "
+                "sentences, or a larger model with -m, come nearer"
+            )
+        if self.left:
+            said.append(
+                f"{self.left:,} of {self.count:,} {what}, in letters of no language that the model has, stand as they "
+                f"were ({_named(place, self.left_places, self.left)})"
+            )
+        return "; ".join(said)
+
+
+def _note(place: int, places: list[int]) -> None:
+    if len(places) < NAMED and place not in places:
+        places.append(place)
+
+
+def _named(place: str, places: list[int], count: int) -> str:
+    more = ", …" if count > len(places) == NAMED else ""
+    return f"{place}{'s' if len(places) > 1 else ''} {', '.join(map(str, places))}{more}"

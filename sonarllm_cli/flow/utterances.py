@@ -55,10 +55,7 @@ def utterances(recording: Recording, max_seconds: float = LONGEST) -> list[Utter
         audio_length_samples=samples,
     )
     if not found:
-        raise UserError(
-            f"{recording.name}: no speech in {samples / RATE:.1f} s",
-            "is it the right file? embed --whole takes a short one as it is",
-        )
+        raise UserError(f"{recording.name}: no speech in {samples / RATE:.1f} s", "is it the right file?")
     return [Utterance(span["start"] / RATE, span["end"] / RATE) for span in found]
 
 

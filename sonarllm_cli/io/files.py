@@ -58,8 +58,17 @@ def text_ending(path: PathName) -> str:
     >>> text_ending("news.JSONL.gz")
     '.jsonl'
     """
-    name = Path(path)
-    return Path(name.stem if name.suffix.lower() in _OPENERS else name.name).suffix.lower()
+    return Path(uncompressed(path)).suffix.lower()
+
+
+def uncompressed(path: PathName) -> str:
+    """A file's name without the ending of a compression.
+
+    >>> uncompressed("news/one.txt.gz")
+    'news/one.txt'
+    """
+    stem, ending = os.path.splitext(path)
+    return stem if ending.lower() in _OPENERS else os.fspath(path)
 
 
 @contextmanager

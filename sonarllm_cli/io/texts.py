@@ -21,8 +21,8 @@ from .audio import ENDINGS as SOUND_ENDINGS
 from .audio import Recording, is_recording
 from .files import decode_text, display_name, open_bytes, read_errors, text_ending
 
-_HTML = (".html", ".htm", ".xhtml")
-TEXT_ENDINGS = (".txt", ".text", ".md", ".rst", *_HTML)  # what is taken of a folder, compressed or not
+HTML_ENDINGS = (".html", ".htm", ".xhtml")
+TEXT_ENDINGS = (".txt", ".text", ".md", ".rst", *HTML_ENDINGS)  # what is taken of a folder, compressed or not
 INPUT_ENDINGS = (*TEXT_ENDINGS, *SOUND_ENDINGS)
 
 
@@ -121,7 +121,7 @@ def _text(path: str) -> str:
     if text_ending(path) in _RECORDS and text.strip():
         cure = f"take its texts out first: jq -r .text {shlex.quote(path)}"
         raise UserError(f"{display_name(path)} holds records (JSON Lines), not text", cure)
-    return html_text(text) if text_ending(path) in _HTML or _IS_HTML.match(text) else text
+    return html_text(text) if text_ending(path) in HTML_ENDINGS or _IS_HTML.match(text) else text
 
 
 _RECORDS = (".jsonl", ".ndjson")

@@ -3,8 +3,9 @@
     for part in translate(text, translator(space, "ita_Latn", "eng_Latn"), lang="ita_Latn"): print(part.text, end="")
 
 What is no prose passes as it stands: blank lines, list marks, headings' marks, code and tables' rules of Markdown; of
-subtitles (.srt, .vtt) numbers, times and settings. The prose of a block of lines is segmented, embedded and decoded.
-Of a recording each utterance is a line, or a cue of subtitles.
+subtitles (.srt, .vtt) numbers, times and settings, and the marks around a cue (markup.py); addresses, and what has no
+letters, or letters of no language of the space. The prose of a block of lines is segmented, embedded and decoded. Of a
+recording each utterance is a line, or a cue of subtitles.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from ..flow.segment import segment
 from ..flow.utterances import Utterance
 from ..io.audio import ENDINGS as SOUND_ENDINGS
 from ..io.audio import Recording, is_recording
-from ..io.files import display_name, text_ending
-from ..io.texts import expand, read_texts
+from ..io.files import display_name, text_ending, uncompressed
+from ..io.texts import HTML_ENDINGS, expand, read_texts
+from ..languages import foreign_letters
 from ..weights.loaded import Space
+from .markup import escaped, plain, turns
 
 SENTENCES = 256  # translated at once
 SUBTITLES = (".srt", ".vtt")
@@ -39,6 +42,9 @@ _FORM = "write them as 00:01:02,500 --> 00:01:04,000"
 _PREFIX = re.compile(r"[^\S\n]*(?:(?:>|#{1,6}|[-*+•–]|\d{1,3}[.)]|[A-Za-z]\))[^\S\n]+)*(?:\[[ xX]\]\s+)?")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _RULE = re.compile(r"[\s|:=*_~+-]*")
+_ADDRESS = re.compile(
+    r"[<(\[]?(?:(?:[a-z][a-z\d+.-]*://|www\.)\S+|(?:mailto:)?[\w.+-]+@[\w-]+(?:\.[\w-]+)+[>)\].,;:!?]*)", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,14 @@ class Piece:
 @dataclass(frozen=True)
 class Translated:
     """A sentence of a document, whose characters `start` to `end` it is, from the line `line` (from 1) on; and what it
-    is in the other language. Or an utterance: its words, if they were asked for, seconds, and number."""
+    is in the other language; None of one in foreign letters, which stands as it is. Or an utterance: its words, if they
+    were asked for, seconds, and number."""
 
     source: str
     start: float
     end: float
     line: int
-    said: Said
+    said: Said | None
 
 
 @dataclass(frozen=True)
@@ -83,23 +90,39 @@ def translator(
     return lambda sentences: say(sentences, lang, to, space, search, batch_size=batch_size, by_clauses=by_clauses)
 
 
+def check_kept(names: Sequence[str], place: str | Path) -> None:
+    """UserError where one of the files would be written over by what is written to `place`."""
+    for name in names:
+        if name != "-" and os.path.realpath(place) == os.path.realpath(name):
+            raise UserError(f"{name} would be written over", "choose another -o")
+
+
 def files_of_documents(paths: Sequence[str], folder: str, kind: str = "") -> list[tuple[str, Path]]:
     """The files that `paths` mean, each with the place of its translation in `folder`: a file's own name, within a
-    folder its path there; of a recording `kind`, its ending as subtitles, or .txt comes after. UserError where two
-    would have one place, or one would be written over."""
+    folder its path there, without .gz and the like; of a recording `kind`, its ending as subtitles, or .txt comes
+    after, of HTML .txt. What is in `folder` itself is not taken of a folder around it. UserError where two would have
+    one place, or one would be written over."""
+    target = Path(os.path.realpath(folder))
     found: dict[Path, str] = {}
     for path in paths:
         if path == "-":
             raise UserError("standard input has no name to be written under", "translate it by itself, with -o FILE")
+        around = os.path.isdir(path) and Path(os.path.realpath(path)) in target.parents
         for name in expand([path], TAKEN):
+            if around and target in Path(os.path.realpath(name)).parents:
+                continue
             own = os.path.relpath(name, path) if os.path.isdir(path) else os.path.basename(name)
             if is_recording(name):
                 own += kind if kind in SUBTITLES else ".txt"
+            else:
+                own = uncompressed(own) + (".txt" if text_ending(own) in HTML_ENDINGS else "")
             place = Path(folder, own)
-            if place in found or os.path.realpath(place) == os.path.realpath(name):
-                message = f"{name} would be written over" if place not in found else f"two files are named {own}"
-                raise UserError(message, "choose another -o, or translate them one by one")
+            if place in found:
+                raise UserError(f"two files are named {own}", "choose another -o, or translate them one by one")
+            check_kept([name], place)
             found[place] = name
+    if not found:
+        raise UserError(f"every text there is lies in {folder}, where translations go", "choose another -o")
     return [(name, place) for place, name in found.items()]
 
 
@@ -168,7 +191,7 @@ def _cues(text: str, kind: str) -> Iterator[Piece]:
             passed.append(line)
         elif not line.strip():
             if held:
-                yield _cue(passed, held)
+                yield from _cue(passed, held)
             spoken = False
             passed.append(line)
         elif spoken:
@@ -176,7 +199,7 @@ def _cues(text: str, kind: str) -> Iterator[Piece]:
         else:
             passed.append(line)
     if held:
-        yield _cue(passed, held)
+        yield from _cue(passed, held)
     elif passed:
         yield Piece("".join(passed))
     if not cues:
@@ -195,12 +218,11 @@ def _whole(line: str) -> bool:
     return start <= end
 
 
-def _cue(passed: list[str], held: list[str]) -> Piece:
-    whole = "".join(held)
-    piece = Piece("".join(passed), whole.rstrip(), whole[len(whole.rstrip()) :])
-    passed.clear()
+def _cue(passed: list[str], held: list[str]) -> Iterator[Piece]:
+    for before, prose, after in turns("".join(held)):
+        yield Piece("".join(passed) + before, prose, after)
+        passed.clear()
     held.clear()
-    return piece
 
 
 def translate(
@@ -214,30 +236,47 @@ def translate(
     most: int = SENTENCES,
 ) -> Iterator[Part]:
     """The document's parts, translated, in order: joined their texts are it. With `bilingual` each block, or cue, is
-    followed by its translation on a line of its own. Sentences over the limit of `space` are cut first."""
+    followed by its translation on a line of its own. Sentences over the limit of `space` are cut first, and those in
+    letters that none of its languages has stand as they are."""
     parts = pieces(text, kind)
     fit = fits(space) if space else None
+    langs = space.tokenizer.langs if space else []
     newline = "\r\n" if "\r\n" in text else "\n"
     offset, line = 0, 1  # of the piece
     while group := list(islice(parts, most)):
-        sentences = [segment(p.prose, lang=lang, fits=fit) for p in group]
-        flat = [sentence.flat for own in sentences for sentence in own]
+        words = [plain(p.prose) if kind in SUBTITLES else (p.prose, range(len(p.prose) + 1)) for p in group]
+        sentences = [[] if _wordless(prose) else segment(prose, lang=lang, fits=fit) for prose, _ in words]
+        foreign = {s.flat for own in sentences for s in own if langs and foreign_letters(s.flat, langs)}
+        flat = [s.flat for own in sentences for s in own if not (_wordless(s.flat) or s.flat in foreign)]
         found = iter(run(flat) if flat else [])
-        for piece, own in zip(group, sentences):
+        for piece, (_, places), own in zip(group, words, sentences):
             at = offset + len(piece.before)
             above = line + piece.before.count("\n")
             out = [
-                Translated(s.flat, at + s.start, at + s.end, above + piece.prose.count("\n", 0, s.start), said)
-                for s, said in zip(own, found)
+                Translated(
+                    s.flat,
+                    at + places[s.start],
+                    at + places[s.end],
+                    above + piece.prose.count("\n", 0, places[s.start]),
+                    None if _wordless(s.flat) or s.flat in foreign else next(found),
+                )
+                for s in own
             ]
-            said = " ".join(t.said.text for t in out)
-            if piece.prose and kind in SUBTITLES:
-                said = _wrapped(said, piece.prose.count("\n") + 1, newline)
-            if bilingual and piece.prose:
-                said = f"{piece.prose}{newline}{said}"
-            yield Part(piece.before + said + piece.after, out)
+            said = piece.prose
+            if any(t.said for t in out):
+                said = " ".join(t.said.text if t.said else t.source for t in out)
+                if kind in SUBTITLES:
+                    said = escaped(_wrapped(said, piece.prose.count("\n") + 1, newline), piece.prose, kind)
+                if bilingual:
+                    said = f"{piece.prose}{newline}{said}"
+            yield Part(piece.before + said + piece.after, [t for t in out if t.said or t.source in foreign])
             whole = piece.before + piece.prose + piece.after
             offset, line = offset + len(whole), line + whole.count("\n")
+
+
+def _wordless(text: str) -> bool:
+    """Whether a text has no words, but numbers, marks and addresses."""
+    return not any(any(map(str.isalpha, word)) and not _ADDRESS.fullmatch(word) for word in text.split())
 
 
 def translate_speech(
