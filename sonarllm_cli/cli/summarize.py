@@ -111,7 +111,7 @@ def summarize(
                         writing=writing,
                         report=report,
                         speech="" if isinstance(text, str) else ears.of(name),
-                        name=display_name(name) if failures.several else "",
+                        name=display_name(name),
                     )
                 if failures.several and not as_json:
                     print(f"==> {name} <==", file=out)
