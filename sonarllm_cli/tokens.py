@@ -30,7 +30,8 @@ class Tokenizer:
         try:
             self.pieces.LoadFromSerializedProto(data)
         except RuntimeError as error:
-            raise UserError("the tokenizer model can't be read", "fetch or import the model again") from error
+            name = "the tokenizer model" if isinstance(model, bytes) else f"the tokenizer model {model}"
+            raise UserError(f"{name} can't be read", "fetch or import the model again") from error
         self.model_bytes = data
         self.langs = list(langs)
         if not self.langs or len(set(self.langs)) != len(self.langs):

@@ -279,7 +279,7 @@ def test_an_altered_encoder(change, message, tmp_path, home):
         ({"decoder": SPACE["encoder"]}, "not a SONAR text decoder in a known layout"),
         ({"encoder": PARITY / "none.pt"}, "no such file"),
         ({"encoder": PARITY}, "holds no model.safetensors"),
-        ({"tokenizer": CONFIG}, "tokenizer model can't be read"),
+        ({"tokenizer": CONFIG}, "config.json can't be read"),
         ({"encoder": SPACE["tokenizer"]}, "no checkpoint"),
         ({"dtype": "float12"}, "unknown dtype"),
     ],

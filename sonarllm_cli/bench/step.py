@@ -88,7 +88,8 @@ def lengths(setup: BenchTrain) -> list[list[int]]:
     else:
         known = json.loads(LENGTHS.read_text("utf-8"))
     if len(known) < setup.documents:
-        raise UserError(f"{len(known)} documents of two sentences are too few", f"use --documents {len(known)} or less")
+        cure = f"use --documents {len(known)} or less" if known else "name other --data"
+        raise UserError(f"{len(known)} documents of two sentences are too few", cure)
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(setup.seed))
     chosen = [known[i][: MOST_SENTENCES - 1] for i in order[: setup.documents]]
     return [[min(n, MOST_TOKENS - 3) for n in body] + [ENDING_TOKENS] for body in chosen]

@@ -99,7 +99,10 @@ def align(
     for path, own, given, name in ((a, lang, vectors_a, "a"), (b, to_lang, vectors_b, "b")):
         if is_recording(path):
             if given or write_vectors:
-                raise UserError(f"{path} is a recording, without texts to name its vectors", "leave --…vectors… out")
+                raise UserError(
+                    f"{path} is a recording, without texts to name its vectors",
+                    "leave out --vectors-a, --vectors-b and --write-vectors",
+                )
             spoken = read_recorded(path, own, compute.space, speech, compute.batch_size)
             vectors_ND = np.concatenate(list(spoken.blocks()))
             times[name] = spoken.heard.times

@@ -144,7 +144,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         names = file.schema_arrow.names
         text, lang = (next((n for n in wanted if n in names), "") for wanted in (TEXT, LANG))
         if not text or not any(name in names for name in AUDIO):
-            raise UserError(f"{path} has no columns audio and text", f"it holds {', '.join(names[:8])}")
+            raise UserError(f"{path} has no columns audio and text", f"name them so; it holds {', '.join(names[:8])}")
         for group in range(file.num_row_groups):
             rows = file.read_row_group(group, columns=[name for name in (text, lang) if name]).to_pylist()
             for i, (row, sound) in enumerate(zip(rows, _stored(str(path), group))):

@@ -246,7 +246,10 @@ def _parquet_source(path: PathName, batch: int, column: str) -> Iterator[Block]:
         kind, depth = kind.value_type, depth + 1
     if depth not in (1, 2) or not _is_number(kind):
         found = schema.field(column).type
-        raise UserError(f'{display_name(path)}: the column "{column}" is {found}, not lists of numbers', "cast it")
+        raise UserError(
+            f'{display_name(path)}: the column "{column}" is {found}, not lists of numbers',
+            "cast it to lists of float32",
+        )
     fingerprint = (schema.metadata or {}).get(b"fingerprint", b"").decode("utf-8")
     text = column.removesuffix(LCM) if column.endswith(LCM) else COLUMNS[0]
     names = [name for name in (text, COLUMNS[1], column) if name in schema.names]
@@ -320,7 +323,7 @@ def _parquet_blocks(path: PathName, columns: Iterator[Columns], text: str, finge
             raise UserError(f"{display_name(path)}, row {first + row} (from 0): a number is missing", "embed it again")
         for name, column in texts.items():
             if not all(isinstance(text, str | None) for text in column):
-                raise UserError(f'{display_name(path)}: the column "{name}" is not strings', "cast it")
+                raise UserError(f'{display_name(path)}: the column "{name}" is not strings', "cast it to strings")
         nothing: Strings = [None] * len(lists)
         block_ND = values.to_numpy(zero_copy_only=False).reshape(len(lists), width)
         yield block_ND, texts.get(text, nothing), texts.get(COLUMNS[1], nothing), fingerprint

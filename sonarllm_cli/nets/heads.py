@@ -46,7 +46,7 @@ class MutoxConfig:
 
 def _check_sizes(embedding: int, hidden: tuple[int, ...]) -> None:
     if embedding < 1 or not hidden or min(hidden) < 1:
-        raise UserError(f"a head of widths {embedding}, {', '.join(map(str, hidden))}", "use positive numbers")
+        raise UserError(f"a head's widths are {embedding} and {list(hidden)}, not all above 0", "use positive numbers")
 
 
 def _linear(*widths: int) -> nn.ModuleList:

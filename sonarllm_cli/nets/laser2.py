@@ -27,8 +27,9 @@ class Laser2Config:
     layers: int = 5
 
     def __post_init__(self) -> None:
-        if min(self.vocab_size, self.width, self.hidden, self.layers) < 1:
-            raise UserError("a LASER2 encoder has positive sizes", "import it again")
+        for name in ("vocab_size", "width", "hidden", "layers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}, not above 0", "import it again")
 
     @property
     def embedding(self) -> int:

@@ -13,6 +13,7 @@ Shaw et al. 2018; order of layers as in sonar-space and fairseq2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,7 +65,7 @@ class SpeechConfig:
                 raise UserError(f"model.{name} is {getattr(self, name)}", "use a positive number")
         for name in ("heads", "pooler_heads"):
             if self.width % getattr(self, name) or self.width % 2:
-                cure = f"use a multiple of {max(2, getattr(self, name))}"
+                cure = f"use a multiple of {math.lcm(2, self.heads, self.pooler_heads)}"
                 raise UserError(f"model.width {self.width} is not even, or not divisible by model.{name}", cure)
         if self.pooling == "attention" and self.pooler_layers < 1:
             raise UserError("attention pooling needs layers", "set model.pooler_layers = 1 or more")

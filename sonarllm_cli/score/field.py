@@ -38,7 +38,10 @@ def fields(model: str, data: list[str], run: Plan, foreign: Sequence[str]) -> Re
     known = [text for text in _texts([name for name in data if name not in foreign]) if text[1] not in seen]
     strange = list(_texts(foreign, "foreign"))
     if not known or not strange:
-        raise UserError(f"{len(known)} texts of the field and {len(strange)} others", "give --data and --foreign")
+        raise UserError(
+            f"no text {'of the field' if strange else 'foreign to it'} to score",
+            "give --data and --foreign files with texts",
+        )
     bits: dict[str, list[float]] = {}
     samples: list[Sample] = []
     for kind, text in [*sampled(known, run.limit, run.seed), *strange]:

@@ -47,8 +47,8 @@ def fit(sizes: Sequence[float], losses: Sequence[float]) -> Fit:
     n, y = np.asarray(sizes, float), np.asarray(losses, float)
     if len(set(sizes)) < 3:
         raise UserError(f"{len(set(sizes))} sizes can't fit three parameters", "give runs of at least three sizes")
-    if not (np.isfinite(y).all() and (n > 0).all()):
-        raise UserError("a size or loss is not a number above zero", "mend the points")
+    for bad in np.flatnonzero(~(np.isfinite(y) & (n > 0)))[:1]:
+        raise UserError(f"the size {n[bad]:g} with the loss {y[bad]:g} is no point", "mend the points, or leave it out")
     unit = math.exp(np.log(n).mean())  # sizes near 1, so that a and b are of one scale
     x = n / unit
 

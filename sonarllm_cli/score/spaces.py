@@ -164,7 +164,9 @@ def retrieval(model: str, data: list[str], run: Plan, peer: str = "") -> Result:
     notes = {row["id"]: row for row in rows if "note" not in row}
     queries = sampled([row for row in rows if "note" in row and row["text"] not in seen], run.limit, run.seed)
     if not notes or not queries:
-        raise UserError(f"{len(notes)} notes and {len(queries)} queries in the data", "give --data for both")
+        raise UserError(
+            f"no {'queries' if notes else 'notes'} in the data", 'give --data with {"id", …} and {"note", …}'
+        )
     if lost := [row["note"] for row in queries if row["note"] not in notes]:
         raise UserError(f"a query's note {lost[0]!r} is not there", "give --data with all notes")
     figures, samples = _found(notes, queries, lambda part: _embedded(part, space))

@@ -86,7 +86,7 @@ def import_laser2(
 ) -> Path:
     """A published LASER2 encoder and its sentencepiece model → the registry's model `name`; → its folder."""
     if reads_as not in READERS:
-        raise UserError(f"nobody reads as {reads_as!r}", f"use {' or '.join(READERS)}")
+        raise UserError(f"reads-as {reads_as!r} is unknown", f"use {' or '.join(READERS)}")
     found = match(read_source(checkpoint), LASER2S, "LASER2 encoder")
     path = Path(os.path.expanduser(tokenizer))
     if not path.is_file():

@@ -48,7 +48,9 @@ def fetch_file(url: str, folder: Path) -> Path:
         if error.code == 416:  # nothing is left to send
             os.replace(part, target)
             return target
-        raise UserError(f"{url}: {error.code} {error.reason}", "was it renamed there? import it by hand") from None
+        raise UserError(
+            f"{url}: {error.code} {error.reason}", "was it renamed there? see sonarllm models import --help"
+        ) from None
     except OSError as error:  # what can't be reached, breaks off or has no room
         if error.errno == errno.ENOSPC:
             raise RunError(f"no space left to fetch {name}", "free some, and pull again: it goes on") from None

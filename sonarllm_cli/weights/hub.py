@@ -135,7 +135,8 @@ def _pull_addresses(
             say(f"{url}: unverified, the catalogue has no hash of it")
         elif want != have:
             file.unlink()
-            raise UserError(f"{url} is not the file that the catalogue knows", "it was changed there")
+            cure = "pull again; if it stays so, it was changed there"
+            raise UserError(f"{url} is not the file that the catalogue knows", cure)
         files.append(file)
         hashes.append(f"{url} (SHA-256 {have})")
     folder = convert_files(files, {"licence": entry["licence"], "source": ", ".join(hashes)})

@@ -175,7 +175,9 @@ def target(name: str) -> Path:
     try:
         models_home().mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {models_home()}: {error.strerror}", "set SONARLLM_HOME") from None
+        raise UserError(
+            f"cannot write {models_home()}: {error.strerror}", "set SONARLLM_HOME to a folder that can be written"
+        ) from None
     return models_home() / name
 
 
