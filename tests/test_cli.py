@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -188,27 +189,36 @@ def test_auto_is_the_language_of_what_is_embedded(run):
     assert run("embed", *MODEL, stdin=text)[2].startswith("standard input looks Italian")
 
 
+LOAD = {
+    "bash": "source <(sonarllm completion bash)",
+    "fish": "sonarllm completion fish | source",
+    "zsh": 'autoload -Uz compinit; compinit -u -D; eval "$(sonarllm completion zsh)"',
+}
 SHELLS = {
-    "bash": """source <(sonarllm completion bash); COMP_WORDS=(sonarllm {words}); COMP_CWORD={last}
+    "bash": """COMP_WORDS=(sonarllm {words}); COMP_CWORD={last}
         _sonarllm_completion sonarllm; printf '%s\n' "${{COMPREPLY[@]}}" """,
-    "fish": "sonarllm completion fish | source; complete -C 'sonarllm {words}'",
-    "zsh": """autoload -Uz compinit; compinit -u -D; eval "$(sonarllm completion zsh)"
-        compadd() {{ print -l ${{(P)@[-1]}} }}; _describe() {{ print -l ${{(P)3}} }}; _path_files() {{ print -l a* }}
+    "fish": "complete -C 'sonarllm {words}'",
+    "zsh": """compadd() {{ print -l ${{(P)@[-1]}} }}; _describe() {{ print -l ${{(P)3}} }}
+        _path_files() {{ print -l a* }}
         words=(sonarllm {words}); CURRENT={last}+1; _sonarllm_completion""",
 }
 
 
-@pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_completes_models_languages_dtypes_recipes_and_files(shell, home, tmp_path):
+def install(shell, folder):
+    """The command, where that shell is."""
     if not shutil.which(shell):
         pytest.skip(f"no {shell} here")
-    (tmp_path / "sonarllm").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sonarllm_cli "$@"\n')
-    (tmp_path / "sonarllm").chmod(0o755)
+    (folder / "sonarllm").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sonarllm_cli "$@"\n')
+    (folder / "sonarllm").chmod(0o755)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_completes_models_languages_dtypes_and_files(shell, home, tmp_path):
+    install(shell, tmp_path)
     (tmp_path / "article.txt").touch()
-    (tmp_path / "own.toml").touch()
 
     def completed(words):
-        script = SHELLS[shell].format(words=words, last=len(words.split()))
+        script = f"{LOAD[shell]}; {SHELLS[shell].format(words=words, last=len(words.split()))}"
         env = {**os.environ, **alone(home), "PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
         done = subprocess.run([shell, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
         return done.stdout, done.stderr
@@ -217,7 +227,6 @@ def test_a_shell_completes_models_languages_dtypes_recipes_and_files(shell, home
     assert "tiny-llm" in completed("segment -m tin")[0]
     assert "ita_Latn" in completed("summarize -m tiny --lang it")[0]
     assert "bfloat16" in completed("embed --dtype bf")[0]
-    assert "own.toml" in completed("train ow")[0]
     assert "sonar-200-facebook" in completed("models pull sonar-200")[0]
     assert [out.strip() for out in completed("summarise -m tin")] == [
         "",
@@ -225,6 +234,50 @@ def test_a_shell_completes_models_languages_dtypes_recipes_and_files(shell, home
     ]  # no command: nothing to complete, and no message
     if shell != "bash":  # which asks its own completion of files for them
         assert "article.txt" in completed("summarize art")[0]
+
+
+TYPED = {  # what is typed before the Tab, and what then stands there
+    "train r": r"train r\ x/",
+    r"train r\ x/": r"train r\ x/own.toml ",
+    "train ~/h": "train ~/home.toml ",
+    "summarize --lang=it": "summarize --lang=ita_Latn ",
+    "segment --abbreviations=ab": "segment --abbreviations=abb.txt ",
+}
+
+
+@pytest.mark.parametrize(("shell", "start"), [
+    ("bash", ["--norc", "--noprofile", "-i"]), ("fish", ["--no-config", "-i"]), ("zsh", ["-f", "-i"])
+])  # fmt: skip
+def test_a_shell_at_a_terminal_completes_awkward_names_and_joined_values(shell, start, home, tmp_path):
+    install(shell, tmp_path)
+    (tmp_path / "r x").mkdir()
+    for name in ("r x/own.toml", "home.toml", "abb.txt"):
+        (tmp_path / name).touch()
+    env = {**alone(home), "PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "TERM": "dumb", "LANG": "C.UTF-8"}
+    pty = pytest.importorskip("pty")
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(tmp_path)
+        os.execvpe(shell, [shell, *start], env)
+
+    def until(want):
+        shown, end = "", time.monotonic() + 30
+        while want not in shown and time.monotonic() < end:
+            if select.select([terminal], [], [], 0.1)[0]:
+                shown += os.read(terminal, 65536).decode(errors="replace")
+        assert want in shown
+
+    try:
+        os.write(terminal, f"{LOAD[shell]}; echo rea''dy\n".encode())
+        until("ready")
+        for typed, want in TYPED.items():
+            os.write(terminal, f"sonarllm {typed}\t".encode())
+            until(want)
+            os.write(terminal, b"\x15")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(terminal)
 
 
 FREE = {  # what only the user knows
@@ -285,6 +338,10 @@ NAN = np.full((1, 64), np.nan, np.float32)
     (["generate", *MODEL, "--max-sentences", "-1"], "text", "--max-sentences"),
     (["generate", *MODEL, "--stop-threshold", "nan"], "text", "0.98"),
     (["generate", *MODEL, "--temperature", "inf"], "text", "use 0.6"),
+    (["search"], "", "a query and files"),
+    (["search", "."], "", "no query: . is what to search"),
+    (["search", "bridge"], "", "no files to search: 'bridge' was taken as the query"),
+    (["search", "-e", "bridge"], "", "no files to search"),
     (["search", *MODEL, "-k", "0", "x", "-"], "text", "-k"),
     (["search", *MODEL, "-k", "99999999999999999999", "x", "-"], "text", "-k"),
     (["mine", *MODEL, "--threshold", "nan", "stdin", "stdin"], "text", "1.06"),

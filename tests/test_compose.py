@@ -169,8 +169,11 @@ def test_text_that_is_better_not_rewritten_is_summarised_in_its_own_sentences(
     bits = reconstruction(article, embed_sentences(article, "eng_Latn", writer.space), "eng_Latn", writer.space)
     familiar = dataclasses.replace(writer, familiar=bits * share)
     with caplog.at_level(logging.INFO, "sonarllm"):
-        found = summarize(" ".join(article), model=familiar, extract=extract, writing=Writing(search=SHORT))
-    assert all(s.text in article for s in found) == own == ("--abstract" in caplog.text)
+        how = {"model": familiar, "extract": extract, "writing": Writing(search=SHORT)}
+        found = summarize(" ".join(article), name="news.txt", **how)
+    said = [record.getMessage() for record in caplog.records]
+    assert all(s.text in article for s in found) == own == any("(--abstract: what it w" in line for line in said)
+    assert all(line.startswith("news.txt") for line in said if "own sentences" in line)
     assert {s.how for s in found} == {"extracted" if own else "written"}
     assert all((s.score is None) == own == (s.start is not None) for s in found)
 

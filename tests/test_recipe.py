@@ -2,6 +2,7 @@
 
 import math
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -121,5 +122,12 @@ def test_kinds_that_are_compared_train_as_much(path):
 
 def test_a_network_that_no_memory_holds_is_refused_before_its_data_is_read(tmp_path):
     settings = load(next(str(p) for p in RECIPES if p.match("mini/sonar.toml")), ["model.width=1000000"])
-    with pytest.raises(UserError, match=r"weights take .* GiB, this machine has"):
+    with pytest.raises(UserError, match=r"weights take .* GiB, there are"):
+        make_task(settings, tmp_path, torch.device("cpu"))
+
+
+def test_a_network_is_held_against_the_memory_that_its_process_may_have(tmp_path, monkeypatch):
+    settings = load(next(str(p) for p in RECIPES if p.match("mini/sonar.toml")))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1 << 20, 1 << 20))
+    with pytest.raises(UserError, match=r"weights take .* GiB, there are 0\.0 GiB of memory"):
         make_task(settings, tmp_path, torch.device("cpu"))

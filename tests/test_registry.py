@@ -372,6 +372,26 @@ def test_show_says_what_the_catalogue_knows_of_what_is_not_here():
         run("show", "sonar-200")
 
 
+def test_show_has_the_languages_of_the_space_and_one_line_of_the_training():
+    training = {"steps": 1945, "tokens": 8107361, "minutes": 72.7, "settings": {"kind": "sonar", "optim": {"lr": 1}}}
+    make("space", langs=["deu_Latn", "eng_Latn"], training=training)
+    tenant("space", registry.target("mine"))
+    assert "languages: deu_Latn eng_Latn" in run("show", "mine").splitlines()
+    shown = run("show", "space").splitlines()
+    assert "languages: deu_Latn eng_Latn" in shown
+    said = "training: 1,945 steps, 8,107,361 tokens, 72.7 minutes"
+    assert [line for line in shown if line.startswith("training")] == [said]
+    assert json.loads(run("show", "space", "--json"))["config"]["training"] == training
+
+
+def test_the_published_speech_encoders_are_one_row_unless_all_are_asked_for():
+    every, short = run("list", "--all").splitlines(), run("list").splitlines()
+    speech = [line for line in every if line.startswith("sonar-speech-")]
+    assert short[:-1] == [line for line in every if line not in speech] and len(speech) > 50
+    assert short[-1].startswith("sonar-speech-…") and f"{len(speech)}, one a language" in short[-1]
+    assert not any(line.startswith("sonar-speech-") for line in run("list", "--here").splitlines())
+
+
 def test_list_is_aligned():
     make("mine")
     lines = run("list", "--here").splitlines()

@@ -96,7 +96,7 @@ def test_a_cosine_is_of_directions_row_by_row_whatever_the_blocks(tmp_path, monk
     monkeypatch.setattr("sonarllm_cli.use.sides.BLOCK", 7)
     a, b = (Embedded(name, "", [""] * 25, v) for name, v in (("a", 3 * a_ND), ("b", b_ND)))
     assert np.allclose(list(score([a, b])), want, atol=1e-6)
-    with pytest.raises(UserError, match="b has 20 rows, a has more"):
+    with pytest.raises(UserError, match="a has 25 rows, b has 20 rows"):
         score([a, Embedded("b", "", [""] * 20, b_ND[:20])])
 
 
@@ -105,7 +105,7 @@ def test_rows_that_do_not_match_are_not_half_printed(tmp_path, home, sonarllm, m
     (tmp_path / "a.txt").write_text("One.\nTwo.\n")
     (tmp_path / "b.txt").write_text("One.\n")
     done = sonarllm("score", "a.txt", "b.txt", "-m", "tiny")
-    assert (done.returncode, done.out) == (2, "") and "b.txt has 1 rows, a.txt has more" in done.err
+    assert (done.returncode, done.out) == (2, "") and "a.txt has 2 rows, b.txt has 1 row;" in done.err
 
 
 def test_a_blank_line_keeps_its_row(tmp_path, home, sonarllm, monkeypatch):

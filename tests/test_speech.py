@@ -404,6 +404,9 @@ def test_bad_files(tmp_path):
     for said, path in damaged(tmp_path):
         with pytest.raises(UserError, match=said):
             Recording(path).samples()
+    (tmp_path / "fake.mp3").write_bytes(b"no sound at all")
+    with pytest.raises(UserError, match=r"fake\.mp3 is no sound, or damaged; "):  # not that there is no such file
+        Recording(tmp_path / "fake.mp3").samples()
 
 
 def run(capsys, *words):

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -196,9 +198,6 @@ def test_contrast_counts_beside_the_distance(clips, tmp_path):
 
 
 def test_clips_in_every_form(clips):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     (clips / "audio" / "dev").mkdir(parents=True)
     shutil.copy(clips / "clips" / "0.flac", clips / "audio" / "dev" / "said.flac")
     (clips / "dev.tsv").write_text("12\tsaid.flac\tOne tone.\tone tone\to n e\t8000\tMALE\n")
@@ -217,13 +216,36 @@ def test_clips_that_are_none(clips, caplog):
     row = {"audio": "clips/0.flac", "text": "One tone."}
     rows = [row, row | {"audio": "clips/bad.wav"}, row | {"text": " "}]
     (clips / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows.append(row | {"audio": "clips/gone.wav"})
+    (clips / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert len(read_clips(["a.jsonl"], str(clips))) == 1
+    assert "left out 2 recordings that can't be read" in caplog.text
     for wrong, said in (({"audio": "no.wav"}, "no such recording: no.wav"), ({"text": None}, "no text")):
         (clips / "b.jsonl").write_text(json.dumps(row | wrong))
         with pytest.raises(UserError, match=said):
             read_clips(["b.jsonl"], str(clips))
     with pytest.raises(UserError, match="no clip in"):
         read_clips(["a.jsonl"], str(clips), max_seconds=0.1)
+
+
+@pytest.mark.parametrize(
+    "sound", [["0.flac"], [{"bytes": None, "path": "0.flac"}], [b""], [{"bytes": None, "path": None}], ["x" * 999]]
+)
+def test_parquet_names_sounds_as_other_files_do(clips, sound, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    pq.write_table(pa.table({"audio": sound, "text": [7]}), clips / "a.parquet")
+    if "0.flac" not in str(sound):
+        with pytest.raises(UserError, match=r"no recording can be read, the first, .*a\.parquet, row 0:0: "):
+            read_clips([str(clips / "a.parquet")])
+        return
+    (clip,) = read_clips([str(clips / "a.parquet")])
+    assert clip.text == "7" and clip.recording().seconds == 0.5
+
+
+def test_a_file_of_clips_that_is_no_parquet(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"audio\ttext\n" * 9)
+    with pytest.raises(UserError, match=r"a\.parquet is damaged or no Parquet file"):
+        read_clips([str(tmp_path / "a.parquet")])
 
 
 def test_batches_hold_every_clip_once_and_no_more_than_their_seconds():

@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import shutil
 import subprocess
 import sys
 
@@ -217,6 +218,16 @@ def test_a_concept_model_of_another_space_learns_along(corpus, trained, writer, 
     assert "was trained in another space" in caplog.text
 
 
+def test_a_space_that_starts_from_a_concept_models_own_says_so(corpus, trained, writer, tmp_path, caplog):
+    for init, said in ((trained / "sonar/model", False), (writer, True)):
+        settings = sonar(corpus, steps=1).as_dict()
+        settings["run"] |= {"init": str(init)}
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            Trainer(build(settings), tmp_path / "r")
+        assert ("the run starts from the one it lives in" in caplog.text) == said
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value", "cure"),
     [
@@ -224,15 +235,26 @@ def test_a_concept_model_of_another_space_learns_along(corpus, trained, writer, 
         ("run", "writer", "", "add run.writer"),
         ("loss", "guess", 0.0, "add loss.guess"),
         ("run", "train_only", ["decoder", "writer", "encoder.layers"], "embedded once"),
+        ("run", "train_only", ["writer"], "leaves out the decoder"),
+        ("run", "train_only", ["decoder.layers"], "leaves out the writer"),
         ("run", "writer", "sonar", "is a sonar model"),
+        ("run", "writer", "wide", "predicts vectors of 32 numbers"),
+        ("run", "writer", "nowhere", "unknown model 'nowhere'"),
+        ("run", "init", "nowhere", "unknown model 'nowhere'"),
     ],
 )
 def test_a_joint_run_needs_a_space_and_a_concept_model(corpus, trained, writer, tmp_path, section, key, value, cure):
     base = trained / "sonar/model"
     settings = joint(corpus, base, writer).as_dict()
-    settings[section] |= {key: str(base) if value == "sonar" else value}
+    if value == "wide":
+        value = shutil.copytree(writer, tmp_path / "wide")
+        config = json.loads((value / "config.json").read_text())
+        config["model"]["embedding"] = 32
+        (value / "config.json").write_text(json.dumps(config))
+    settings[section] |= {key: str(base if value == "sonar" else value) if key == "writer" else value}
     with pytest.raises(UserError, match=cure):
         Trainer(build(settings), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
 
 
 def test_micro_batches_do_not_change_the_gradient(corpus, trained, tmp_path):

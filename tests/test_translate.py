@@ -155,7 +155,7 @@ def test_the_command_knows_subtitles_by_their_ending(tmp_path, home, sonarllm):
     (tmp_path / "bad.srt").write_text("1\n00:01 --> 2\nx\n", "utf-8")
 
     def run(name, *options):
-        return sonarllm("translate", tmp_path / name, "-m", "tiny", *options)
+        return sonarllm("translate", tmp_path / name, "-m", "tiny", "--to", "it", *options)
 
     done = run("a.srt", "--max-tokens", "6")
     assert "00:00:04,000 --> 00:00:07,200" in done.out and "It is cold" not in done.out, done.err
@@ -168,13 +168,13 @@ def test_several_files_go_into_a_folder_and_a_bad_one_is_left_out(tmp_path, home
     (tmp_path / "in/a.srt").write_text(SRT, "utf-8")
     (tmp_path / "in/bad.srt").write_text("1\n00:01 --> 2\nx\n", "utf-8")
     (tmp_path / "in/deep/b.md").write_text("# One\n\n```\ncode\n```\n", "utf-8")
-    options = ("-m", "tiny", "--max-tokens", "5", "-o", tmp_path / "out")
+    options = ("-m", "tiny", "--to", "it", "--max-tokens", "5", "-o", tmp_path / "out")
     done = sonarllm("translate", tmp_path / "in", *options)
     assert done.returncode == 1 and done.err.count("bad.srt, line 2: broken times") == 1
     assert {str(f.relative_to(tmp_path / "out")) for f in (tmp_path / "out").rglob("*.*")} == {"a.srt", "deep/b.md"}
     assert "00:00:04,000 --> 00:00:07,200" in (tmp_path / "out/a.srt").read_text("utf-8")
     assert "\n\n```\ncode\n```\n" in (tmp_path / "out/deep/b.md").read_text("utf-8")
-    alone = sonarllm("translate", tmp_path / "in/a.srt", *options[:4])
+    alone = sonarllm("translate", tmp_path / "in/a.srt", *options[:6])
     assert alone.out == (tmp_path / "out/a.srt").read_bytes().decode()
 
 
@@ -221,3 +221,9 @@ def test_standard_input_among_files_has_no_name_in_the_folder(tmp_path):
     (tmp_path / "a.txt").write_text("x", "utf-8")
     with pytest.raises(UserError, match="standard input has no name"):
         files_of_documents(["-", str(tmp_path / "a.txt")], str(tmp_path / "out"))
+
+
+def test_a_text_is_not_translated_into_its_own_language(home, tmp_path, sonarllm):
+    (tmp_path / "a.txt").write_text("It is late.")
+    done = sonarllm("translate", tmp_path / "a.txt", "-m", "mini", "--to", "en")
+    assert done.returncode == 2 and "would go from eng_Latn into eng_Latn; --lang says" in done.err

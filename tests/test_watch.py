@@ -31,6 +31,16 @@ def test_metrics_hold_losses_rates_and_shares(corpus, trained, tmp_path):  # noq
     assert last["valid_title_reference"] != last["valid_title_nll"] and last["valid_text_bpb"] > 0
 
 
+def test_a_finished_run_that_is_resumed_tells_its_last_figures_once(corpus, trained, tmp_path):  # noqa: F811
+    settings = changed(concept(corpus, trained / "sonar/model"), run={"log_every": 2})
+    lines = []
+    for resume in (False, True):
+        Trainer(settings, tmp_path / "r", resume=resume).run()
+        rows = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
+        lines.append([(row["step"], list(row)) for row in rows])
+    assert lines[0] == lines[1]
+
+
 def test_windows_weigh_by_tokens_and_sum_counts():
     a, b = watch.Window(), watch.Window()
     a.add({"tokens": 1, "sentences": 2, "nll": 5.0})

@@ -155,6 +155,8 @@ def _signals() -> Iterator[None]:
 def _run(arguments: list[str], debug: bool) -> object:
     """Run a command; → its exit code, once what went wrong is said."""
     code: object
+    if "_SONARLLM_COMPLETE" in os.environ:
+        importlib.import_module(f"{__name__}.completion")  # which has the shells' own ways
     try:
         code = sonarllm.main(arguments, prog_name="sonarllm", standalone_mode=False, obj=list(arguments))
         sys.stdout.flush()

@@ -1,9 +1,8 @@
-"""What a shell completes: models, languages, dtypes, recipes, files. Quick, and silent where it knows nothing."""
+"""What a shell completes: models, languages, dtypes, files. Quick, and silent where it knows nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
@@ -70,15 +69,3 @@ def dtypes(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found
 
 
 DTYPES = ("float32", "bfloat16", "float16", "tf32", "int8")  # as runtime.choose has them, which needs torch
-
-
-def recipes(ctx: click.Context, param: click.Parameter, incomplete: str) -> Found:
-    """Recipes (.toml) and the folders that may hold them or be runs."""
-    base = Path(incomplete if incomplete.endswith("/") else Path(incomplete).parent)
-    if not base.is_dir():
-        return []
-    paths = [base / path.name for path in sorted(base.iterdir()) if not path.name.startswith(".")]
-    names = [f"{path}/" if path.is_dir() else str(path) for path in paths if path.is_dir() or path.suffix == ".toml"]
-    kept = incomplete if not incomplete.startswith("./") else incomplete[2:]
-    prefix = "./" if kept != incomplete else ""
-    return [CompletionItem(prefix + name) for name in names if name.startswith(kept)]

@@ -75,7 +75,7 @@ def generate(
     prepare()
     from ..flow.compose import Writing, continuation
     from ..flow.hear import Ears
-    from ..io.files import open_output
+    from ..io.files import display_name, open_output
     from ..weights.loaded import load_writer
 
     writing = Writing(sampling=sampling, **rules).but(
@@ -95,6 +95,14 @@ def generate(
                 print(f"==> {name} <==", file=out)
             with failures.told(), reporting(compute.bar) as report:
                 heard = "" if isinstance(text, str) else ears.of(name)
-                for s in continuation(text, lang=lang, model=writer, writing=writing, report=report, speech=heard):
+                for s in continuation(
+                    text,
+                    lang=lang,
+                    model=writer,
+                    writing=writing,
+                    report=report,
+                    speech=heard,
+                    name=display_name(name),
+                ):
                     record = {"file": name, "text": s.text, "score": round(s.score, 6), "ending": round(s.ending, 6)}
                     print(line(record) if as_json else s.text, file=out, flush=True)

@@ -16,6 +16,9 @@ from .common import json_option, line
 from .export import export
 from .groups import NamingGroup
 
+SOUND_KIND = "sonar-speech"
+TRAINED = ("steps", "tokens", "minutes")  # what `show` says of a training
+
 name_argument = click.argument("name", shell_complete=complete.models)
 dtype_option = click.option(
     "--dtype", help="float32, bfloat16, float16 or int8; else as published.", shell_complete=complete.dtypes
@@ -39,9 +42,10 @@ def models() -> None:
 
 @models.command("list")
 @click.option("--here", is_flag=True, help="Not the published models that could be fetched.")
+@click.option("--all", "each", is_flag=True, help="A row for each published speech encoder, as in --json.")
 @json_option
 @debug_option
-def list_(here: bool, as_json: bool) -> None:
+def list_(here: bool, each: bool, as_json: bool) -> None:
     """List models: those in the package, those in the cache, and published ones that can be fetched.
 
     \b
@@ -59,10 +63,15 @@ def list_(here: bool, as_json: bool) -> None:
             for row in rows:
                 print(line(row), file=out)
         return
+    speech = [] if each else [r for r in rows if r["kind"] == SOUND_KIND and not r["path"]]
     cells = [
         (r["name"], r["kind"], count(r["parameters"]), size(r["bytes"]), r["weights"], r["licence"] or "-", _where(r))
         for r in rows
+        if r not in speech
     ]
+    if speech:
+        where = f"{len(speech)}, one a language: sonarllm models list --all"
+        cells.append(("sonar-speech-…", SOUND_KIND, count(speech[0]["parameters"]), "-", "", "", where))
     show_table(("name", "kind", "parameters", "size", "weights", "licence", "where"), cells)
 
 
@@ -75,7 +84,8 @@ def _where(row: dict[str, Any]) -> str:
 @json_option
 @debug_option
 def show(name: str, as_json: bool) -> None:
-    """Show what is known of a model, here or published: sizes, licence, source, hashes, languages.
+    """Show what is known of a model, here or published: sizes, licence, source, hashes, languages. --json has the
+    settings and figures of its training too.
 
     \b
     Example:
@@ -90,12 +100,17 @@ def show(name: str, as_json: bool) -> None:
             print(line(facts), file=out)
             return
         config = facts.pop("config")
+        training = config.pop("training", {})
+        config = {key: value for key, value in config.items() if key not in ("format", "langs")}
         facts |= {key: f"{facts[key]:,}" for key in ("parameters", "bytes")}
         facts["licence"] = facts["licence"] or "not stated"
         if not facts["path"]:  # of what is not here there is no more to say
             facts = {key: facts[key] for key in ("name", "kind", "parameters", "licence")}
             facts["where"] = f"not on this machine; sonarllm models pull {name}"
-        for key, value in {**facts, **{k: v for k, v in config.items() if k not in facts}}.items():
+        facts |= {key: value for key, value in config.items() if key not in facts}
+        if told := [f"{training[key]:,} {key}" for key in TRAINED if isinstance(training.get(key), int | float)]:
+            facts["training"] = ", ".join(told)
+        for key, value in facts.items():
             for subkey, subvalue in value.items() if isinstance(value, dict) else [("", value)]:
                 text = " ".join(map(str, subvalue)) if isinstance(subvalue, list) else subvalue
                 print(f"{key}{'.' if subkey else ''}{subkey}: {text}", file=out)

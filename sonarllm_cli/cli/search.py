@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -73,7 +74,12 @@ def search(
         first = files.pop(0)
         asked = [row.text for row in read_lines("-")] if first == "-" else [first]
     if not asked or not files:
-        raise UserError("a query and files to search are wanted", 'sonarllm search "toothache" notes/')
+        example = 'sonarllm search "toothache" notes/'
+        if not asked:
+            raise UserError("a query and files to search are wanted", example)
+        if not queries and Path(asked[0]).exists():
+            raise UserError(f"no query: {asked[0]} is what to search", f"name the query before it: {example}")
+        raise UserError(f"no files to search: {asked[0]!r} was taken as the query", f"name them after it: {example}")
     check_languages(lang, query_lang, model=compute.model)
     found = find(
         asked,

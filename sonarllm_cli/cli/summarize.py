@@ -89,7 +89,7 @@ def summarize(
     from ..flow.compose import Writing
     from ..flow.compose import summarize as shorten
     from ..flow.hear import Ears
-    from ..io.files import open_output
+    from ..io.files import display_name, open_output
     from ..weights.loaded import load_writer
 
     writing = Writing(no_repeat=True, out_lang=out_lang, sampling=sampling).but(**search)
@@ -111,6 +111,7 @@ def summarize(
                         writing=writing,
                         report=report,
                         speech="" if isinstance(text, str) else ears.of(name),
+                        name=display_name(name) if failures.several else "",
                     )
                 if failures.several and not as_json:
                     print(f"==> {name} <==", file=out)

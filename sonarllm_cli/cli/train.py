@@ -15,7 +15,7 @@ from .launch import is_first, launch
 
 
 @click.command()
-@click.argument("recipes", nargs=-1, metavar="RECIPE|RUN…", shell_complete=complete.recipes)
+@click.argument("recipes", nargs=-1, metavar="RECIPE|RUN…", shell_complete=complete.files)
 @click.option(
     "-o",
     "--output",

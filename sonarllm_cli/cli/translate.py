@@ -141,6 +141,9 @@ def translate(
             heard = read_recording(document, space, lang, speech=ears.of(name), batch_size=compute.batch_size)
             return translate_speech(heard, to, kind=form, search=how, bilingual=bilingual)
         own = language_of(document, lang, langs, display_name(name))
+        if own == to:
+            cure = "--lang says what it is in, --to what to write"
+            raise UserError(f"{display_name(name)} would go from {own} into {to}", cure)
         run = translator(space, own, to, how, compute.batch_size, clauses)
         return translated(document, run, lang=own, kind=form, space=space, bilingual=bilingual)
 
@@ -165,7 +168,7 @@ def translate(
                             else:
                                 distances.leave(one.line)
                         _show(part, name, as_json, out)
-                if told := distances.told("sentences", "line"):
+                if told := distances.told("sentences", "utterance" if isinstance(document, Recording) else "line"):
                     log.info("%s%s", f"{display_name(name)}: " if several else "", told)
 
 

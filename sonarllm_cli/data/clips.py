@@ -1,7 +1,8 @@
 """Recordings with their words, as people keep them → clips to train on or to score.
 
-In: JSON Lines or TSV of audio, text, lang; Common Voice's and FLEURS' own TSV files; Parquet with the sound's bytes.
-Sound is named by a path, sought beside the file, in its `clips/`, and in `audio/NAME/` or `NAME/` as FLEURS has it.
+In: JSON Lines or TSV of audio, text, lang; Common Voice's and FLEURS' own TSV files; Parquet, also with the sound's
+bytes, or {"bytes", "path"} as the hub's data sets have it. Sound is named by a path, sought beside the file, in its
+`clips/`, and in `audio/NAME/` or `NAME/` as FLEURS has it.
 
     for clip in read_clips(["train.tsv"], "cv/de", lang="deu_Latn"): print(clip.text, clip.seconds)
 """
@@ -9,6 +10,7 @@ Sound is named by a path, sought beside the file, in its `clips/`, and in `audio
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +22,7 @@ from ..io.audio import Recording
 from ..io.files import numbered_lines, open_bytes
 from ..languages import resolve
 from ..runtime import log
-from .records import LONGEST, records
+from .records import LONGEST, parquet_errors, records
 
 AUDIO, TEXT, LANG = (
     ("audio", "path", "file_name", "file"),
@@ -45,22 +47,27 @@ class Clip:
         """Its sound."""
         if isinstance(self.audio, str):
             return Recording(self.audio)
-        return Recording(_stored(*self.audio[:2])[self.audio[2]], name=self.place)
+        sound = _stored(*self.audio[:2])[self.audio[2]]
+        assert isinstance(sound, bytes)
+        return Recording(sound, name=self.place)
 
 
 def read_clips(
     names: Sequence[str], root: str = "", *, lang: str = "eng_Latn", max_seconds: float = 0.0, limit: int = 0
 ) -> list[Clip]:
-    """All clips of the files that last at most `max_seconds`; longer ones, and those without words or sound, are left
-    out and counted. `limit` bounds the rows of each file. UserError for a row that is no clip, or if nothing is left.
+    """All clips of the files that last at most `max_seconds`; longer ones, and those without words or a sound that is
+    there and can be read, are left out and counted. `limit` bounds the rows of each file. UserError for a row that is
+    no clip, or if nothing is left.
     """
     clips: list[Clip] = []
     long, broken = 0, list[tuple[str, UserError]]()
     for name in names:
-        for number, (place, audio, text, own) in enumerate(_rows(Path(root, name), Path(root))):
+        path = Path(root, name)
+        for number, (place, source, text, own) in enumerate(_rows(path)):
             if limit and number >= limit:
                 break
             try:
+                audio = _sought(source, path, Path(root)) if isinstance(source, str) else source
                 seconds = Clip(audio, text, "", 0, place).recording().seconds
             except UserError as error:
                 broken.append((place, error))
@@ -81,17 +88,17 @@ def read_clips(
     return clips
 
 
-Row = tuple[str, str | Stored, str, str]  # place, sound, words, language
+Row = tuple[str, str | Stored, str, str]  # place, sound (or its name), words, language
 
 
-def _rows(path: Path, root: Path) -> Iterator[Row]:
+def _rows(path: Path) -> Iterator[Row]:
     if path.suffix.lower() == ".parquet":
         yield from _parquet(path)
         return
     for place, record in _tsv(path) if ".tsv" in path.suffixes else records(str(path)):
         audio, text = _first(record, AUDIO, place), _first(record, TEXT, place)
         lang = next((record[key] for key in LANG if record.get(key)), "")
-        yield place, _sought(str(audio), path, root, place), str(text), str(lang)
+        yield place, str(audio), str(text), str(lang)
 
 
 def _first(record: Mapping[str, Any], names: Sequence[str], place: str) -> Any:
@@ -120,35 +127,40 @@ def _tsv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             yield place, dict(zip(names, row))
 
 
-def _sought(audio: str, path: Path, root: Path, place: str) -> str:
+def _sought(audio: str, path: Path, root: Path) -> str:
+    """The file of a sound that `path` names."""
     base, part = path.parent, path.name.split(".")[0]
     for folder in (base, base / "clips", base / "audio" / part, base / part, root):
-        if (folder / audio).is_file():
+        if os.path.isfile(folder / audio):
             return str(folder / audio)
-    raise UserError(f"{place}: no such recording: {audio}", f"put it beside {path.name}, or in clips/")
+    raise UserError(f"no such recording: {audio[:200]}", f"put it beside {path.name}, or in clips/")
 
 
 def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
-    names = file.schema_arrow.names
-    text, lang = (next((n for n in wanted if n in names), "") for wanted in (TEXT, LANG))
-    if not text or not any(name in names for name in AUDIO):
-        raise UserError(f"{path} has no columns audio and text", f"it holds {', '.join(names[:8])}")
-    for group in range(file.num_row_groups):
-        rows = file.read_row_group(group, columns=[name for name in (text, lang) if name]).to_pylist()
-        for i, row in enumerate(rows):
-            place = f"{path}, row {group}:{i}"
-            yield place, (str(path), group, i), row[text] or "", (row.get(lang) if lang else "") or ""
+    with parquet_errors(path):
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        text, lang = (next((n for n in wanted if n in names), "") for wanted in (TEXT, LANG))
+        if not text or not any(name in names for name in AUDIO):
+            raise UserError(f"{path} has no columns audio and text", f"it holds {', '.join(names[:8])}")
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns=[name for name in (text, lang) if name]).to_pylist()
+            for i, (row, sound) in enumerate(zip(rows, _stored(str(path), group))):
+                words, own = row[text], row.get(lang)
+                source = (str(path), group, i) if isinstance(sound, bytes) else sound
+                yield f"{path}, row {group}:{i}", source, "" if words is None else str(words), str(own or "")
 
 
 @lru_cache(maxsize=4)
-def _stored(path: str, group: int) -> list[bytes]:
-    """The sound of a row group: bytes, or {"bytes": …} as the hub's data sets have it."""
+def _stored(path: str, group: int) -> list[bytes | str]:
+    """The sounds of a row group, or where they are: bytes, a path, or {"bytes": …, "path": …}."""
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
-    name = next(name for name in AUDIO if name in file.schema_arrow.names)
-    values = file.read_row_group(group, columns=[name]).column(name).to_pylist()
-    return [value["bytes"] if isinstance(value, dict) else value for value in values]
+    with parquet_errors(Path(path)):
+        file = pq.ParquetFile(path)
+        name = next(name for name in AUDIO if name in file.schema_arrow.names)
+        values = file.read_row_group(group, columns=[name]).column(name).to_pylist()
+    found = [(v.get("bytes") or v.get("path")) if isinstance(v, dict) else v for v in values]
+    return [v if isinstance(v, bytes) else str(v or "") for v in found]

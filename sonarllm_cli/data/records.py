@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,18 +104,26 @@ def _folder(path: Path) -> Iterator[tuple[str, Record]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Record]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    with parquet_errors(path):
+        file = pq.ParquetFile(path, memory_map=True)
+        row = 0
+        for batch in file.iter_batches(batch_size=1024):
+            for record in batch.to_pylist():
+                row += 1
+                yield f"{path}, row {row}", {k: v for k, v in record.items() if v is not None}
+
+
+@contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """What goes wrong while a Parquet file is read, as a UserError that names it."""
+    import pyarrow as pa
 
     with read_errors(path):
         try:
-            file = pq.ParquetFile(path, memory_map=True)
-            row = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for record in batch.to_pylist():
-                    row += 1
-                    yield f"{path}, row {row}", {k: v for k, v in record.items() if v is not None}
-        except pa.ArrowInvalid as error:
+            yield
+        except (pa.ArrowException, UnicodeDecodeError) as error:
             raise UserError(f"{path} is damaged or no Parquet file: {error}", "make or fetch it again") from error
 
 

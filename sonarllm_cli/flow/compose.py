@@ -137,7 +137,9 @@ def sentence_texts(text: str, lang: str, writer: Writer) -> list[str]:
     return found
 
 
-def read_document(text: str, lang: str, writer: Writer, report: Report | None = None) -> tuple[list[Sentence], Tensor]:
+def read_document(
+    text: str, lang: str, writer: Writer, report: Report | None = None, name: str = "the text"
+) -> tuple[list[Sentence], Tensor]:
     """A text's sentences, which the encoder takes flat, and their embeddings: → S sentences, text_SD. A block of them
     at a time, so that a long text needs little more than what comes out. UserError if it has no sentence."""
     sentences: list[Sentence] = []
@@ -149,7 +151,7 @@ def read_document(text: str, lang: str, writer: Writer, report: Report | None = 
         if report:
             report("embedding", block[-1].end, len(text))
     if not sentences:
-        raise UserError("the text has no sentence", "give it some text")
+        raise UserError(f"{name} has no sentence", "give it some text")
     return sentences, torch.cat(blocks)
 
 
@@ -160,13 +162,14 @@ def read_input(
     report: Report | None = None,
     speech: str | SpeechModel = "",
     words: Search | None = None,
+    name: str = "the text",
 ) -> tuple[list[str], Tensor, Sequence[Sentence | Utterance], str]:
     """`read_document`, or a recording's utterances by the encoder `speech` (by default the one that comes with the
     space): → S texts, text_SD, their S places, and the language. What is said in a recording is decoded only for those
-    who say how to search `words`, or need them; else its texts are empty."""
+    who say how to search `words`, or need them; else its texts are empty. Messages call a text by its `name`."""
     if isinstance(source, str):
-        lang = language_of(source, lang, writer.space.tokenizer.langs)
-        sentences, text_SD = read_document(source, lang, writer, report)
+        lang = language_of(source, lang, writer.space.tokenizer.langs, name)
+        sentences, text_SD = read_document(source, lang, writer, report, name)
         return [s.flat for s in sentences], text_SD, sentences, lang
     heard = read_recording(source, writer.space, lang, speech=speech)
     known = words or writer.row.reads == TOKENS
@@ -207,13 +210,15 @@ def continuation(
     generator: torch.Generator | None = None,
     report: Report | None = None,
     speech: str | SpeechModel = "",
+    name: str = "the text",
 ) -> Iterator[Written]:
     """`generate`, each sentence as soon as it is written. What is random comes from `generator`, if not from the
-    runtime's seed. `report` hears how far embedding and reading are. Logged is what may not have been expected: another
-    language than the text's, nothing at all, and a model that goes round in circles."""
+    runtime's seed. `report` hears how far embedding and reading are. Messages call the text by its `name`. Logged
+    is what may not have been expected: another language than the text's, nothing at all, and a model that goes round in
+    circles."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     writing = writing or Writing()
-    beginning, context_SD, _, lang = read_input(text, lang, writer, report, speech)
+    beginning, context_SD, _, lang = read_input(text, lang, writer, report, speech, name=name)
     _own_language(lang, writer, writing)
     return _announced(_continued(beginning, context_SD, writer, writing, generator, report), writer)
 
@@ -361,6 +366,7 @@ def summarize(
     writing: Writing | None = None,
     report: Report | None = None,
     speech: str | SpeechModel = "",
+    name: str = "",
     **options: Any,
 ) -> list[Cited]:
     """A summary of `text`, or of a recording heard by the encoder `speech`, in at most `sentences` sentences; if it is
@@ -373,8 +379,8 @@ def summarize(
     model write. If it is None the model writes, but of a text that its space knows less of than of the field it was
     trained on, or whose words it does not take up, it extracts, which is logged; a text of one sentence is its own
     summary. So it is with the words decoded of a recording. With `out_lang` what is extracted is decoded in that
-    language from its embeddings. `cite` names that many of the article's sentences beside each. `options` are as for
-    `generate`, and change `writing`.
+    language from its embeddings. `cite` names that many of the article's sentences beside each. What is logged of
+    the text begins with its `name`, if it has one. `options` are as for `generate`, and change `writing`.
 
     Raises UserError for a text without sentences or a model that can't write.
     """
@@ -383,23 +389,27 @@ def summarize(
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
     writing = (writing or Writing(no_repeat=True)).but(**options)
     words = writing.search if extract is not False or cite else None
-    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words)
+    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words, name or "the text")
     out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
     chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
     choose = extract is None
     if choose:
-        extract = len(texts) == 1 or _foreign(texts, article_SD, lang, writer)
+        extract = len(texts) == 1 or unfamiliar(texts, article_SD, lang, writer) > 0
+        if extract and len(texts) > 1:
+            _told(name, f"{writer.name} has not learnt to write of such text", "what it writes")
     written: list[Written] = []
     if not extract:
         written = shortened(texts, article_SD, writer, writing, sentences or AUTO, report=report)
         if not written and any(texts):  # those of a recording may not have been decoded
-            _told(writer, "wrote nothing", cure=choose)
+            _told(name, f"{writer.name} wrote nothing")
             extract = True
         elif not written:
             log.info("%s", _wrote_nothing(writer))
         elif choose:
             same = (out_lang or writer.lang) == lang
             extract = _unsupported(written, chosen, texts, writer, "" if same else lang)
+            if extract:
+                _told(name, f"what {writer.name} wrote strays from the text", "what it wrote")
     found: list[Cited]
     if extract:
         found = _extracted(texts, article_SD, places, chosen, cite)
@@ -438,15 +448,6 @@ def shortened(
     return list(stream)
 
 
-def _foreign(article: list[str], article_SD: Tensor, lang: str, writer: Writer) -> bool:
-    """Whether a text is of another kind than the model writes, which is told."""
-    bits = unfamiliar(article, article_SD, lang, writer)
-    if bits:
-        why = f"knows little of such text ({bits:.2f} bits a byte, its own field is under {writer.familiar:.2f})"
-        _told(writer, why)
-    return bits > 0
-
-
 def _unsupported(written: list[Written], chosen: list[int], article: list[str], writer: Writer, lang: str) -> bool:
     """Whether what was written shares too few of the article's words, against what would be extracted. What was written
     in another language than the article's is said in `lang`, that, first."""
@@ -454,15 +455,13 @@ def _unsupported(written: list[Written], chosen: list[int], article: list[str], 
     if lang:
         vectors_SD = torch.stack([w.embedding_D for w in written])
         said = [best.text for best, *_ in decode_batch(vectors_SD, lang, writer.space, Search())]
-    unsupported = share(said, chosen, article) < SUPPORT
-    if unsupported:
-        _told(writer, "wrote of other things")
-    return unsupported
+    return share(said, chosen, article) < SUPPORT
 
 
-def _told(writer: Writer, why: str, cure: bool = True) -> None:
-    own = "these are the text's own sentences"
-    log.info("%s %s: %s%s", writer.name, why, own, "; --abstract has it write" if cure else "")
+def _told(name: str, why: str, abstract: str = "") -> None:
+    """Say why a text is extracted, and what `--abstract` would give."""
+    other = f" (--abstract: {abstract})" if abstract else ""
+    log.info("%s%s, so these are the text's own sentences%s", f"{name}: " if name else "", why, other)
 
 
 def _nearest(article: list[str], article_SD: Tensor, embedding_D: Tensor, count: int) -> list[tuple[int, str, float]]:

@@ -188,10 +188,11 @@ def _decoding(path: str, soundfile: Any) -> Iterator[None]:
     except soundfile.LibsndfileError as error:
         why = error.error_string.rstrip(". ").removeprefix("Error : ")
         why = "its header names no rate or no channel" if "SF_INFO" in why else why
+        known = "" if "regular file" in why else f" ({why})"  # so it calls an mp3 without frames
         cure = f"is it {', '.join(ending[1:] for ending in ENDINGS[:3])} or mp3? {AGAIN}"
         if Path(path).suffix.lower() in FOREIGN:
             cure = f"ffmpeg -i {shlex.quote(path)} {shlex.quote(str(Path(path).with_suffix('.flac')))}"
-        raise UserError(f"{path} is no sound, or damaged ({why})", cure) from None
+        raise UserError(f"{path} is no sound, or damaged{known}", cure) from None
 
 
 @contextmanager

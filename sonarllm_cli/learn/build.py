@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,12 +61,23 @@ def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
 
 
 def _fits(model: nn.Module) -> None:
-    """UserError for a network whose float32 weights alone are more than the machine's memory."""
+    """UserError for a network whose float32 weights alone are more than the memory there is."""
     size = 4 * sum(p.numel() for p in model.parameters())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = _memory()
     if size > memory:
         gib, most = (f"{n / 2**30:,.1f} GiB" for n in (size, memory))
-        raise UserError(f"the network's weights take {gib}, this machine has {most}", "make [model] smaller")
+        raise UserError(f"the network's weights take {gib}, there are {most} of memory", "make [model] smaller")
+
+
+def _memory() -> int:
+    """Bytes that this process may have: the machine's, or fewer where `ulimit -v` says so."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return sys.maxsize
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return memory if limit == resource.RLIM_INFINITY else min(memory, limit)
 
 
 def build_model(settings: Settings) -> nn.Module:
@@ -76,12 +88,13 @@ def build_model(settings: Settings) -> nn.Module:
     return model
 
 
-def shape_of(name: str, kind: str) -> Any:
-    """The config of a model that a run of this kind starts from. UserError for a model of another kind."""
+def shape_of(name: str, kind: str, key: str = "run.init") -> Any:
+    """The config of a model of this kind that a run starts from. UserError, which tells the recipe's `key`, for a model
+    of another kind."""
     folder = registry.find(name)
     config = model_dir.read_config(folder)
     if config["kind"] != kind:
-        raise UserError(f"run.init {name} is a {config['kind']} model", f"name a {kind} model")
+        raise UserError(f"{key} {name} is a {config['kind']} model", f"name a {kind} model")
     return model_dir.net_config(kind_of(kind).config, folder, config)
 
 

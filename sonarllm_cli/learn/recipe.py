@@ -120,7 +120,8 @@ class Run:
     valid_batches: Count = 20
     keep: Count = 2  # checkpoints
     best: str = ""  # the validation figure by whose minimum best/ is kept; the first one if not given
-    init: str = ""  # start from the weights of this model, of the same kind and, but for what is added, shape
+    init: str = ""  # start from the weights of this model, of the same kind and, but for what is added, shape;
+    # of kind sonar also a concept model, for the space it lives in
     writer: str = (
         ""  # a concept model that learns along with the decoder of `init` (loss.guess): `writer.` in train_only
     )

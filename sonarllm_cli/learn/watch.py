@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -103,7 +103,7 @@ class Watch:
     """The figures of one run, from the step `step` on; `first` is whether this process shows them."""
 
     def __init__(self, folder: Path, settings: Settings, *, step: int, total: int, first: bool) -> None:
-        self.path, self.total, self.first = folder / "metrics.jsonl", total, first
+        self.path, self.begin, self.total, self.first = folder / "metrics.jsonl", step, total, first
         self.window, self.began = Window(), time.monotonic()
         self.tracker: list[Tracker] = []
         self.bar: Any = None
@@ -143,8 +143,11 @@ class Watch:
         self.write(place, figures)
 
     def write(self, place: dict[str, Any], figures: dict[str, float]) -> None:
-        """A line of metrics.jsonl, and what else shows figures."""
+        """A line of metrics.jsonl, and what else shows figures. What a run that goes on tells of the step where it was
+        left off takes the place of what it told before."""
         rounded = {name: round(value, 6) for name, value in figures.items()}
+        if place["step"] == self.begin:
+            _trim(self.path, self.begin, {*place, *rounded})
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(place | rounded) + "\n")
         for tracker in self.tracker:
@@ -174,12 +177,13 @@ def _shown(figures: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
-def _trim(path: Path, step: int) -> None:
-    """Drop what was written after `step`: those steps are taken again."""
+def _trim(path: Path, step: int, again: Set[str] = frozenset()) -> None:
+    """Drop what was written after `step`: those steps are taken again; and of `step` the line of the keys `again`."""
     lines = []
     for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # the last, where the process was killed
-            if json.loads(line)["step"] <= step and step:
+            row = json.loads(line)
+            if row["step"] <= step and step and not (row["step"] == step and row.keys() == again):
                 lines.append(line + "\n")
     atomic_write(path, "".join(lines))
 

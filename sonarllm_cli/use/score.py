@@ -102,6 +102,7 @@ def _together(sides: Sequence[Side]) -> Iterator[list[np.ndarray]]:
         yield [part[:count] for part in held]
         held = [part[count:] for part in held]
         rows += count
-    if longer := [side.name for side, part in zip(sides, held) if len(part)]:
-        shorter = next(side.name for side, part in zip(sides, held) if not len(part))
-        raise UserError(f"{shorter} has {rows} rows, {longer[0]} has more", "give the same rows, in the same order")
+    if any(map(len, held)):
+        counts = [rows + len(part) + sum(map(len, block)) for part, block in zip(held, blocks)]
+        have = ", ".join(f"{side.name} has {n:,} row{'s' * (n != 1)}" for side, n in zip(sides, counts))
+        raise UserError(have, "give the same rows, in the same order")

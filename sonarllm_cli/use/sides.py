@@ -29,6 +29,7 @@ from ..io.files import JSON_ENDINGS, display_name, open_bytes, read_errors, read
 from ..io.vectors import read_embeddings
 from ..languages import resolve
 from ..runtime import log
+from ..weights import registry
 from ..weights.loaded import Space
 from .neighbours import BLOCK, unit
 
@@ -218,8 +219,8 @@ def same_space(a: Side, b: Side) -> None:
     """UserError for sides whose vectors can't be compared."""
     if a.dim != b.dim or (a.fingerprint and b.fingerprint and a.fingerprint != b.fingerprint):
         raise UserError(
-            f"{a.name} and {b.name} are of two spaces ({a.dim} numbers, {a.fingerprint or 'unnamed'}; {b.dim}, "
-            f"{b.fingerprint or 'unnamed'})",
+            f"{a.name} and {b.name} are of two spaces ({a.dim} numbers, {registry.space_named(a.fingerprint)}; "
+            f"{b.dim}, {registry.space_named(b.fingerprint)})",
             "embed both with one model",
         )
 

@@ -260,14 +260,14 @@ def _size(folder: Path) -> int:
 
 
 def show(name: str) -> dict[str, Any]:
-    """All there is to say of one model: its `Entry` and its `config.json`; of one that is not here, and is known to the
-    catalogue, what that says."""
+    """All there is to say of one model: its `Entry`, the languages of its space, and its `config.json`; of one that is
+    not here, and is known to the catalogue, what that says."""
     if name in catalogue() and not any(map(os.path.isdir, _folders(name))):
         known = next(row for row in not_here() if row["name"] == name)
         return {**known, "config": {k: v for k, v in catalogue()[name].items() if k not in known}}
     folder = find(name)
     config = model_dir.read_config(folder)
-    return {**vars(_entry(folder)), "config": config}
+    return {**vars(_entry(folder)), "languages": languages_of(name), "config": config}
 
 
 def count_parameters(folder: Path) -> int:

@@ -23,10 +23,12 @@ from torch import Tensor, nn
 
 from ...data.documents import Batch, Lazy
 from ...errors import UserError
+from ...nets.kinds import kind_of
 from ...nets.sonar import Sonar
 from ...runtime import log
 from ...weights import model_dir, registry
 from ...weights.loaded import Space
+from ..build import shape_of, trained_parameters
 from ..recipe import Settings
 from .sonar import CPU, ItemBatch, SonarTask
 from .sonar_llm import Group, SonarLLMTask
@@ -67,17 +69,13 @@ class JointTask:
         self.settings = settings
         self._check()
         self.items = SonarTask(settings, folder, device)
-        base, only = self.items.base, tuple(settings.run.train_only) or ("",)
-        assert base is not None
-        if any(f"encoder.{name}".startswith(only) for name, _ in self.items.model.encoder.named_parameters()):
-            cure = 'add run.train_only = ["decoder.layers", "decoder.layer_norm", "writer"]'
-            raise UserError("the encoder can't learn beside run.writer: documents are embedded once", cure)
-        space = replace(base, net=self.items.model)
+        assert self.items.base is not None
+        space = replace(self.items.base, net=self.items.model)
         self.writing = WriterTask(self._writers(space), folder, device, space=space)
         self.model = Joint(self.items.model, self.writing.model)
 
     def _check(self) -> None:
-        """UserError for a recipe that lacks one of the two models."""
+        """UserError for a recipe that lacks one of the two models, or in which one can't learn; nothing is read yet."""
         run = self.settings.run
         if not run.init:
             raise UserError("run.writer needs a space to start from", "add run.init, a sonar model")
@@ -85,18 +83,25 @@ class JointTask:
             raise UserError("loss.guess needs a concept model", "add run.writer, a sonar-llm model")
         if not self.settings.loss.guess:
             raise UserError("run.writer learns nothing while loss.guess is 0", "add loss.guess, such as 1.0")
+        registry.find_space(run.init)
+        space, writer = SonarTask.shape(self.settings), shape_of(run.writer, KIND, "run.writer")
+        if writer.embedding != space.embedding:
+            cure = f"name one whose vectors have {space.embedding}"
+            raise UserError(f"run.writer {run.writer} predicts vectors of {writer.embedding} numbers", cure)
+        with torch.device("meta"):
+            model = Joint(Sonar(space), kind_of(KIND).net(writer))
+        learning = {name.split(".")[0] for name in trained_parameters(self.settings, model)}
+        cure = 'add run.train_only = ["decoder.layers", "decoder.layer_norm", "writer"]'
+        if "encoder" in learning:
+            raise UserError("the encoder can't learn beside run.writer: documents are embedded once", cure)
+        if missing := {"decoder", "writer"} - learning:
+            raise UserError(f"of the two that learn together run.train_only leaves out the {missing.pop()}", cure)
 
     def _writers(self, space: Space) -> Settings:
         """The recipe as the concept model's: what it is called and how it is stored are as they were."""
         name = self.settings.run.writer
         folder = registry.find(name)
         config = model_dir.read_config(folder)
-        if config["kind"] != KIND:
-            raise UserError(f"run.writer {name} is a {config['kind']} model", f"name a {KIND} model")
-        width = config.get("model", {}).get("embedding")
-        if width != space.dim:
-            cure = f"name one whose vectors have {space.dim}"
-            raise UserError(f"run.writer {name} predicts vectors of {width} numbers", cure)
         home = config.get("sonar", {})
         if home.get("fingerprint") != space.fingerprint:
             log.info("%s was trained in another space, %s: it learns this one", name, home.get("name"))

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from ...data import corpus, prepared
 from ...data.documents import Lazy
 from ...errors import UserError
+from ...nets.kinds import kind_of
 from ...nets.sonar import Sonar, SonarConfig
 from ...runtime import choose, log
 from ...tokens import TAGS, UNK, Tokenizer
-from ...weights import tensors
+from ...weights import model_dir, registry, tensors
 from ...weights.loaded import load_space
 from ..ahead import pinned
 from ..budget import (
@@ -112,6 +113,8 @@ class SonarTask(Cost):
         self.base = (
             load_space(settings.run.init, choose(str(device), "float32"), trainable=True) if settings.run.init else None
         )
+        if self.base and not kind_of(model_dir.read_config(registry.find(settings.run.init))["kind"]).space:
+            log.info("run.init %s is no space: the run starts from the one it lives in", settings.run.init)
         if data.prepared:
             self._read_prepared()
         else:
