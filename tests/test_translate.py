@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 from hypothesis import given
@@ -118,6 +119,12 @@ def test_sentences_in_letters_that_the_model_has_not_stand_and_are_told(tmp_path
     assert first["score"] < 0 < first["back_cosine"]
     assert [one["text"] for one in others] == ["Привет, мир.", "Как дела?", "你好 世界。"]
     assert {(one["score"], one["back_cosine"]) for one in others} == {(None, None)}
+
+
+def test_nested_marks_take_time_as_their_number():
+    cue = "<i>" * 20_000 + "a" + "</i>" * 20_000
+    began = time.perf_counter()
+    assert turns(cue) == [("<i>" * 20_000, "a", "</i>" * 20_000)] and time.perf_counter() - began < 5
 
 
 def test_bilingual_has_each_block_and_its_translation():

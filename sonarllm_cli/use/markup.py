@@ -9,6 +9,7 @@ place there and goes.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from html import escape, unescape
 
 _TAG = r"</?[A-Za-z][^<>]*>|<[\d:.]+>"
@@ -17,10 +18,11 @@ _CODES = re.compile(_CODE)
 _MARK = re.compile(f"{_TAG}|{_CODE}")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[A-Za-z][A-Za-z\d]{1,31});")
 _NOT_WORDS = re.compile(f"{_MARK.pattern}|{_ENTITY.pattern}")
-_OPENS = re.compile(r"<([A-Za-z]+)[^<>]*>")
+_NAMED = re.compile(r"<(/?)([A-Za-z]+)[^<>]*>")
+_VOICE = re.compile(r"<v\b")  # which need not be closed
 _PLACE = re.compile(r"\{\\(?:an?\d|pos|move)")  # whose effect no other code ends
 _DASH = re.compile(r"(?:[-–—]+|>>|[♪♫])\s*(?!\d)")
-_TURN = re.compile(rf"(?:{_MARK.pattern}|[^\S\n])*?(?:{_DASH.pattern}|<v\b)")
+_TURN = re.compile(rf"(?:{_MARK.pattern}|[^\S\n])*?(?:{_DASH.pattern}|{_VOICE.pattern})")
 
 
 def turns(cue: str) -> list[tuple[str, str, str]]:
@@ -47,41 +49,49 @@ def turns(cue: str) -> list[tuple[str, str, str]]:
 
 def _unwrapped(text: str) -> tuple[str, str, str]:
     """A text without the white space, tags, codes and notes around all of it: → before, text, after."""
-    start, end = 0, _last(text)
+    start, end = 0, _last(text, len(text))
     while (at := text.rfind("{\\", 0, end)) >= 0 and _CODES.fullmatch(text, at, end):
-        end = _last(text[:at])
+        end = _last(text, at)
+    closed, last_code = _closed(text), text.rfind("{\\", 0, end)
     while True:
-        start += len(text[start:end]) - len(text[start:end].lstrip())
-        end = start + len(text[start:end].rstrip())
+        while start < end and text[start].isspace():
+            start += 1
+        while start < end and text[end - 1].isspace():
+            end -= 1
         mark = _MARK.match(text, start, end)
         if not mark:
-            return text[:start], text[start:end], text[end:]
-        rest = text[mark.end() : end]
+            break
         if mark.group().startswith("{"):
-            if not _PLACE.match(mark.group()) and "{\\" in rest:  # which may end it
-                return text[:start], text[start:end], text[end:]
-        else:
-            opens = _OPENS.fullmatch(mark.group())
-            closed = _closed(rest, opens[1]) if opens else None
-            if not opens or (closed is None and opens[1] != "v") or (closed and closed.end() < len(rest)):
-                return text[:start], text[start:end], text[end:]
-            end = mark.end() + closed.start() if closed else end
+            if last_code > start and not _PLACE.match(mark.group()):  # which may end it
+                break
+        elif found := closed.get(start):
+            if found.end() != end:
+                break
+            end = found.start()
+        elif not _VOICE.match(mark.group()):
+            break
         start = mark.end()
+    return text[:start], text[start:end], text[end:]
 
 
-def _last(text: str) -> int:
-    """Where a text ends without the white space and notes at its end."""
-    return len(text.rstrip().rstrip("♪♫"))
+def _last(text: str, end: int) -> int:
+    """Where what is before `end` ends without the white space and notes at its end."""
+    while end and (text[end - 1].isspace() or text[end - 1] in "♪♫"):
+        end -= 1
+    return end
 
 
-def _closed(text: str, name: str) -> re.Match[str] | None:
-    """The tag that closes one of that name open before the text."""
-    depth = 1
-    for tag in re.finditer(rf"<(/?){name}(?![A-Za-z\d])[^<>]*>", text, re.IGNORECASE):
-        depth += -1 if tag[1] else 1
-        if not depth:
-            return tag
-    return None
+def _closed(text: str) -> dict[int, re.Match[str]]:
+    """The tags that close those that open, by where these begin."""
+    found: dict[int, re.Match[str]] = {}
+    waiting: defaultdict[str, list[int]] = defaultdict(list)
+    for tag in _NAMED.finditer(text):
+        own = waiting[tag[2].lower()]
+        if not tag[1]:
+            own.append(tag.start())
+        elif own:
+            found[own.pop()] = tag
+    return found
 
 
 def plain(text: str) -> tuple[str, list[int]]:
