@@ -66,7 +66,8 @@ class Search:
     def __post_init__(self) -> None:
         if not (1 <= self.beam <= MOST_BEAMS and 1 <= self.num_return <= MOST_BEAMS):
             raise UserError(
-                f"beam {self.beam} or num-return {self.num_return} is not 1 to {MOST_BEAMS:,}", "use 5 and 1"
+                f"beam {self.beam} or num-return {self.num_return} is not 1 to {MOST_BEAMS:,}",
+                "use --beam 5 --num-return 1",
             )
         if self.max_tokens < 4:
             raise UserError(f"max-tokens {self.max_tokens} leaves no room for a word", "use 4 or more")
