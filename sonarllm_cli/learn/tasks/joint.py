@@ -12,6 +12,7 @@ Legend: N target sentences, D embedding.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -129,10 +130,13 @@ class JointTask:
         steps = self.items.steps(items)
         count = len(self.writing.steps(self.writing.epoch(0)))
 
+        @functools.lru_cache(2)  # an order of all documents is not drawn anew at each step
+        def written(passed: int) -> Sequence[list[Batch]]:
+            return self.writing.steps(self.writing.epoch(number * PASSES + passed))
+
         def step(i: int) -> list[ItemBatch | Batch]:
             passed, at = divmod(i, count)
-            documents = self.writing.epoch(number * PASSES + passed)
-            return [*steps[i], *self.writing.steps(documents)[at]]
+            return [*steps[i], *written(passed)[at]]
 
         return Lazy(len(steps), step)
 
