@@ -82,7 +82,7 @@ def align(
 
     \b
     Example:
-      sonarllm align examples/story.de.txt examples/story.en.txt --lang de --to-lang en
+      sonarllm align examples/story.de.txt examples/story.en.txt
     """
     import numpy as np
 
@@ -132,8 +132,8 @@ def align(
 
 
 def _embedding(path: str, lang: str, compute: Compute) -> Callable[[list[str]], np.ndarray]:
-    from ..flow.embed import TOLD, Line
-    from ..flow.language import language_of
+    from ..flow.embed import Line
+    from ..flow.language import TOLD, language_of
     from ..use.sides import embed_lines
 
     def embed(texts: list[str]) -> np.ndarray:

@@ -17,11 +17,11 @@ from .common import (
     compute_options,
     files_argument,
     json_option,
-    language_option,
     line,
     search_options,
     speech_option,
     text_lang_option,
+    write_lang_option,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.command()
 @files_argument
 @text_lang_option
-@language_option("--to", "Language to write.")
+@write_lang_option("--to")
 @click.option("--bilingual", is_flag=True, help="Each block, then its translation.")
 @click.option(
     "--format",
@@ -85,8 +85,8 @@ def translate(
 
     \b
     Example:
-      sonarllm translate examples/lettera.txt --lang it --to en
-      sonarllm translate examples/subtitles.srt --lang fr --to en --bilingual
+      sonarllm translate examples/lettera.txt --to en
+      sonarllm translate examples/subtitles.srt --to en --bilingual
       sonarllm translate examples/talk.flac --to de --format srt
     """
     import os

@@ -28,7 +28,8 @@ from .embed_speech import SpeechModel
 from .extract import best_sentences, share
 from .familiar import unfamiliar
 from .hear import read_recording
-from .language import language_of
+from .language import AUTO as TELL
+from .language import reading
 from .predict import Report
 from .say import say
 from .segment import Sentence, segment_stream
@@ -163,24 +164,27 @@ def read_input(
     speech: str | SpeechModel = "",
     words: Search | None = None,
     name: str = "the text",
-) -> tuple[list[str], Tensor, Sequence[Sentence | Utterance], str]:
+) -> tuple[list[str], Tensor, Sequence[Sentence | Utterance], str, str]:
     """`read_document`, or a recording's utterances by the encoder `speech` (by default the one that comes with the
-    space): → S texts, text_SD, their S places, and the language. What is said in a recording is decoded only for those
-    who say how to search `words`, or need them; else its texts are empty. Messages call a text by its `name`."""
+    space): → S texts, text_SD, their S places, the language, and what was noted of it, or "". What is said in a
+    recording is decoded only for those who say how to search `words`, or need them; else its texts are empty. Messages
+    call a text by its `name`."""
     if isinstance(source, str):
-        lang = language_of(source, lang, writer.space.tokenizer.langs, name)
+        lang, note = reading(source, lang, writer.space.tokenizer.langs, name)
         sentences, text_SD = read_document(source, lang, writer, report, name)
-        return [s.flat for s in sentences], text_SD, sentences, lang
+        if note:
+            log.info("%s", note)
+        return [s.flat for s in sentences], text_SD, sentences, lang, note
     heard = read_recording(source, writer.space, lang, speech=speech)
     known = words or writer.row.reads == TOKENS
     texts = heard.words(search=words) if known else [""] * len(heard.times)
-    return texts, heard.text_SD, heard.times, heard.lang
+    return texts, heard.text_SD, heard.times, heard.lang, ""
 
 
 def generate(
     text: str | Recording,
     *,
-    lang: str = "eng_Latn",
+    lang: str = TELL,
     model: str | Writer = DEFAULT,
     runtime: Runtime | None = None,
     writing: Writing | None = None,
@@ -218,7 +222,7 @@ def continuation(
     circles."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     writing = writing or Writing()
-    beginning, context_SD, _, lang = read_input(text, lang, writer, report, speech, name=name)
+    beginning, context_SD, _, lang, _ = read_input(text, lang, writer, report, speech, name=name)
     _own_language(lang, writer, writing)
     return _announced(_continued(beginning, context_SD, writer, writing, generator, report), writer)
 
@@ -358,7 +362,7 @@ def summarize(
     text: str | Recording,
     *,
     sentences: int | None = None,
-    lang: str = "eng_Latn",
+    lang: str = TELL,
     model: str | Writer = DEFAULT,
     runtime: Runtime | None = None,
     extract: bool | None = None,
@@ -389,13 +393,13 @@ def summarize(
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
     writing = (writing or Writing(no_repeat=True)).but(**options)
     words = writing.search if extract is not False or cite else None
-    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words, name or "the text")
+    texts, article_SD, places, lang, note = read_input(text, lang, writer, report, speech, words, name or "the text")
     out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
     chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
     choose = extract is None
     if choose:
         extract = len(texts) == 1 or unfamiliar(texts, article_SD, lang, writer) > 0
-        if extract and len(texts) > 1:
+        if extract and len(texts) > 1 and not note:  # of a language misread there is nothing to learn
             _told(name, f"{writer.name} has not learnt to write of such text", "what it writes")
     written: list[Written] = []
     if not extract:

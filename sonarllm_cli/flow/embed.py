@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..io.files import TextLine
 from ..runtime import Runtime, by_length, choose, shrinking
 from ..tokens import EOS, fitting
 from ..weights.loaded import DEFAULT, Space, load_space
-from .language import language_of
+from .language import AUTO, languages_of
 from .segment import segment
 
 ON_LONG = ("truncate", "split", "error")
-TOLD = 50  # texts that tell what language all are in
 CHUNK = 4096  # texts held at once; batches are sorted by length within a chunk
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}  # padded tokens of an `auto` batch
 
@@ -53,7 +53,7 @@ class Block:
 def embed(
     texts: str | Sequence[str] = (),
     *,
-    lang: str = "eng_Latn",
+    lang: str = AUTO,
     model: str | Space = DEFAULT,
     runtime: Runtime | None = None,
     batch_size: int | None = None,
@@ -63,7 +63,7 @@ def embed(
     whole: bool = False,
 ) -> np.ndarray:
     """Embeddings of `texts` (one text gives one row): → embeddings_ND, float32, D that of the model's space. `lang` is
-    their language, "auto" what the first of them look like.
+    their language, "auto" what the first of them look like, and each where these are in several.
 
     >>> embed(["A sentence.", "Another one."]).ndim
     2
@@ -84,8 +84,8 @@ def embed(
 
     encoder = SpaceEncoder(model) if isinstance(model, Space) else load_encoder(model, runtime or choose())
     texts = [texts] if isinstance(texts, str) else texts
-    lang = language_of("\n".join(texts[:TOLD]), lang, encoder.langs)
-    lines = [Line(t, lang, f"text {i + 1}") for i, t in enumerate(texts)]
+    rows = (TextLine(i + 1, text) for i, text in enumerate(texts))
+    lines = [Line(row.text, own, f"text {row.number}") for row, own in languages_of(rows, lang, encoder.langs)]
     return encoder.embed(lines, batch_size=batch_size, on_long=on_long)
 
 

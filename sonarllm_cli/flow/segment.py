@@ -43,7 +43,7 @@ NEWLINES = ("auto", "join", "keep")
 def segment(
     text: str,
     *,
-    lang: str = "eng_Latn",
+    lang: str = AUTO,
     max_chars: int | None = None,
     fits: Fits | None = None,
     newline: str = "auto",
@@ -52,7 +52,7 @@ def segment(
     """The sentences of `text`. One longer than `max_chars`, or whose flat text `fits` denies, is cut into pieces.
 
     `newline`: whether a line's end is a space ("join"), ends a sentence ("keep"), or what the text shows ("auto").
-    `abbreviations`, with or without their last full stop, are added to those of the language. `lang` may be "auto":
+    `abbreviations`, with or without their last full stop, are added to those of the language. `lang` is "auto":
     what the text looks like.
     """
     lang = language_of(text, lang) if lang == AUTO else lang
