@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from sonarllm_cli.flow import language
-from sonarllm_cli.flow.language import language_of, languages_of
+from sonarllm_cli.flow.language import language_of, lines_told
 from sonarllm_cli.io.files import TextLine
 
 MINI = ["eng_Latn", "deu_Latn", "fra_Latn", "ita_Latn", "spa_Latn"]
@@ -40,12 +40,12 @@ def test_what_the_model_lacks_is_named_and_read_as_the_likeliest_that_it_has(cap
 def test_a_model_of_one_language_is_asked_for_no_other(monkeypatch):
     monkeypatch.setattr(language, "_identifier", None)
     assert language_of(TEXTS["ita_Latn"], "auto", ["deu_Latn"]) == "deu_Latn"
-    assert [own for _, own in languages_of([TextLine(1, "Si.")], "auto", ["deu_Latn"])] == ["deu_Latn"]
+    assert [own for _, own in lines_told([TextLine(1, "Si.")], "auto", ["deu_Latn"])] == ["deu_Latn"]
 
 
 def told(*texts, lang="auto"):
     rows = [TextLine(i, *text) if isinstance(text, tuple) else TextLine(i, text) for i, text in enumerate(texts)]
-    return [own[:3] for _, own in languages_of(rows, lang, MINI)]
+    return [own[:3] for _, own in lines_told(rows, lang, MINI)]
 
 
 def test_lines_have_one_language_but_where_some_are_surely_in_another():

@@ -23,7 +23,7 @@ from ..io.files import TextLine
 from ..runtime import Runtime, by_length, choose, shrinking
 from ..tokens import EOS, fitting
 from ..weights.loaded import DEFAULT, Space, load_space
-from .language import AUTO, languages_of
+from .language import AUTO, lines_told
 from .segment import segment
 
 ON_LONG = ("truncate", "split", "error")
@@ -85,7 +85,7 @@ def embed(
     encoder = SpaceEncoder(model) if isinstance(model, Space) else load_encoder(model, runtime or choose())
     texts = [texts] if isinstance(texts, str) else texts
     rows = (TextLine(i + 1, text) for i, text in enumerate(texts))
-    lines = [Line(row.text, own, f"text {row.number}") for row, own in languages_of(rows, lang, encoder.langs)]
+    lines = [Line(row.text, own, f"text {row.number}") for row, own in lines_told(rows, lang, encoder.langs)]
     return encoder.embed(lines, batch_size=batch_size, on_long=on_long)
 
 

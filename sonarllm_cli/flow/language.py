@@ -70,7 +70,7 @@ def reading(text: str, lang: str, known: Sequence[str] | None, name: str) -> tup
     return code, f"{name} looks {NAMES[looks]}{lacks}, and is read as {NAMES.get(code, code)}{cure}"
 
 
-def languages_of(
+def lines_told(
     rows: Iterable[TextLine], lang: str, known: Sequence[str] | None, name: str = "the text"
 ) -> Iterator[tuple[TextLine, str]]:
     """Lines that are texts of their own, each with its language: that of its record, or `lang`; of "auto" what the

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..flow.embed import Line
 from ..flow.encoders import load_encoder
-from ..flow.language import AUTO, TOLD, languages_of, likeliest_of
+from ..flow.language import AUTO, TOLD, likeliest_of, lines_told
 from ..io.files import TextLine
 from ..languages import resolve
 from ..runtime import Runtime, choose
@@ -118,7 +118,7 @@ class SentenceEncoder:
         said = lang or self.lang
         own, all_in = (said, AUTO) if callable(said) else (lambda text: None, said)
         rows = (TextLine(i + 1, text, own(text)) for i, text in enumerate(given))
-        told = languages_of(rows, all_in, self.encoder.langs)
+        told = lines_told(rows, all_in, self.encoder.langs)
         lines = [Line(row.text, code, f"text {row.number}") for row, code in told]
         vectors_ND = torch.from_numpy(self.encoder.embed(lines, batch_size=batch_size))[:, :truncate_dim]
         if normalize_embeddings:

@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..flow.embed import Line, embed_stream
 from ..flow.embed_speech import SpeechModel
 from ..flow.hear import Listened, read_recording
-from ..flow.language import languages_of
+from ..flow.language import lines_told
 from ..io.audio import Recording, is_recording
 from ..io.files import JSON_ENDINGS, display_name, open_bytes, read_errors, read_lines, text_ending
 from ..io.vectors import read_embeddings
@@ -196,7 +196,7 @@ def read_side(
     blank: bool = False,
 ) -> Side:
     """A file of embeddings, a recording that the encoder `speech` hears (see `flow.hear`), or texts, one a line (JSON
-    Lines: their "text") in the language that `languages_of` tells. Blank ones are left out, or with `blank` keep their
+    Lines: their "text") in the language that `lines_told` tells. Blank ones are left out, or with `blank` keep their
     row, as no words, which is logged. UserError for an input that is neither."""
     if holds_vectors(path):
         return open_vectors(path)
@@ -206,7 +206,7 @@ def read_side(
     if empty := [row.number for row in rows if not row.text.strip()]:
         log.warning("%s: %d blank (first: line %d), taken as no words", display_name(path), len(empty), empty[0])
     loaded = space()
-    told = languages_of(rows, lang, loaded.tokenizer.langs, display_name(path))
+    told = lines_told(rows, lang, loaded.tokenizer.langs, display_name(path))
     return embed_lines(path, [Line(row.text, own, f"line {row.number}") for row, own in told], loaded, batch_size)
 
 
