@@ -146,7 +146,7 @@ def _embed_lines(
     output: str | None,
     compute: Compute,
 ) -> None:
-    from ..flow.embed import Line
+    from ..flow.embed import Line, with_hint
     from ..flow.encoders import load_encoder
     from ..flow.language import check_languages, lines_told
     from ..io.files import JSON_ENDINGS, display_name, read_lines
@@ -165,7 +165,7 @@ def _embed_lines(
     lines = (
         Line(row.text, own, f"{name + ', ' if several else ''}line {row.number}", name)
         for name, rows in files_rows
-        for row, own in lines_told(rows, lang, encoder.langs, display_name(name))
+        for row, own in with_hint(lines_told(rows, lang, encoder.langs, display_name(name)), display_name(name))
     )
     blank, seen = 0, ""
     options: dict[str, Any] = {"dtype": dtype, "columns": {"file": str}}

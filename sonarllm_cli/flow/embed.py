@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..io.files import TextLine
-from ..runtime import Runtime, by_length, choose, shrinking
+from ..runtime import Runtime, by_length, choose, log, shrinking
 from ..tokens import EOS, fitting
 from ..weights.loaded import DEFAULT, Space, load_space
-from .language import AUTO, lines_told
-from .segment import segment
+from .language import AUTO, TOLD, lines_told
+from .segment import many_are_several, segment
 
 ON_LONG = ("truncate", "split", "error")
 CHUNK = 4096  # texts held at once; batches are sorted by length within a chunk
@@ -87,6 +87,16 @@ def embed(
     rows = (TextLine(i + 1, text) for i, text in enumerate(texts))
     lines = [Line(row.text, own, f"text {row.number}") for row, own in lines_told(rows, lang, encoder.langs)]
     return encoder.embed(lines, batch_size=batch_size, on_long=on_long)
+
+
+def with_hint(rows: Iterable[tuple[TextLine, str]], name: str) -> Iterator[tuple[TextLine, str]]:
+    """Lines and their languages, as they are; logged is if most of the first are several sentences each, of which each
+    gets one vector."""
+    rows = iter(rows)
+    first = list(islice(rows, TOLD))
+    if first and many_are_several([row.text for row, _ in first], first[0][1]):
+        log.info("%s: lines hold several sentences each, and a line is one vector; sonarllm segment first", name)
+    return chain(first, rows)
 
 
 @dataclass(frozen=True)

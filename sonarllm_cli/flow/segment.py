@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -93,6 +93,18 @@ def segment_stream(
                         yield Sentence(block[start:end], at + start, at + end, paragraph)
 
     return sentences()
+
+
+_INNER_END = re.compile(r"[.!?…。！？][^\w\s]*\s+\S")
+
+
+def many_are_several(texts: Sequence[str], lang: str) -> bool:
+    """Whether most of the texts that have words are several sentences each."""
+    words = [text for text in texts if text.strip()]
+    maybe = [text for text in words if _INNER_END.search(text)]  # a look that needs no model of the language
+    if 2 * len(maybe) <= len(words):
+        return False
+    return 2 * sum(len(segment(text, lang=lang)) > 1 for text in maybe) > len(words)
 
 
 # Emoji too: at the end of a block they belong to what was said.

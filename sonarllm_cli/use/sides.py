@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UserError
-from ..flow.embed import Line, embed_stream
+from ..flow.embed import Line, embed_stream, with_hint
 from ..flow.embed_speech import SpeechModel
 from ..flow.hear import Listened, read_recording
 from ..flow.language import lines_told
@@ -194,10 +194,12 @@ def read_side(
     speech: str | SpeechModel = "",
     batch_size: int | None = None,
     blank: bool = False,
+    hint: bool = False,
 ) -> Side:
     """A file of embeddings, a recording that the encoder `speech` hears (see `flow.hear`), or texts, one a line (JSON
     Lines: their "text") in the language that `lines_told` tells. Blank ones are left out, or with `blank` keep their
-    row, as no words, which is logged. UserError for an input that is neither."""
+    row, as no words, which is logged; with `hint` it is too that lines are several sentences. UserError for an input
+    that is neither."""
     if holds_vectors(path):
         return open_vectors(path)
     if is_recording(path):
@@ -207,6 +209,7 @@ def read_side(
         log.warning("%s: %d blank (first: line %d), taken as no words", display_name(path), len(empty), empty[0])
     loaded = space()
     told = lines_told(rows, lang, loaded.tokenizer.langs, display_name(path))
+    told = with_hint(told, display_name(path)) if hint else told
     return embed_lines(path, [Line(row.text, own, f"line {row.number}") for row, own in told], loaded, batch_size)
 
 
