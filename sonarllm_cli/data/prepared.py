@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..errors import UserError
-from ..io.files import atomic_file, read_errors
+from ..io.files import atomic_file, load_json, read_errors
 from ..tokens import Tokenizer
 
 ARRAYS = ("tokenizer", "flat", "words", "lang", "left", "right", "taught", "teacher", "scale", "body", "sizes", "title")
@@ -99,7 +99,7 @@ def read(path: str | Path) -> Prepared:
         data = Path(path).read_bytes()
         data = lzma.decompress(data) if data[:6] == b"\xfd7zXZ\x00" else data
     try:
-        facts = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["prepared"])
+        facts = load_json(load_json(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["prepared"])
         return Prepared(**load(data), **facts)  # type: ignore[arg-type]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no prepared corpus", "make one with recipes/mini/prepare.py") from error
