@@ -17,6 +17,8 @@ import pytest
 from conftest import PARITY
 
 from sonarllm_cli.cli import main, sonarllm
+from sonarllm_cli.cli.common import Failures
+from sonarllm_cli.errors import UserError
 
 MODEL = ["-m", "tiny"]
 WRITER = ["-m", "tiny-llm", "--max-tokens", "8"]
@@ -383,6 +385,11 @@ NAN = np.full((1, 64), np.nan, np.float32)
 def test_mistakes_get_one_line_with_a_cure_and_exit_2(run, arguments, stdin, words):
     code, out, err = run(*arguments, stdin=stdin)
     assert (code, out) == (2, "") and words in err and err.count("\n") == 1 and err.startswith("sonarllm: ")
+
+
+def test_a_file_of_several_that_is_told_does_not_steer_a_terminal(capsys):
+    Failures(several=True).tell(UserError("no such file: \x1b]0;title\a.txt"))
+    assert capsys.readouterr().err == "sonarllm: no such file: \\x1b]0;title\\x07.txt\n"
 
 
 def test_embeddings_that_are_not_finite_are_refused(run, tmp_path):
