@@ -302,7 +302,7 @@ def _llama_shape(found: Found, settings: dict[str, Any]) -> SonarLLMConfig:
     scaled = [llama[key] for key in ("rope_scaling", "rope_parameters") if llama.get(key)]
     if not all(isinstance(one, dict) for one in scaled):
         raise UserError(
-            f"the config of {path} has no table of rotary settings, but {str(scaled)[:80]}", "fetch it again"
+            f"the config of {path} has no table of rotary settings, but {str(scaled[0])[:80]}", "fetch it again"
         )
     rope = {key: value for table in (llama, *scaled) for key, value in table.items()}
     kind = rope.get("rope_type", rope.get("type", "default"))
