@@ -16,7 +16,7 @@ from sonarllm_cli.flow.compose import (
     generate_stream,
 )
 from sonarllm_cli.flow.decode import Search, decode
-from sonarllm_cli.flow.embed import embed_sentences
+from sonarllm_cli.flow.embed_text import embed_sentences
 from sonarllm_cli.flow.familiar import blurred, reconstruction
 from sonarllm_cli.flow.predict import Reader, predict
 from sonarllm_cli.flow.read import read_document

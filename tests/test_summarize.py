@@ -8,7 +8,7 @@ import torch
 
 from sonarllm_cli.flow.compose import Writing
 from sonarllm_cli.flow.decode import Search, decode
-from sonarllm_cli.flow.embed import embed_sentences
+from sonarllm_cli.flow.embed_text import embed_sentences
 from sonarllm_cli.flow.familiar import reconstruction
 from sonarllm_cli.flow.summarize import summarize
 

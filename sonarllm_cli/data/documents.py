@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RunError, UserError
-from ..flow.embed import encode
+from ..flow.embed_text import encode
 from ..nets.sonar_llm import ENDING, MARKER
 from ..runtime import log
 from ..tokens import EOS, Tokenizer

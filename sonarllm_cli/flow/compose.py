@@ -23,8 +23,8 @@ from ..nets.kinds import TOKENS
 from ..runtime import Runtime, log
 from ..weights.loaded import DEFAULT, Writer, load_writer
 from .decode import Hypothesis, Search
-from .embed import embed_sentences
 from .embed_speech import SpeechModel
+from .embed_text import embed_sentences
 from .predict import Report
 from .read import read_input
 from .special import Special

@@ -18,8 +18,8 @@ from ..io.audio import Recording
 from ..nets.kinds import TOKENS
 from ..weights.loaded import Writer
 from .decode import Search
-from .embed import embed_sentences, fits
 from .embed_speech import SpeechModel
+from .embed_text import embed_sentences, fits
 from .hear import read_recording
 from .language import language_of
 from .predict import Report

@@ -23,8 +23,8 @@ from ..weights.loaded import DEFAULT, Writer, load_writer
 from .back import Distances
 from .compose import Writing, Written, generate_stream, nothing_written, tell_language
 from .decode import Search, decode_batch
-from .embed import embed_sentences
 from .embed_speech import SpeechModel
+from .embed_text import embed_sentences
 from .extract import best_sentences, share
 from .familiar import unfamiliar
 from .predict import Report

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from ..flow.compose import Writing
-from ..flow.embed import embed_sentences
+from ..flow.embed_text import embed_sentences
 from ..flow.extract import best_sentences, share
 from ..flow.familiar import unfamiliar
 from ..flow.summarize import SUPPORT, shortened

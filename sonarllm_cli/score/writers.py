@@ -18,7 +18,7 @@ from ..data import corpus
 from ..data.records import Data
 from ..errors import RunError, UserError
 from ..flow.compose import Written, continue_sentences, sampling_of
-from ..flow.embed import embed_sentences
+from ..flow.embed_text import embed_sentences
 from ..flow.predict import predict_all
 from ..flow.read import sentence_texts
 from ..flow.summarize import AUTO, shortened
