@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sonarllm_cli.data import corpus, prepared
+from sonarllm_cli.data import prepared
+from sonarllm_cli.data.corpus import train_tokenizer
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.learn import loop
 from sonarllm_cli.learn.loop import Trainer
@@ -53,15 +54,15 @@ def path(tmp_path_factory):
 
 
 def test_it_holds_the_text_of_its_sources(path):
-    held = prepared.read(path)
-    texts = {s for _, body in held.documents(held=False) for s in body}
+    corpus = prepared.read(path)
+    texts = {s for _, body in corpus.documents(held=False) for s in body}
     assert {en.replace("buys", "likes") for en, _ in PAIRS[12:]} == texts
-    every = held.documents(held=False)
-    assert held.documents(held=False, limit=2) == [every[0], every[11]]
-    assert len(held.documents(held=True)) == 2 and held.held_items == 12 + 12
-    start = np.append(0, np.cumsum(held.words, dtype=int))
-    text = [held.vocabulary.text(held.flat[start[i] : start[i + 1]].tolist()) for i in range(len(held.words))]
-    pairs = Counter((text[a], text[b]) for a, b in zip(held.left, held.right) if b >= 0)
+    every = corpus.documents(held=False)
+    assert corpus.documents(held=False, limit=2) == [every[0], every[11]]
+    assert len(corpus.documents(held=True)) == 2 and corpus.held_items == 12 + 12
+    start = np.append(0, np.cumsum(corpus.words, dtype=int))
+    text = [corpus.vocabulary.text(corpus.flat[start[i] : start[i + 1]].tolist()) for i in range(len(corpus.words))]
+    pairs = Counter((text[a], text[b]) for a, b in zip(corpus.left, corpus.right) if b >= 0)
     loud = {pair for pair in pairs if pair[0].isupper()}
     assert loud and loud <= {(en.upper(), it.upper()) for en, it in PAIRS[12:]}  # a few, in capitals
     assert pairs.keys() - loud == set(PAIRS) and pairs[PAIRS[0]] == 1 and pairs[PAIRS[-1]] == 3  # held out, Italian
@@ -136,7 +137,7 @@ def test_without_a_teacher_its_loss_is_left_out(path, tmp_path, caplog):
 
 
 def test_the_encoder_alone_reads_further_sentences_of_the_teachers(path, tmp_path):
-    held = prepared.read(path)
+    corpus = prepared.read(path)
     items = np.append(corpus.left[: -corpus.held_items], corpus.right[: -corpus.held_items])
     others = np.setdiff1d(np.arange(len(corpus.words)), items)  # of no item that is trained on
     taught = np.full_like(corpus.taught, -1)
@@ -173,7 +174,7 @@ def test_the_teacher_reads_items_then_the_lexicon(path, tmp_path, monkeypatch):
 
 
 def test_translations_share_their_teachers_row(path):
-    held = prepared.read(path)
+    corpus = prepared.read(path)
     assert corpus.teacher_vectors(corpus.taught[:4]).tolist() == [[1, 2], [1, 2], [3, 4], [3, 4]]
 
 
@@ -185,5 +186,5 @@ def test_the_recipe_of_the_embedded_space_is_one_plain_vector():
 @pytest.mark.parametrize("pieces, cure", [(262, "more"), (9000, "fewer")])
 def test_a_vocabulary_that_does_not_fit_its_text_names_the_cure(pieces, cure):
     with pytest.raises(UserError) as caught:
-        corpus.train_tokenizer(["the quick brown fox jumps over the lazy dog"] * 9, pieces)
+        train_tokenizer(["the quick brown fox jumps over the lazy dog"] * 9, pieces)
     assert f"use {cure} vocabulary.pieces" in str(caught.value)
