@@ -16,7 +16,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from conftest import on_ranks
 from safetensors.torch import load_file
-from test_train import concept, corpus, sonar, trained  # noqa: F401
+from test_train import concept, corpus, joint, sonar, trained, writer  # noqa: F401
 from torch.distributed.tensor import DTensor
 
 from sonarllm_cli.data.corpus import Pairs
@@ -58,18 +58,24 @@ def changed(settings, **sections):
     return build(table)
 
 
-@pytest.mark.parametrize(("count", "parts"), [(1, "none"), (2, "none"), (2, "full")])
-def test_a_run_killed_at_any_time_ends_in_the_same_weights(corpus, trained, tmp_path, count, parts):  # noqa: F811
-    """Killed after a random step or, by turns, while a checkpoint is written; SONARLLM_TEST_KILLS=20 times if told."""
+@pytest.mark.parametrize(("count", "parts"), [(1, "none"), (2, "none"), (2, "full"), (2, "joint")])
+def test_a_run_killed_at_any_time_ends_in_the_same_weights(corpus, trained, tmp_path, request, count, parts):  # noqa: F811
+    """Killed after a random step or, by turns, while a checkpoint is written; SONARLLM_TEST_KILLS=20 times if told.
+    `joint` is of a space and a concept model that learn together, as recipes/mini/decoder.toml has it."""
     if (count, parts) == (2, "none") and "SONARLLM_TEST_KILLS" not in os.environ:
         pytest.skip("takes a while: set SONARLLM_TEST_KILLS")
     kills = int(os.environ.get("SONARLLM_TEST_KILLS", "2" if count == 1 else "1"))
     steps, run = 10 + 5 * kills, tmp_path / "broken"
     if parts == "none":
         settings = changed(sonar(corpus, steps=steps, accumulate=3), model={"dropout": 0.2})
-    else:
+    elif parts == "full":
         settings = changed(concept(corpus, trained / "sonar/model"), optim={"steps": steps, "batch_tokens": 128})
-    settings = changed(settings, run={"save_every": 1, "weights": "float32"}, parallel={"shard": parts})
+        settings = changed(settings, parallel={"shard": "full"})
+    else:
+        optim = {"steps": steps, "name": "muon", "schedule": "wsd", "accumulate": 2}
+        settings = joint(corpus, trained / "sonar/model", request.getfixturevalue("writer"), **optim)
+        settings = changed(settings, run={"dtype": "bfloat16"})
+    settings = changed(settings, run={"save_every": 1, "weights": "float32"})
     (tmp_path / "r.toml").write_text(to_toml(settings.as_dict()))
     command = [sys.executable, "-m", "sonarllm_cli", "train", "r.toml", "--threads", "1", "--nproc", str(count), "-o"]
 
@@ -90,8 +96,9 @@ def test_a_run_killed_at_any_time_ends_in_the_same_weights(corpus, trained, tmp_
     assert started("broken", "--resume").wait() == 0
     told = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert told == sorted(told) and not list(run.glob(".*.tmp-*"))
-    a, b = weights(tmp_path / "whole"), weights(run)
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    for name in ("model", "writer") if parts == "joint" else ("model",):
+        a, b = weights(tmp_path / "whole", name), weights(run, name)
+        assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def wait_for_lock(run):

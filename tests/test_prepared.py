@@ -15,6 +15,7 @@ import pytest
 
 from sonarllm_cli.data import prepared
 from sonarllm_cli.data.corpus import train_tokenizer
+from sonarllm_cli.data.documents import DocumentData, Documents
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.learn import loop
 from sonarllm_cli.learn.loop import Trainer
@@ -188,3 +189,10 @@ def test_a_vocabulary_that_does_not_fit_its_text_names_the_cure(pieces, cure):
     with pytest.raises(UserError) as caught:
         train_tokenizer(["the quick brown fox jumps over the lazy dog"] * 9, pieces)
     assert f"use {cure} vocabulary.pieces" in str(caught.value)
+
+
+def test_held_out_documents_are_of_all_sources():
+    valid = Documents.of([(-1, [i + 2, i + 3, 0]) for i in range(10)])
+    data = SimpleNamespace(valid=valid, document=DocumentData.document)
+    assert [d.rows[0] for d in DocumentData.held_out(data, False, 3)] == [2, 5, 8]
+    assert len(DocumentData.held_out(data, False, 99)) == 10 and not DocumentData.held_out(data, True, 3)

@@ -28,6 +28,7 @@ from ..errors import RunError, UserError
 from ..learn.ranks import Ranks, last_of_step
 from ..nets.sonar import SonarDecoder
 from ..nets.sonar_llm import SonarLLM
+from ..parent import LAUNCHER
 from ..runtime import choose
 from .step import BenchTrain, Micro, micro_batches, networks, our_loss
 from .timing import now
@@ -119,7 +120,8 @@ def measure_processes(setup: BenchTrain, count: int) -> dict[str, Any]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [sys.executable, "-c", f"from {__name__} import _worker; _worker()", json.dumps(asdict(setup))]
-    shared = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), LAUNCHER: str(os.getpid())}
+    shared = {**os.environ, "WORLD_SIZE": str(count), **place}
     processes = [
         subprocess.Popen(
             words,
