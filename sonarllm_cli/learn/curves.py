@@ -29,7 +29,7 @@ def read_curves(run: Path) -> Curves:
             row = json.loads(line)
             step = int(row["step"])
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number} is no line of metrics", "name the folder of a run") from None
+            raise UserError(f"{path}, line {number} is no line of metrics", "take that line out") from None
         for name, value in row.items():
             if name in PANELS or name.startswith("valid_"):
                 steps, values = curves.setdefault(name, ([], []))
