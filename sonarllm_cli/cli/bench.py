@@ -24,7 +24,7 @@ from .common import (
 )
 from .groups import NamingGroup
 
-PEERS = ("sonar-space", "transformers", "ctranslate2", "onnxruntime")  # as bench.peers has them, which needs torch
+PEERS = ("sonar-space", "transformers", "ctranslate2", "onnxruntime")  # what bench/peers.py builds
 threads_option = click.option("--threads", type=Whole(high=4096), help="Processor cores to use.")
 layers_option = click.option(
     "--layers", type=Whole(0), default=0, show_default=True, help="Layers of the published size; 0: all 24."
