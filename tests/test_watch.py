@@ -75,7 +75,8 @@ def test_a_tracker_that_is_not_installed_names_the_cure(corpus, tmp_path, monkey
     for module in ("torch.utils.tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=f"pip install {name}"):
-        Trainer(changed(sonar(corpus), run={"track": [name]}), tmp_path / "r").run()
+        Trainer(changed(sonar(corpus), run={"track": [name]}), tmp_path / "r")
+    assert not list((tmp_path / "r").glob("*.tokens"))  # it is told before the data is read
 
 
 def test_a_terminal_gets_a_bar(corpus, tmp_path, monkeypatch):  # noqa: F811

@@ -54,7 +54,9 @@ def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
     _fits(build_model(settings))
     both = settings.run.writer or settings.loss.guess  # a space and a concept model
     if both and not kind_of(settings.kind).space:
-        raise UserError("run.writer and loss.guess are for a space", 'use kind = "sonar", or leave them out')
+        key = "run.writer" if settings.run.writer else "loss.guess"
+        cure = f'leave {key} out, or use kind = "sonar"'
+        raise UserError(f"{key} is for a space, not for a {settings.kind} model", cure)
     make = named(f"{__package__}.tasks", "joint.JointTask") if both else task_class(settings.kind)
     task: Task = make(settings, folder, device)
     return task

@@ -142,7 +142,7 @@ class Checkpoints:
                 )
             except CheckpointException as error:
                 reason = next(iter(error.failures.values()))[0]
-                cure = "free some space, then continue with --resume from the checkpoint before"
+                cure = "see that the disk has room, then continue with --resume from the checkpoint before"
                 raise RunError(f"can't write the checkpoint of step {step}: {reason}", cure) from error
             written = scratch.glob(f"shard-{self.ranks.rank + 1:05d}-*")  # by this process
             parts = self.ranks.gather({path.name: digest(path) for path in written}, aside=True)

@@ -67,11 +67,13 @@ class Tracker(Protocol):
 
 class TensorBoard:
     def __init__(self, folder: Path, settings: Settings) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError("run.track names tensorboard, which is not installed", "pip install tensorboard") from None
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer = self.library()(str(folder / "tensorboard"))
+
+    @staticmethod
+    def library() -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         for name, value in figures.items():
@@ -83,12 +85,14 @@ class TensorBoard:
 
 class WandB:
     def __init__(self, folder: Path, settings: Settings) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("run.track names wandb, which is not installed", "pip install wandb") from None
         name = settings.name or settings.kind
-        self.run = wandb.init(project="sonarllm", name=name, dir=str(folder), config=settings.as_dict())
+        self.run = self.library().init(project="sonarllm", name=name, dir=str(folder), config=settings.as_dict())
+
+    @staticmethod
+    def library() -> Any:
+        import wandb
+
+        return wandb
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         self.run.log(figures, step=step)
@@ -98,6 +102,15 @@ class WandB:
 
 
 TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WandB}
+
+
+def check_trackers(settings: Settings) -> None:
+    """UserError for one that the recipe names and that is not installed; asked before any data is read."""
+    for name in settings.run.track:
+        try:
+            TRACKERS[name].library()
+        except ImportError:
+            raise UserError(f"run.track names {name}, which is not installed", f"pip install {name}") from None
 
 
 class Watch:
