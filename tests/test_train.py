@@ -286,6 +286,15 @@ def test_a_concept_model_begins_at_the_mean_embedding_or_at_another_model(corpus
             Trainer(build(settings), tmp_path / "c")
 
 
+def test_a_normaliser_is_fitted_and_not_trained_also_where_a_run_starts_from_another(corpus, trained, tmp_path):
+    settings = concept(corpus, trained / "sonar/model", kind="mse-lcm")
+    Trainer(settings, tmp_path / "r").run()
+    begun = Trainer(build(settings.as_dict() | {"run": {"init": str(tmp_path / "r/model")}}), tmp_path / "b")
+    fitted = {name: p.clone() for name, p in begun.task.model.normaliser.named_parameters()}
+    begun.run()
+    assert all(torch.equal(p, fitted[name]) for name, p in begun.task.model.normaliser.named_parameters())
+
+
 @pytest.mark.parametrize(("has", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_where_there_are_no_bfloat16_products_a_run_has_float32_ones(corpus, tmp_path, monkeypatch, has, dtype):
     from sonarllm_cli.learn import loop
