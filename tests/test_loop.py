@@ -22,10 +22,12 @@ from torch.distributed.tensor import DTensor
 from sonarllm_cli.data.corpus import Pairs
 from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.learn import ranks
+from sonarllm_cli.learn.build import build_model
 from sonarllm_cli.learn.checkpoint import Checkpoints, claimed
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, to_toml
 from sonarllm_cli.learn.tasks.sonar import batches, cuts
+from sonarllm_cli.nets.kinds import TRAINED
 from sonarllm_cli.runtime import Runtime
 
 
@@ -370,6 +372,38 @@ def test_a_network_that_does_not_exist_is_told_before_the_corpus_is_read(corpus,
     for settings in (sonar(corpus), concept(corpus, trained / "sonar/model")):
         with pytest.raises(UserError, match=r"did you mean model\.width"):
             Trainer(changed(settings, model={"widht": 8}), tmp_path / "r")
+
+
+@pytest.mark.parametrize("kind", [*TRAINED, "joint"])
+def test_what_train_only_does_not_match_is_told_before_anything_is_read(
+    corpus,  # noqa: F811
+    trained,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    request,
+    kind,
+):
+    base, right = trained / "sonar/model", "layers.0"
+    if kind == "joint":
+        settings, right = joint(corpus, base, request.getfixturevalue("writer")), "decoder.layers"
+    elif kind == "sonar":
+        settings, right = sonar(corpus), "decoder.layers"
+    elif kind == "sonar-speech":
+        settings = build({"kind": kind, "sonar": str(base), "data": {"documents": ["a.tsv"]}, "loss": {"spell": 1.0}})
+        settings, right = changed(settings, model={"width": 16, "pooler_heads": 2, "heads": 2}), "speller."
+    else:
+        settings = concept(corpus, base, kind=kind, model={})
+        names = [name for name, p in build_model(settings).named_parameters() if p.requires_grad]
+        right = names[len(names) // 2]
+    only = [*settings.run.train_only, right]
+    for place in ("corpus.documents", "corpus.translations", "prepared.read", "clips._rows"):
+        monkeypatch.setattr(f"sonarllm_cli.data.{place}", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Trainer(changed(settings, run={"train_only": only}), tmp_path / "r")
+    wrong = right[:-3] + "q"
+    with pytest.raises(UserError, match=f"run.train_only '{wrong}' matches no parameter; .* such as {right[:5]}"):
+        Trainer(changed(settings, run={"train_only": [*only, wrong]}), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_gpu_without_a_number_is_the_first(monkeypatch):
