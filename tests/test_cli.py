@@ -93,7 +93,7 @@ def test_a_blank_line_comes_back_as_a_blank_line(run, ending):
 
 @pytest.mark.parametrize("place", ["e.csv", "no/such/e.npy"])
 def test_where_nothing_can_be_written_is_told_before_a_model_is_loaded(run, monkeypatch, place):
-    monkeypatch.setattr("sonarllm_cli.flow.encoders.load_encoder", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("sonarllm_cli.flow.embed.load_encoder", lambda *_: pytest.fail("loaded"))
     assert run("embed", "-o", place, stdin="text")[0] == 2
 
 

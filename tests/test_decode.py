@@ -17,8 +17,7 @@ from sonarllm_cli.io.vectors import EmbeddingBatch
 from sonarllm_cli.nets.layers import moves
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.tokens import EOS, PAD, Tokenizer, fitting
-from sonarllm_cli.weights.loaded import load_space
-from sonarllm_cli.weights.shortlist import of_ids, shortlisted
+from sonarllm_cli.weights.loaded import load_space, shortlisted, shortlisted_ids
 
 EMBEDDINGS = load_file(PARITY / "expected.safetensors")["embeddings"]
 
@@ -62,7 +61,7 @@ def plain_beam_search(space, embedding_1D, prompt, beam, limit):
 def test_a_shortlist_is_a_softmax_over_its_words(space, monkeypatch):
     """Its plain twin: every logit, those of other words at −∞."""
     names, words = {space.tokenizer.lang_id(lang) for lang in space.tokenizer.langs}, set(range(10, 90))
-    short = of_ids(space, words)
+    short = shortlisted_ids(space, words)
     found = decode(EMBEDDINGS[:3], model=short, max_tokens=9)
     drawn = decode(EMBEDDINGS[:3], model=short, max_tokens=9, top_p=0.9)
     assert {i for hyps in drawn for h in hyps for i in h.ids} <= words | names | {*range(EOS + 1)}
@@ -78,7 +77,7 @@ def test_a_shortlist_is_a_softmax_over_its_words(space, monkeypatch):
 def test_the_likeliest_word_is_the_likeliest_of_a_shortlist_that_has_it(home, dtype):
     space = load_space("tiny", choose("cpu", dtype))
     (want,) = decode(EMBEDDINGS[0], model=space, max_tokens=20, beam=1)[0]
-    (found,) = decode(EMBEDDINGS[0], model=of_ids(space, want.ids), max_tokens=20, beam=1)[0]
+    (found,) = decode(EMBEDDINGS[0], model=shortlisted_ids(space, want.ids), max_tokens=20, beam=1)[0]
     assert found.ids == want.ids and found.score > want.score
 
 

@@ -40,7 +40,8 @@ def test_ctranslate2_finds_what_our_search_finds(dtype, same):
 
 @pytest.mark.parametrize(("dtype", "least"), [("float32", 0.999999), ("int8", 0.99)])
 def test_onnxruntime_embeds_what_our_encoder_embeds(dtype, least):
-    pytest.importorskip("onnxruntime")
+    for module in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(module)
     encoder = tiny().requires_grad_(False)
     ids = [[5, 6, 7, 9, 3], [8, 3, 2], [4, 4, 1, 3]]
     embed, _ = engines.onnxruntime_encoder(encoder, dtype)

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow.compose import Writing, generate, generate_stream, summarize
+from sonarllm_cli.flow.compose import Writing, generate, generate_stream
 from sonarllm_cli.flow.decode import Hypothesis, Search
-from sonarllm_cli.flow.embed import embed_sentences
+from sonarllm_cli.flow.embed_text import embed_sentences
 from sonarllm_cli.flow.predict import Reader, predict, predict_all
+from sonarllm_cli.flow.summarize import summarize
 from sonarllm_cli.flow.write import author_of
 from sonarllm_cli.learn.build import trainable_parameters
 from sonarllm_cli.learn.loop import Trainer

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow.embed import Line
-from sonarllm_cli.flow.encoders import load_encoder
+from sonarllm_cli.flow.embed import load_encoder
+from sonarllm_cli.flow.embed_text import Line
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.use.score import load_head, score
 from sonarllm_cli.use.sides import Embedded

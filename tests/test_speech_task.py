@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from sonarllm_cli.data.clips import read_clips
 from sonarllm_cli.data.features import Features
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow.embed_speech import load_speech
+from sonarllm_cli.flow.embed import load_speech
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import Speech, build, to_toml
 from sonarllm_cli.learn.spelling import Speller

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from sonarllm_cli.data.store import embed_documents
 from sonarllm_cli.errors import RunError, UserError
-from sonarllm_cli.flow.compose import Writing, summarize
+from sonarllm_cli.flow.compose import Writing
 from sonarllm_cli.flow.decode import Search
 from sonarllm_cli.flow.embed import embed
+from sonarllm_cli.flow.summarize import summarize
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, to_toml
 from sonarllm_cli.nets.sonar_llm import ENDING

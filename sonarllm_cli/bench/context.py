@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..flow.decode import Search, decode_batch
-from ..flow.embed import encode
+from ..flow.embed_text import encode
 from ..flow.predict import CHUNK, Reader, Report
 from ..learn.curves import check_picture
 from ..nets.kinds import VECTORS

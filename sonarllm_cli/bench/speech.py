@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..flow.embed_speech import SpeechModel, encode_utterances, load_speech
+from ..flow.embed import load_speech
+from ..flow.embed_speech import SpeechModel, encode_utterances
 from ..io.audio import RATE
 from ..nets import fbank
 from ..nets.speech import speech_flops

@@ -132,8 +132,8 @@ def align(
 
 
 def _embedding(path: str, lang: str, compute: Compute) -> Callable[[list[str]], np.ndarray]:
-    from ..flow.embed import TOLD, Line
-    from ..flow.language import language_of
+    from ..flow.embed_text import Line
+    from ..flow.language import TOLD, language_of
     from ..use.sides import embed_lines
 
     def embed(texts: list[str]) -> np.ndarray:

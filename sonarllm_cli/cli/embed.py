@@ -149,9 +149,9 @@ def _embed_lines(
     output: str | None,
     compute: Compute,
 ) -> None:
-    from ..flow.embed import TOLD, Line
-    from ..flow.encoders import load_encoder
-    from ..flow.language import check_languages, language_of
+    from ..flow.embed import load_encoder
+    from ..flow.embed_text import Line
+    from ..flow.language import TOLD, check_languages, language_of
     from ..io.files import JSON_ENDINGS, display_name, read_lines
     from ..io.texts import expand
     from ..io.vectors import KEEP_TEXTS
@@ -199,7 +199,8 @@ def _embed_lines(
 def _embed_recordings(
     files: Sequence[str], whole: bool, max_seconds: float, half: bool, output: str | None, compute: Compute
 ) -> None:
-    from ..flow.embed_speech import COLUMNS, embed_recordings, load_speech
+    from ..flow.embed import load_speech
+    from ..flow.embed_speech import COLUMNS, embed_recordings
     from ..io.audio import Recording
     from ..io.vectors_out import EmbeddingWriter, check_output
 

@@ -310,5 +310,7 @@ def train_tokenizer(texts: Sequence[str], pieces: int) -> bytes:
         )
     except RuntimeError as error:
         short = str(error).splitlines()[-1]
-        raise UserError(f"can't train {pieces} pieces: {short}", "use fewer vocabulary.pieces or more text") from error
+        few = "is smaller than" in short  # than the characters that must have one
+        cure = "use more vocabulary.pieces" if few else "use fewer vocabulary.pieces or more text"
+        raise UserError(f"can't train {pieces} pieces: {short}", cure) from error
     return model.getvalue()

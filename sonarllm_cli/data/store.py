@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from ..errors import RunError, UserError
-from ..flow.embed import encode
+from ..flow.embed_text import encode
 from ..flow.segment import segment
 from ..io.files import atomic_file, atomic_write, locked, make_folder
 from ..runtime import log

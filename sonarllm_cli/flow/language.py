@@ -23,6 +23,7 @@ log = logging.getLogger("sonarllm")
 AUTO = "auto"
 SURE = 0.8  # share of the likelihood
 SAMPLE = 4000  # characters that are looked at
+TOLD = 50  # texts that tell what language all of them are in
 _LOCK = threading.Lock()
 
 

@@ -18,8 +18,9 @@ from ..data.clips import read_clips
 from ..data.records import Data
 from ..errors import UserError
 from ..flow.decode import Search, decode_batch
-from ..flow.embed import Line, embed, embed_sentences, embed_stream
-from ..flow.embed_speech import embed_recordings, load_speech
+from ..flow.embed import embed, load_speech
+from ..flow.embed_speech import embed_recordings
+from ..flow.embed_text import Line, embed_sentences, embed_stream
 from ..flow.say import say
 from ..io.files import read_text
 from ..languages import resolve

@@ -19,15 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from ..flow.embed import Line
-from ..flow.encoders import load_encoder
-from ..flow.language import likeliest_of
+from ..flow.embed import load_encoder
+from ..flow.embed_text import Line
+from ..flow.language import TOLD, likeliest_of
 from ..languages import resolve
 from ..runtime import Runtime, choose
 from ..weights.loaded import DEFAULT
 
 Lang = str | Callable[[str], str]
-TOLD = 200  # texts whose language is looked at
 
 
 class Figures:

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..flow.embed import Line, embed, embed_stream, fits
+from ..flow.embed import embed
 from ..flow.embed_speech import SpeechModel
+from ..flow.embed_text import Line, embed_stream, fits
 from ..flow.hear import Ears, as_listened, hear_utterances
 from ..flow.language import language_of
 from ..flow.segment import Sentence, segment_stream

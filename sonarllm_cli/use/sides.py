@@ -20,10 +20,10 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UserError
-from ..flow.embed import TOLD, Line, embed_stream
 from ..flow.embed_speech import SpeechModel
+from ..flow.embed_text import Line, embed_stream
 from ..flow.hear import Listened, read_recording
-from ..flow.language import language_of
+from ..flow.language import TOLD, language_of
 from ..io.audio import Recording, is_recording
 from ..io.files import JSON_ENDINGS, display_name, open_bytes, read_errors, read_lines, text_ending
 from ..io.vectors import read_embeddings

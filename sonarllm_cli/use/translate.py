@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..flow.decode import Search
-from ..flow.embed import fits
+from ..flow.embed_text import fits
 from ..flow.hear import Listened
 from ..flow.say import Said, nearest_of, say
 from ..flow.segment import segment

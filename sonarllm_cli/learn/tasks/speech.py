@@ -28,8 +28,8 @@ from ...data.documents import Lazy
 from ...data.features import Features
 from ...data.kept import kept
 from ...errors import UserError
-from ...flow.embed import embed_sentences
 from ...flow.embed_speech import padded_steps
+from ...flow.embed_text import embed_sentences
 from ...nets import fbank
 from ...nets.kinds import SOUND, kind_of
 from ...nets.sonar import SonarConfig
