@@ -30,7 +30,7 @@ from sonarllm_cli.errors import RunError, UserError, nearest, printable
 
 PathName = str | os.PathLike[str]
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
-_OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 STALE = 600.0  # seconds after which what a process that is gone left half-written is swept
 _DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -68,7 +68,7 @@ def uncompressed(path: PathName) -> str:
     'news/one.txt'
     """
     stem, ending = os.path.splitext(path)
-    return stem if ending.lower() in _OPENERS else os.fspath(path)
+    return stem if ending.lower() in OPENERS else os.fspath(path)
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def open_bytes(path: PathName) -> AbstractContextManager[BinaryIO]:
     if os.path.isdir(name):  # opening it would say "no permission" on Windows
         raise UserError(f"{name} is a folder, not a file", "name a file in it")
     with read_errors(path):
-        return cast(BinaryIO, _OPENERS.get(Path(name).suffix.lower(), open)(name, "rb"))
+        return cast(BinaryIO, OPENERS.get(Path(name).suffix.lower(), open)(name, "rb"))
 
 
 def first_bytes(path: PathName, count: int = 16) -> bytes:

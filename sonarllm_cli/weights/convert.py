@@ -200,7 +200,7 @@ def import_speech(
 def speech_beginning(path: PathName) -> tuple[SpeechConfig, dict[str, Tensor]]:
     """The encoder of a checkpoint that a student may start from: a published SONAR encoder, w2v-BERT 2.0 or SeamlessM4T
     v1 in transformers' layout (a folder with config.json). → its shape, and its weights by our names, float32."""
-    found = match(read_source(path), (*SPEECH_ENCODERS, *SPEECH_BEGINNINGS), "speech encoder")
+    found = _speech_start(path)
     shape = _speech_shape(found, None, None)
     with torch.device("meta"):
         net = SpeechEncoder(shape)
@@ -208,6 +208,15 @@ def speech_beginning(path: PathName) -> tuple[SpeechConfig, dict[str, Tensor]]:
     if missing := [name for name, _ in net.named_parameters() if name.startswith("layers.") and name not in names]:
         raise UserError(f"{path} has no {missing[0]}", "is the file whole? fetch it again")
     return shape, {name: found.tensor(name).float() for name in names}
+
+
+def speech_shape(path: PathName) -> SpeechConfig:
+    """The shape of the encoder of such a checkpoint."""
+    return _speech_shape(_speech_start(path), None, None)
+
+
+def _speech_start(path: PathName) -> Found:
+    return match(read_source(path), (*SPEECH_ENCODERS, *SPEECH_BEGINNINGS), "speech encoder")
 
 
 def _speech_shape(found: Found, heads: int | None, pooler_heads: int | None) -> SpeechConfig:
