@@ -402,7 +402,7 @@ def test_embeddings_of_another_space_are_refused(run):
     out = run("embed", *MODEL, "-o", "e.parquet", stdin="text")
     code, _, err = run("decode", "-m", "mini", "e.parquet")
     assert out[0] == 0 and code == 2
-    assert "of the space tiny, not of mini-sonar; decode with the model that embedded them: -m tiny" in err
+    assert "e.parquet is of the space tiny, not of mini-sonar; decode with the model that embedded them: -m tiny" in err
 
 
 def test_a_failed_embed_leaves_the_old_file(run, tmp_path):
