@@ -16,7 +16,7 @@ _VERBS = {
     "embed": "sonarllm_cli.flow.embed",
     "decode": "sonarllm_cli.flow.decode",
     "generate": "sonarllm_cli.flow.compose",
-    "summarize": "sonarllm_cli.flow.compose",
+    "summarize": "sonarllm_cli.flow.summarize",
     "translate": "sonarllm_cli.use.translate",
     "SentenceEncoder": "sonarllm_cli.use.adapter",
 }

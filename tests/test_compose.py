@@ -1,4 +1,4 @@
-"""The chain composed: prediction with cache and without, stop rules, feedback, no repetition, extraction, citation."""
+"""The chain composed: prediction with cache and without, stop rules, feedback, no repetition."""
 
 import dataclasses
 import logging
@@ -14,13 +14,13 @@ from sonarllm_cli.flow.compose import (
     continuation,
     generate,
     generate_stream,
-    read_document,
-    summarize,
 )
 from sonarllm_cli.flow.decode import Search, decode
-from sonarllm_cli.flow.embed import embed_sentences
+from sonarllm_cli.flow.embed_text import embed_sentences
 from sonarllm_cli.flow.familiar import blurred, reconstruction
 from sonarllm_cli.flow.predict import Reader, predict
+from sonarllm_cli.flow.read import read_document
+from sonarllm_cli.flow.summarize import summarize
 from sonarllm_cli.flow.write import PENALTY
 
 SHORT = Search(beam=2, max_tokens=8, repetition_penalty=1.0)
@@ -77,30 +77,6 @@ def test_no_repeat_writes_no_sentence_twice(writer):
     assert len(texts) == len(set(texts)) > 1
 
 
-def test_extract_gives_distinct_sentences_of_the_article(writer):
-    article = "The first one is here. A second follows it. Then a third. And a last."
-    found = summarize(article, sentences=3, extract=True, model=writer, writing=Writing(search=SHORT))
-    assert len({s.text for s in found}) == 3
-    assert all(article[s.start : s.end] == s.text == s.sources[0][1] for s in found)
-    assert [s.start for s in found] == sorted(s.start for s in found)
-
-
-@pytest.mark.parametrize("text", ["Sure.", "Sure", "We left at noon."])
-def test_a_text_of_one_sentence_is_its_own_summary(writer, text):
-    assert [s.text for s in summarize(text, model=writer)] == [text]
-
-
-def test_an_extract_in_another_language_is_decoded_from_the_sentences_own_vectors(writer):
-    how = {"beam": 1, "max_tokens": 8}
-    article = ["The first one is here.", "A second follows it.", "Then a third."]
-    found = summarize(" ".join(article), sentences=2, extract=True, out_lang="ita_Latn", model=writer, **how)
-    own = [article[s.sources[0][0]] for s in found]
-    embedding_SD = embed_sentences(own, "eng_Latn", writer.space)
-    want = [h[0] for h in decode(embedding_SD, lang="ita_Latn", model=writer.space, **how)]
-    assert [(s.text, s.how) for s in found] == [(h.text, "extracted") for h in want]
-    assert [s.score for s in found] == pytest.approx([h.score for h in want], abs=1e-4)
-
-
 def test_the_verbs_take_what_the_commands_take(writer):
     how = {"beam": 2, "max_tokens": 8, "repetition_penalty": 1.0}
     writing = Writing(max_sentences=2, search=SHORT, stop_threshold=2)
@@ -108,17 +84,6 @@ def test_the_verbs_take_what_the_commands_take(writer):
     assert generate("A text.", model=writer, max_sentences=2, stop_threshold=2, **how) == want
     with pytest.raises(UserError, match="did you mean max_sentences"):
         generate("A text.", model=writer, max_sentence=2)
-
-
-def test_cite_names_the_nearest_sentences_with_their_cosines(writer):
-    article = ["The first one is here.", "A second follows it.", "Then a third."]
-    found = summarize(" ".join(article), sentences=1, cite=2, model=writer, writing=Writing(search=SHORT))[0]
-    article_SD = embed_sentences(article, "eng_Latn", writer.space)
-    own_D = embed_sentences([found.text], "eng_Latn", writer.space)
-    cosine = torch.nn.functional.cosine_similarity(article_SD, own_D)
-    best = cosine.topk(2)
-    assert [i for i, _, _ in found.sources] == best.indices.tolist()
-    assert [c for _, _, c in found.sources] == pytest.approx(best.values.tolist(), abs=1e-5)
 
 
 def test_empty_texts_and_impossible_wishes_are_refused(writer):
@@ -156,28 +121,6 @@ def test_a_blurred_vector_keeps_its_size_and_its_share():
         assert share == pytest.approx((1 - amount**2) ** 0.5, abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ("extract", "share", "least", "own"),
-    [(None, 0.9, 0, True), (None, 1.1, 0, False), (None, 1.1, 9, True), (False, 0.9, 9, False)],
-)
-def test_text_that_is_better_not_rewritten_is_summarised_in_its_own_sentences(
-    writer, caplog, monkeypatch, extract, share, least, own
-):
-    """Where the space knows little of it, or what was written has less than `least` of an extract's support."""
-    monkeypatch.setattr("sonarllm_cli.flow.compose.SUPPORT", least)
-    article = ["The first one is here.", "A second follows it.", "Then a third."]
-    bits = reconstruction(article, embed_sentences(article, "eng_Latn", writer.space), "eng_Latn", writer.space)
-    familiar = dataclasses.replace(writer, familiar=bits * share)
-    with caplog.at_level(logging.INFO, "sonarllm"):
-        how = {"model": familiar, "extract": extract, "writing": Writing(search=SHORT)}
-        found = summarize(" ".join(article), name="news.txt", **how)
-    said = [record.getMessage() for record in caplog.records]
-    assert all(s.text in article for s in found) == own == any("(--abstract: what it w" in line for line in said)
-    assert all(line.startswith("news.txt") for line in said if "own sentences" in line)
-    assert {s.how for s in found} == {"extracted" if own else "written"}
-    assert all((s.score is None) == own == (s.start is not None) for s in found)
-
-
 def test_reading_in_chunks_equals_reading_at_once(writer, monkeypatch):
     monkeypatch.setattr("sonarllm_cli.flow.predict.CHUNK", 7)
     context_SD = torch.randn(45, writer.space.dim)
@@ -191,7 +134,7 @@ def test_reading_in_chunks_equals_reading_at_once(writer, monkeypatch):
 def test_a_text_read_in_blocks_is_the_text(writer, monkeypatch):
     texts = [f"Sentence number {i} is here." for i in range(23)]
     whole = read_document(" ".join(texts), "eng_Latn", writer)
-    monkeypatch.setattr("sonarllm_cli.flow.compose.BLOCK", 5)
+    monkeypatch.setattr("sonarllm_cli.flow.read.BLOCK", 5)
     found = read_document(" ".join(texts), "eng_Latn", writer)
     assert found[0] == whole[0] and [s.flat for s in found[0]] == texts
     torch.testing.assert_close(found[1], whole[1], atol=1e-6, rtol=1e-5)

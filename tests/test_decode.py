@@ -17,8 +17,7 @@ from sonarllm_cli.io.vectors import EmbeddingBatch
 from sonarllm_cli.nets.layers import moves
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.tokens import EOS, PAD, Tokenizer, fitting
-from sonarllm_cli.weights.loaded import load_space
-from sonarllm_cli.weights.shortlist import of_ids, shortlisted
+from sonarllm_cli.weights.loaded import load_space, shortlisted, shortlisted_ids
 
 EMBEDDINGS = load_file(PARITY / "expected.safetensors")["embeddings"]
 
@@ -62,7 +61,7 @@ def plain_beam_search(space, embedding_1D, prompt, beam, limit):
 def test_a_shortlist_is_a_softmax_over_its_words(space, monkeypatch):
     """Its plain twin: every logit, those of other words at −∞."""
     names, words = {space.tokenizer.lang_id(lang) for lang in space.tokenizer.langs}, set(range(10, 90))
-    short = of_ids(space, words)
+    short = shortlisted_ids(space, words)
     found = decode(EMBEDDINGS[:3], model=short, max_tokens=9)
     drawn = decode(EMBEDDINGS[:3], model=short, max_tokens=9, top_p=0.9)
     assert {i for hyps in drawn for h in hyps for i in h.ids} <= words | names | {*range(EOS + 1)}
@@ -78,7 +77,7 @@ def test_a_shortlist_is_a_softmax_over_its_words(space, monkeypatch):
 def test_the_likeliest_word_is_the_likeliest_of_a_shortlist_that_has_it(home, dtype):
     space = load_space("tiny", choose("cpu", dtype))
     (want,) = decode(EMBEDDINGS[0], model=space, max_tokens=20, beam=1)[0]
-    (found,) = decode(EMBEDDINGS[0], model=of_ids(space, want.ids), max_tokens=20, beam=1)[0]
+    (found,) = decode(EMBEDDINGS[0], model=shortlisted_ids(space, want.ids), max_tokens=20, beam=1)[0]
     assert found.ids == want.ids and found.score > want.score
 
 
@@ -143,15 +142,23 @@ HUGE = torch.cat([EMBEDDINGS[:2], torch.full((1, 64), 1e20), EMBEDDINGS[2:3]])
 
 @pytest.mark.parametrize("options", [{}, {"beam": 1}, {"temperature": 1.0}, {"top_p": 0.9, "num_return": 2}])
 def test_a_row_that_overflows_is_named_and_not_left_out(space, options):
-    with pytest.raises(UserError, match="embedding 3 overflows float32"):
+    with pytest.raises(UserError, match="the embeddings, row 3 overflows float32"):
         decode(HUGE, model=space, max_tokens=6, batch_size=2, **options)
     assert len(decode(EMBEDDINGS[:3], model=space, max_tokens=6, batch_size=2, **options)) == 3
 
 
 def test_a_stream_names_a_row_by_its_place_in_the_whole_file(home):
-    batches = [EmbeddingBatch(part.numpy(), [], first, "", []) for first, part in ((0, EMBEDDINGS[:5]), (5, HUGE))]
-    with pytest.raises(UserError, match="embedding 8 overflows"):
+    batches = [
+        EmbeddingBatch(part.numpy(), [], first, "", [], "e.npy") for first, part in ((0, EMBEDDINGS[:5]), (5, HUGE))
+    ]
+    with pytest.raises(UserError, match=r"e\.npy, row 8 overflows"):
         list(decode_stream(batches, "eng_Latn", load_space("tiny"), Search(max_tokens=6)))
+
+
+def test_a_row_of_fewer_texts_than_asked_for_is_named(space, monkeypatch):
+    monkeypatch.setattr("sonarllm_cli.flow.decode.beam_search", lambda space, rows, *_: [[((EOS,), 0.0)]] * len(rows))
+    with pytest.raises(UserError, match="row 1 has only 1 texts; use --num-return 1"):
+        decode(EMBEDDINGS[:2], model=space, num_return=2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

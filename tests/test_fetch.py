@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from sonarllm_cli.errors import RunError, UserError
-from sonarllm_cli.flow.embed_speech import load_speech
+from sonarllm_cli.flow.embed import load_speech
 from sonarllm_cli.weights import fetch as fetching
 from sonarllm_cli.weights import hub, model_dir, registry
 

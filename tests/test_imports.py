@@ -7,26 +7,39 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "sonarllm_cli"
 ROOMS = ["cli", "bench", "score", "use", "learn", "data", "flow", "weights", "nets", "io"]  # from those after it
-BELOW = {room: set(ROOMS[place + 1 :]) for place, room in enumerate(ROOMS)}
+SHARED = ["tokens.py", "languages.py", "runtime.py", "parent.py", "bounds.py", "errors.py", "__init__.py"]  # under all
+ORDER = ["__main__.py", *ROOMS, *SHARED]
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imported(path: Path) -> set[str]:
-    """The package's folders that a file imports from."""
-    base = ["sonarllm_cli", *path.relative_to(PACKAGE).parts[:-1]]
+def imported(path: Path) -> set[Path]:
+    """The package's files that a file imports, at its top or inside a function."""
+    package = path.relative_to(PACKAGE.parent).parts[:-1]
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom):
-            module = (node.module or "").split(".") if node.module else []
-            whole = base[: len(base) - node.level + 1] + module if node.level else module
-            names = whole[1:2] or [alias.name for alias in node.names]
-            found |= set(names) if whole[:1] == ["sonarllm_cli"] else set()
-    return found & set(BELOW)
+            own = package[: len(package) - node.level + 1] if node.level else ()
+            whole = PACKAGE.parent.joinpath(*own, *(node.module or "").split("."))
+            for place in (whole, *(whole / alias.name for alias in node.names)):
+                found |= {place.with_suffix(".py"), place / "__init__.py"} & set(FILES)
+    return found
 
 
 def test_imports_go_one_way():
-    for folder, allowed in BELOW.items():
-        for path in (PACKAGE / folder).rglob("*.py"):
-            assert imported(path) <= allowed | {folder}, path
+    for path in FILES:
+        own, *others = (ORDER.index(file.relative_to(PACKAGE).parts[0]) for file in (path, *imported(path)))
+        assert all(own <= other for other in others), path
+
+
+def test_no_files_import_one_another():
+    """A file that imports nothing of what is left, or that nothing left imports, is taken away: circles stay."""
+    left = {path: imported(path) - {path} for path in FILES}
+    while free := [
+        path for path, own in left.items() if not own & {*left} or not any(path in o for o in left.values())
+    ]:
+        for path in free:
+            del left[path]
+    assert not [str(path.relative_to(PACKAGE)) for path in left]
 
 
 def test_help_imports_nothing_heavy():

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sonarllm_cli.flow.decode import decode
-from sonarllm_cli.flow.embed import embed, embed_sentences
+from sonarllm_cli.flow.embed import embed
+from sonarllm_cli.flow.embed_text import embed_sentences
 from sonarllm_cli.flow.familiar import reconstruction
 from sonarllm_cli.score.metrics import xsim
 from sonarllm_cli.weights import registry

@@ -5,6 +5,7 @@ import json
 import logging
 import lzma
 import sys
+from collections import Counter
 from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 from sonarllm_cli.data import prepared
-from sonarllm_cli.errors import UserError
+from sonarllm_cli.data.corpus import train_tokenizer
+from sonarllm_cli.data.documents import DocumentData, Documents
+from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.learn import loop
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, load
@@ -41,7 +44,7 @@ def path(tmp_path_factory):
     try:
         import prepare
 
-        prepare.main([str(folder), str(out), "--teacher", "0", "--pieces", "300"])
+        prepare.main([str(folder), str(out), "--teacher", "0", "--pieces", "320"])
     finally:
         sys.path.remove(str(RECIPES))
     plain = prepared.read(out)
@@ -60,8 +63,10 @@ def test_it_holds_the_text_of_its_sources(path):
     assert len(corpus.documents(held=True)) == 2 and corpus.held_items == 12 + 12
     start = np.append(0, np.cumsum(corpus.words, dtype=int))
     text = [corpus.vocabulary.text(corpus.flat[start[i] : start[i + 1]].tolist()) for i in range(len(corpus.words))]
-    pairs = {(text[a], text[b]) for a, b in zip(corpus.left, corpus.right) if b >= 0}
-    assert pairs == set(PAIRS)
+    pairs = Counter((text[a], text[b]) for a, b in zip(corpus.left, corpus.right) if b >= 0)
+    loud = {pair for pair in pairs if pair[0].isupper()}
+    assert loud and loud <= {(en.upper(), it.upper()) for en, it in PAIRS[12:]}  # a few, in capitals
+    assert pairs.keys() - loud == set(PAIRS) and pairs[PAIRS[0]] == 1 and pairs[PAIRS[-1]] == 3  # held out, Italian
 
 
 def settings(path, folder, **changes):
@@ -98,6 +103,16 @@ def test_a_concept_model_reads_its_documents(path, tmp_path):
     task = Trainer(own, tmp_path / "r").task
     assert len(task.data.train) == 22 and len(task.data.valid) == 2
     assert task.table.text(task.data.valid.body(0))[-1] == "End of sequence."
+
+
+def test_a_run_of_minutes_that_is_stopped_tells_no_number_of_steps(path, tmp_path, monkeypatch):
+    own = settings(path, tmp_path).as_dict()
+    own["run"] |= {"minutes": 5}
+    own["optim"] |= {"steps": 0}
+    trainer = Trainer(build(own), tmp_path / "r")
+    trainer.asked = True
+    with pytest.raises(RunError, match=r"^stopped at step 1; continue"):
+        trainer.run()
 
 
 def test_a_run_ends_within_its_minutes_with_its_rate_fallen(path, tmp_path, monkeypatch):
@@ -160,7 +175,7 @@ def test_the_teacher_reads_items_then_the_lexicon(path, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     import prepare
 
-    prepare.main([str(path.parent), str(tmp_path / "out"), "--teacher", "9999", "--pieces", "300", "--numbers", "2"])
+    prepare.main([str(path.parent), str(tmp_path / "out"), "--teacher", "9999", "--pieces", "320", "--numbers", "2"])
     corpus = prepared.read(tmp_path / "out")
     start = np.append(0, np.cumsum(corpus.words, dtype=int))
     row = {corpus.vocabulary.text(corpus.flat[a:b].tolist()): i for i, (a, b) in enumerate(pairwise(start))}
@@ -177,3 +192,17 @@ def test_translations_share_their_teachers_row(path):
 def test_the_recipe_of_the_embedded_space_is_one_plain_vector():
     recipe = load(str(RECIPES / "sonar.toml"))
     assert recipe.model["embedding"] == recipe.model["pool_width"] == 1024
+
+
+@pytest.mark.parametrize("pieces, cure", [(262, "more"), (9000, "fewer")])
+def test_a_vocabulary_that_does_not_fit_its_text_names_the_cure(pieces, cure):
+    with pytest.raises(UserError) as caught:
+        train_tokenizer(["the quick brown fox jumps over the lazy dog"] * 9, pieces)
+    assert f"use {cure} vocabulary.pieces" in str(caught.value)
+
+
+def test_held_out_documents_are_of_all_sources():
+    valid = Documents.of([(-1, [i + 2, i + 3, 0]) for i in range(10)])
+    data = SimpleNamespace(valid=valid, document=DocumentData.document)
+    assert [d.rows[0] for d in DocumentData.held_out(data, False, 3)] == [2, 5, 8]
+    assert len(DocumentData.held_out(data, False, 99)) == 10 and not DocumentData.held_out(data, True, 3)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sonarllm_cli.flow.encoders import Encoder
+from sonarllm_cli.flow.embed import Encoder
 from sonarllm_cli.nets.kinds import KINDS, ROWS, kind_of, named
 
 PACKAGE = Path(__file__).parent.parent / "sonarllm_cli"

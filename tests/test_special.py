@@ -2,10 +2,11 @@
 
 import pytest
 
-from sonarllm_cli.flow.compose import Writing, generate_stream, summarize
+from sonarllm_cli.flow.compose import Writing, generate_stream
 from sonarllm_cli.flow.decode import decode
-from sonarllm_cli.flow.embed import embed_sentences
+from sonarllm_cli.flow.embed_text import embed_sentences
 from sonarllm_cli.flow.special import Special
+from sonarllm_cli.flow.summarize import summarize
 from sonarllm_cli.weights.loaded import load_writer
 
 OTHERS = {
@@ -20,6 +21,10 @@ OTHERS = {
 @pytest.fixture(scope="module")
 def mini():
     return load_writer("mini")
+
+
+def test_every_language_of_the_embedded_model_is_tried(mini):
+    assert {*OTHERS} == {*mini.space.tokenizer.langs}
 
 
 @pytest.mark.parametrize("lang", OTHERS)

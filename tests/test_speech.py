@@ -24,7 +24,8 @@ from sonarllm_cli.cli import main
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow import hear
 from sonarllm_cli.flow.decode import Search, decode_batch
-from sonarllm_cli.flow.embed_speech import embed_recordings, encode_utterances, load_speech
+from sonarllm_cli.flow.embed import load_speech
+from sonarllm_cli.flow.embed_speech import embed_recordings, encode_utterances
 from sonarllm_cli.io.audio import Recording, is_recording, resampled
 from sonarllm_cli.nets import fbank, speech
 from sonarllm_cli.nets.layers import plain_attend

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..flow.compose import NEVER, Writing, generate_stream
 from ..flow.decode import Search, beam_search
-from ..flow.embed import embed_sentences, encode
+from ..flow.embed_text import embed_sentences, encode
 from ..flow.predict import Reader, predict
 from ..nets.layers import onednn_serves
 from ..nets.llama import LlamaConfig
@@ -27,8 +27,7 @@ from ..nets.sonar import Sonar
 from ..nets.sonar_llm import SonarLLM, SonarLLMConfig
 from ..runtime import choose, multiplies_bfloat16, name_of
 from ..tokens import EOS
-from ..weights.loaded import Space, Writer, load_space, load_writer, pack
-from ..weights.shortlist import of_ids
+from ..weights.loaded import Space, Writer, load_space, load_writer, pack, shortlisted_ids
 from . import flops
 from .peers import DTYPES, Peer, Weights, published, random_sonar
 from .timing import Timing, bandwidth, matrix_rate, side_by_side
@@ -166,7 +165,7 @@ def bench_decode(wish: Wish) -> dict[str, Any]:
     config, prompt = first.net.config, first.tokenizer.prompt(first.tokenizer.langs[0])
     words = range(EOS + 1, min(EOS + 1 + wish.shortlist, config.vocab_size))
     if wish.shortlist:
-        spaces |= {f"{dtype}, {len(words)} words": of_ids(space, words) for dtype, space in spaces.items()}
+        spaces |= {f"{dtype}, {len(words)} words": shortlisted_ids(space, words) for dtype, space in spaces.items()}
     vectors_ND = torch.randn(wish.count, config.embedding, generator=torch.Generator().manual_seed(wish.seed))
     limit = min(wish.max_tokens, config.max_target_tokens)
     search = Search(beam=wish.beam, max_tokens=limit)

@@ -1,9 +1,9 @@
 """Inference engines that users pick on a CPU, on the same weights: CTranslate2 decodes, onnxruntime encodes.
 
-They are installed by hand: pip install ctranslate2; pip install onnxruntime onnx. Each is given the network in its own
-format, written to a temporary folder, in float32 or with int8 weights as its own tools make them.
+They are installed by hand: pip install ctranslate2; pip install 'sonarllm-cli[export]'. Each is given the network in
+its own format, written to a temporary folder, in float32 or with int8 weights as its own tools make them.
 
-Legend: N texts, B texts of a batch, T tokens, D embedding, M model width, L layers.
+Legend: N texts, B texts of a batch, T tokens, D embedding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..nets.layers import sinusoid_TM
-from ..nets.sonar import Sonar, SonarEncoder
+from ..nets.sonar import Sonar
 from ..tokens import EOS
 
 Run = Callable[[Any], Any]
@@ -125,95 +125,23 @@ def _linear(theirs: Any, ours: Any) -> None:
 
 
 def onnxruntime_encoder(net: Sonar, dtype: str) -> tuple[Callable[[list[list[int]]], Tensor], dict[str, str]]:
-    """A worker's encoder: source ids of a batch, padded → embeddings_BD. Words are looked up, and states pooled, by
-    our own code; the layers are onnxruntime's, with its fused attention."""
+    """A worker's encoder: source ids of a batch, padded → embeddings_BD, by the file that `models export` writes."""
     import onnxruntime
 
-    encoder, count = net.encoder, torch.get_num_threads()
+    from ..weights.onnx import ENCODER, write_encoder
+
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = count
+    options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        path = _onnx(encoder, Path(folder, "encoder.onnx"))
-        if dtype == "int8":
-            path = _quantised(path)
+        path = Path(folder, ENCODER)
+        write_encoder(net, path, dtype)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def embed(ids: list[list[int]]) -> Tensor:
-        length_B = torch.tensor([len(text) for text in ids])
-        ids_BT = torch.nn.utils.rnn.pad_sequence([torch.tensor(text) for text in ids], batch_first=True)
-        feed = {"x": encoder.embed(ids_BT).numpy(), "length": length_B.int().numpy()}
-        x_BTM = torch.from_numpy(session.run(None, feed)[0])
-        return encoder.project(encoder.pool(x_BTM, torch.arange(x_BTM.shape[1]) < length_B[:, None]))
+        texts = [torch.tensor(text) for text in ids]
+        ids_BT = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
+        mask_BT = torch.nn.utils.rnn.pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
+        feed = {"input_ids": ids_BT.numpy(), "attention_mask": mask_BT.numpy()}
+        return torch.from_numpy(session.run(None, feed)[0])
 
     return embed, {"onnxruntime": onnxruntime.__version__}
-
-
-def _onnx(encoder: SonarEncoder, path: Path) -> Path:
-    """The encoder's layers as an ONNX graph: x_BTM, length_B → x_BTM."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    nodes: list[Any] = []
-    values: list[Any] = []
-
-    def held(tensor: Tensor) -> str:
-        values.append(numpy_helper.from_array(np.ascontiguousarray(tensor.numpy()), f"w{len(values)}"))
-        return str(values[-1].name)
-
-    def node(kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> list[str]:
-        names = [f"n{len(nodes)}.{i}" for i in range(outputs)]
-        nodes.append(helper.make_node(kind, list(inputs), names, domain=domain, **attributes))
-        return names
-
-    def norm(x: str, layer: Any) -> str:
-        return node("LayerNormalization", x, held(layer.weight), held(layer.bias), epsilon=layer.eps, axis=-1)[0]
-
-    def linear(x: str, layer: Any) -> str:
-        return node("Add", node("MatMul", x, held(layer.weight.T))[0], held(layer.bias))[0]
-
-    x, layers = "x", cast("list[Any]", encoder.layers)
-    for layer in layers:
-        qkv = linear(norm(x, layer.self_attn_layer_norm), layer.self_attn.qkv_proj)
-        q, k, v = node("Split", qkv, outputs=3, axis=-1, num_outputs=3)
-        heads = layer.self_attn.heads
-        mixed = node("MultiHeadAttention", q, k, v, "", "length", domain="com.microsoft", num_heads=heads)[0]
-        x = node("Add", x, linear(mixed, layer.self_attn.out_proj))[0]
-        inner = node("Relu", linear(norm(x, layer.ffn_layer_norm), layer.ffn.inner_proj))[0]
-        x = node("Add", x, linear(inner, layer.ffn.output_proj))[0]
-    shape = ["B", "T", encoder.config.width]
-    graph = helper.make_graph(
-        nodes,
-        "encoder",
-        [
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, shape),
-            helper.make_tensor_value_info("length", TensorProto.INT32, ["B"]),
-        ],
-        [helper.make_tensor_value_info(x, TensorProto.FLOAT, shape)],
-        values,
-    )
-    versions = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
-    onnx.save_model(
-        helper.make_model(graph, opset_imports=versions, ir_version=9),
-        str(path),
-        save_as_external_data=True,  # one message holds at most 2 GB
-        location=path.name + ".data",
-    )
-    return path
-
-
-def _quantised(path: Path) -> Path:
-    """Products in int8, weights by row in advance and activations as they come: what onnxruntime's own tool makes."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    out = path.with_name("int8.onnx")
-    quantize_dynamic(
-        str(path),
-        str(out),
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=True,
-        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-    )
-    return out

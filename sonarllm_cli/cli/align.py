@@ -132,7 +132,7 @@ def align(
 
 
 def _embedding(path: str, lang: str, compute: Compute) -> Callable[[list[str]], np.ndarray]:
-    from ..flow.embed import Line
+    from ..flow.embed_text import Line
     from ..flow.language import TOLD, language_of
     from ..use.sides import embed_lines
 

@@ -68,8 +68,7 @@ def decode(
     from ..io.texts import expand
     from ..io.vectors import ENDINGS, EmbeddingBatch, read_embeddings
     from ..runtime import log
-    from ..weights.loaded import load_space
-    from ..weights.shortlist import shortlisted
+    from ..weights.loaded import load_space, shortlisted
 
     check_languages(lang, model=compute.model)
     how = Search(num_return=num_return, **search)

@@ -146,8 +146,8 @@ def _embed_lines(
     output: str | None,
     compute: Compute,
 ) -> None:
-    from ..flow.embed import Line, with_hint
-    from ..flow.encoders import load_encoder
+    from ..flow.embed import load_encoder
+    from ..flow.embed_text import Line, with_hint
     from ..flow.language import check_languages, lines_told
     from ..io.files import JSON_ENDINGS, display_name, read_lines
     from ..io.texts import expand
@@ -190,7 +190,8 @@ def _embed_lines(
 def _embed_recordings(
     files: Sequence[str], whole: bool, max_seconds: float, half: bool, output: str | None, compute: Compute
 ) -> None:
-    from ..flow.embed_speech import COLUMNS, embed_recordings, load_speech
+    from ..flow.embed import load_speech
+    from ..flow.embed_speech import COLUMNS, embed_recordings
     from ..io.audio import Recording
     from ..io.vectors_out import EmbeddingWriter, check_output
 

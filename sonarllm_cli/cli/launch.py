@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import RunError
+from ..parent import LAUNCHER
 
 
 def is_first() -> bool:
@@ -22,12 +23,13 @@ def is_first() -> bool:
 def launch(count: int, arguments: Sequence[str]) -> None:
     """`sonarllm ARGUMENTS` in `count` processes; RunError with the first bad exit code, once the others have ended.
 
-    SIGTERM and Ctrl-C reach all of them, and they end as they see fit.
+    SIGTERM and Ctrl-C reach all of them, and they end as they see fit. If this process is killed, so are they.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHER: os.getpid()}
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, **place}
     processes = []
     for rank in range(count):
         told = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}

@@ -25,7 +25,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..flow.compose import Cited
+    from ..flow.summarize import Cited
 
 
 @click.command()
@@ -86,8 +86,8 @@ def summarize(
 
     check_languages(lang, out_lang, model=compute.model)
     from ..flow.compose import Writing
-    from ..flow.compose import summarize as shorten
     from ..flow.hear import Ears
+    from ..flow.summarize import summarize as shorten
     from ..io.files import display_name, open_output
     from ..weights.loaded import load_writer
 

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from ..errors import UserError
 from ..flow.segment import segment
 from ..io.files import read_errors
 from ..languages import resolve
+from ..parent import end_with
 from ..runtime import log
 from ..tokens import EOS, TAGS, Tokenizer
 from ..weights.model_dir import digest
@@ -127,9 +129,10 @@ def _spread(work: Any, items: list[Any], lang: str) -> Iterator[Any]:
         yield from work(items, lang)
         return
     chunks = [items[i : i + 2000] for i in range(0, len(items), 2000)]
-    # a process that began CUDA must not fork
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_initialized() else None)
-    with ProcessPoolExecutor(mp_context=context) as pool:
+    # A process that began CUDA must not fork. A worker must not outlive this process: it holds what this one locked.
+    forks = sys.platform == "linux" and not torch.cuda.is_initialized()
+    context = multiprocessing.get_context("fork" if forks else "spawn")
+    with ProcessPoolExecutor(mp_context=context, initializer=end_with, initargs=(os.getpid(),)) as pool:
         for part in pool.map(work, chunks, [lang] * len(chunks)):
             yield from part
 
@@ -307,5 +310,7 @@ def train_tokenizer(texts: Sequence[str], pieces: int) -> bytes:
         )
     except RuntimeError as error:
         short = str(error).splitlines()[-1]
-        raise UserError(f"can't train {pieces} pieces: {short}", "use fewer vocabulary.pieces or more text") from error
+        few = "is smaller than" in short  # than the characters that must have one
+        cure = "use more vocabulary.pieces" if few else "use fewer vocabulary.pieces or more text"
+        raise UserError(f"can't train {pieces} pieces: {short}", cure) from error
     return model.getvalue()

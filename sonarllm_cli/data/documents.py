@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RunError, UserError
-from ..flow.embed import encode
+from ..flow.embed_text import encode
 from ..nets.sonar_llm import ENDING, MARKER
 from ..runtime import log
 from ..tokens import EOS, Tokenizer
@@ -370,15 +370,11 @@ class DocumentData:
         return self.table.embeddings(rows[:: max(1, len(rows) // SAMPLED)]).mean(0)
 
     def held_out(self, summary: bool, most: int) -> list[Document]:
-        """At most `most` validation documents, all texts or all summarisations."""
-        found: list[Document] = []
-        for i in range(len(self.valid)):
-            document = self.document(self.valid, i, summary)
-            if (document.rows[-2] != 1 and 1 in document.rows) == summary:
-                found.append(document)
-            if len(found) == most:
-                break
-        return found
+        """At most `most` validation documents, all texts or all summarisations, evenly spaced: of every source."""
+        every = (self.document(self.valid, i, summary) for i in range(len(self.valid)))
+        found = [d for d in every if (d.rows[-2] != 1 and 1 in d.rows) == summary]
+        count = min(most, len(found))
+        return [found[i * len(found) // count] for i in range(count)]
 
     def context(self, documents: Sequence[Document]) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
         """What a causal body reads of documents, padded with row 0, and where it should predict what: at document

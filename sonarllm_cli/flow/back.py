@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..weights.loaded import Space
-from .embed import embed_sentences
+from .embed_text import embed_sentences
 
 FAR = 0.82  # cosine under which a sentence probably says something else
 NAMED = 10  # places that a message names

@@ -1,6 +1,8 @@
-"""The chain composed: a beginning → its continuation, an article → its summary. No tensor code of its own.
+"""The chain composed: a beginning → its continuation, sentence by sentence.
 
-for sentence in generate_stream(["Once upon a time."], writer, Writing()): print(sentence.text)
+    for sentence in continuation("Once upon a time.", lang="auto", model="mini"): print(sentence.text)
+
+Legend: S sentences read, W sentences written, D embedding.
 """
 
 from __future__ import annotations
@@ -8,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -21,29 +22,19 @@ from ..languages import NAMES, resolve
 from ..nets.kinds import TOKENS
 from ..runtime import Runtime, log
 from ..weights.loaded import DEFAULT, Writer, load_writer
-from .back import Distances
-from .decode import Hypothesis, Search, decode_batch
-from .embed import embed_sentences, fits
+from .decode import Hypothesis, Search
 from .embed_speech import SpeechModel
-from .extract import best_sentences, share
-from .familiar import unfamiliar
-from .hear import read_recording
-from .language import AUTO as TELL
-from .language import reading
+from .embed_text import embed_sentences
+from .language import AUTO
 from .predict import Report
-from .say import say
-from .segment import Sentence, segment_stream
+from .read import read_input
 from .special import Special
-from .utterances import Utterance
 from .write import author_of
 
 STOPS = ("predicted", "reembedded")
 FEEDBACKS = ("reembed", "latent")
-BLOCK = 1024  # sentences of a text embedded at once
-AUTO = 3  # sentences a summary of its own length may have
 COPY = 0.95  # cosine of a sentence with one written before, from which on it is a near copy of it
 NEVER = 2.0  # no cosine is so much
-SUPPORT = 0.7  # share of an extract's support that what is written has, or the extract is better; docs/extract.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +83,11 @@ class Writing:
 
 @dataclass(frozen=True)
 class Written:
-    """A sentence written: its text, decoder score, cosine with the ending, and the embedding it was decoded from."""
+    """A sentence written: its text, decoder score, cosine with the ending, and what the model reads of it."""
 
     text: str
     score: float
     ending: float
-    predicted_D: Tensor
     embedding_D: Tensor  # of the text, or the predicted one where that is fed back
     ended: bool = False  # whether the text would have ended before it, but for `min_sentences`
 
@@ -112,79 +102,10 @@ class End(NamedTuple):
 Stream = Generator[Written, None, End]
 
 
-@dataclass(frozen=True)
-class Cited:
-    """A sentence of a summary. It was "written" by the model, or "extracted" from the article, whose characters `start`
-    to `end` it is (seconds of a recording). `score` is the decoder's log-probability a token, None where nothing was
-    decoded; `back_cosine`, of what was said in another language, is that of its embedding with the one that was to be
-    said. `sources` are the article's sentences nearest to it: (index, text, cosine), nearest first; of one extracted
-    at least itself."""
-
-    text: str
-    score: float | None
-    sources: list[tuple[int, str, float]]
-    how: str = "written"
-    start: float | None = None
-    end: float | None = None
-    times: Sequence[Utterance] = ()  # of the sources, where they were spoken
-    back_cosine: float | None = None
-
-
-def sentence_texts(text: str, lang: str, writer: Writer) -> list[str]:
-    """A text's sentences as the encoder takes them; UserError if it has none."""
-    found = [s.flat for s in segment_stream([text], lang=lang, fits=fits(writer.space))]
-    if not found:
-        raise UserError("the text has no sentence", "give it some text")
-    return found
-
-
-def read_document(
-    text: str, lang: str, writer: Writer, report: Report | None = None, name: str = "the text"
-) -> tuple[list[Sentence], Tensor]:
-    """A text's sentences, which the encoder takes flat, and their embeddings: → S sentences, text_SD. A block of them
-    at a time, so that a long text needs little more than what comes out. UserError if it has no sentence."""
-    sentences: list[Sentence] = []
-    blocks: list[Tensor] = []
-    found = segment_stream([text], lang=lang, fits=fits(writer.space))
-    while block := list(islice(found, BLOCK)):
-        sentences += block
-        blocks.append(embed_sentences([s.flat for s in block], lang, writer.space))
-        if report:
-            report("embedding", block[-1].end, len(text))
-    if not sentences:
-        raise UserError(f"{name} has no sentence", "give it some text")
-    return sentences, torch.cat(blocks)
-
-
-def read_input(
-    source: str | Recording,
-    lang: str,
-    writer: Writer,
-    report: Report | None = None,
-    speech: str | SpeechModel = "",
-    words: Search | None = None,
-    name: str = "the text",
-) -> tuple[list[str], Tensor, Sequence[Sentence | Utterance], str, str]:
-    """`read_document`, or a recording's utterances by the encoder `speech` (by default the one that comes with the
-    space): → S texts, text_SD, their S places, the language, and what was noted of it, or "". What is said in a
-    recording is decoded only for those who say how to search `words`, or need them; else its texts are empty. Messages
-    call a text by its `name`."""
-    if isinstance(source, str):
-        lang, note = reading(source, lang, writer.space.tokenizer.langs, name)
-        sentences, text_SD = read_document(source, lang, writer, report, name)
-        if note:
-            log.info("%s", note)
-        return [s.flat for s in sentences], text_SD, sentences, lang, note
-    heard = read_recording(source, writer.space, lang, speech=speech)
-    known = words or writer.row.reads == TOKENS
-    texts = heard.words(search=words) if known else [""] * len(heard.times)
-    return texts, heard.text_SD, heard.times, heard.lang, ""
-
-
 def generate(
     text: str | Recording,
     *,
-    lang: str = TELL,
+    lang: str = AUTO,
     model: str | Writer = DEFAULT,
     runtime: Runtime | None = None,
     writing: Writing | None = None,
@@ -223,7 +144,7 @@ def continuation(
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     writing = writing or Writing()
     beginning, context_SD, _, lang, _ = read_input(text, lang, writer, report, speech, name=name)
-    _own_language(lang, writer, writing)
+    tell_language(lang, writer, writing)
     return _announced(_continued(beginning, context_SD, writer, writing, generator, report), writer)
 
 
@@ -238,17 +159,17 @@ def _announced(stream: Stream, writer: Writer) -> Iterator[Written]:
             end.written,
         )
     elif not end.written:
-        log.info("%s", _wrote_nothing(writer))
+        log.info("%s", nothing_written(writer))
 
 
-def _wrote_nothing(writer: Writer) -> str:
+def nothing_written(writer: Writer) -> str:
     return (
         f"{writer.name} ends this text at once and wrote nothing; try a longer text, or another model with -m: one "
         "that learnt from few documents can do little else"
     )
 
 
-def _own_language(lang: str, writer: Writer, writing: Writing) -> None:
+def tell_language(lang: str, writer: Writer, writing: Writing) -> None:
     """Say so where a text in the language `lang` goes on in another, which nobody asked for."""
     own = resolve(writer.lang, writer.space.tokenizer.langs)
     if writing.out_lang or lang == own:
@@ -334,7 +255,7 @@ def generate_stream(
         if count >= writing.min_sentences and _is_copy(again_1D, written_WD, writing.repeat_threshold):
             return End(count, circles=True)
         fed_1D = again_1D if writing.feedback == "reembed" else next_1D
-        yield Written(best.text, best.score, ending, next_1D[0], fed_1D[0], ended)
+        yield Written(best.text, best.score, ending, fed_1D[0], ended)
         seen.add(best.text)
         written_WD = torch.cat([written_WD, again_1D])
         unread_SD, unread = fed_1D, [best.text]
@@ -356,154 +277,3 @@ def sampling_of(writer: Writer, writing: Writing) -> Any:
         cure = "leave --guidance and --diffusion-steps out"
         raise UserError(f"{writer.name} is a {writer.kind} model: it makes no embedding from noise", cure)
     return None
-
-
-def summarize(
-    text: str | Recording,
-    *,
-    sentences: int | None = None,
-    lang: str = TELL,
-    model: str | Writer = DEFAULT,
-    runtime: Runtime | None = None,
-    extract: bool | None = None,
-    cite: int = 0,
-    writing: Writing | None = None,
-    report: Report | None = None,
-    speech: str | SpeechModel = "",
-    name: str = "",
-    **options: Any,
-) -> list[Cited]:
-    """A summary of `text`, or of a recording heard by the encoder `speech`, in at most `sentences` sentences; if it is
-    None in as many as the model writes, 3 at most, or a third of the text's own. Fewer are logged where a number was
-    asked for.
-
-    >>> [s.text for s in summarize("A long text. …", sentences=3, extract=True)]      # doctest: +SKIP
-
-    `extract` gives the article's own sentences that tell most of it, in its order (see `flow.extract`); False has the
-    model write. If it is None the model writes, but of a text that its space knows less of than of the field it was
-    trained on, or whose words it does not take up, it extracts, which is logged; a text of one sentence is its own
-    summary. So it is with the words decoded of a recording. With `out_lang` what is extracted is decoded in that
-    language from its embeddings. `cite` names that many of the article's sentences beside each. What is logged of
-    the text begins with its `name`, if it has one. `options` are as for `generate`, and change `writing`.
-
-    Raises UserError for a text without sentences or a model that can't write.
-    """
-    writer = model if isinstance(model, Writer) else load_writer(model, runtime)
-    if sentences is not None and sentences < 1:
-        raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
-    writing = (writing or Writing(no_repeat=True)).but(**options)
-    words = writing.search if extract is not False or cite else None
-    texts, article_SD, places, lang, note = read_input(text, lang, writer, report, speech, words, name or "the text")
-    out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
-    chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
-    choose = extract is None
-    if choose:
-        extract = len(texts) == 1 or unfamiliar(texts, article_SD, lang, writer) > 0
-        if extract and len(texts) > 1 and not note:  # of a language misread there is nothing to learn
-            _told(name, f"{writer.name} has not learnt to write of such text", "what it writes")
-    written: list[Written] = []
-    if not extract:
-        written = shortened(texts, article_SD, writer, writing, sentences or AUTO, report=report)
-        if not written and any(texts):  # those of a recording may not have been decoded
-            _told(name, f"{writer.name} wrote nothing")
-            extract = True
-        elif not written:
-            log.info("%s", _wrote_nothing(writer))
-        elif choose:
-            same = (out_lang or writer.lang) == lang
-            extract = _unsupported(written, chosen, texts, writer, "" if same else lang)
-            if extract:
-                _told(name, f"what {writer.name} wrote strays from the text", "what it wrote")
-    found: list[Cited]
-    if extract:
-        found = _extracted(texts, article_SD, places, chosen, cite)
-        if out_lang not in ("", lang):
-            found = _said_in(out_lang, found, lang, article_SD[chosen], writer, writing.search, isinstance(text, str))
-    else:
-        _own_language(lang, writer, writing)
-        if sentences and len(written) < sentences:
-            log.info("%s ended its summary after %d of %d sentences", writer.name, len(written), sentences)
-        found = [Cited(w.text, w.score, _nearest(texts, article_SD, w.embedding_D, cite)) for w in written]
-    if isinstance(text, str):
-        return found
-    times = [Utterance(place.start, place.end) for place in places]
-    return [replace(c, times=[times[i] for i, _, _ in c.sources]) for c in found]
-
-
-def shortened(
-    article: Sequence[str],
-    article_SD: Tensor,
-    writer: Writer,
-    writing: Writing,
-    most: int,
-    generator: torch.Generator | None = None,
-    report: Report | None = None,
-) -> list[Written]:
-    """What the model writes after an article and its marker: `most` sentences at most, never the ending; none where it
-    has nothing else to say."""
-    context_SD, texts = article_SD, [*article]
-    if writer.marker:
-        context_SD = torch.cat([article_SD, embed_sentences([writer.marker], writer.lang, writer.space)])
-        texts = [*article, writer.marker]
-    writing = replace(writing, max_sentences=most, min_sentences=1)
-    stream = generate_stream(
-        context_SD, writer, writing, [writer.ending], texts=texts, generator=generator, report=report
-    )
-    return list(stream)
-
-
-def _unsupported(written: list[Written], chosen: list[int], article: list[str], writer: Writer, lang: str) -> bool:
-    """Whether what was written shares too few of the article's words, against what would be extracted. What was written
-    in another language than the article's is said in `lang`, that, first."""
-    said = [w.text for w in written]
-    if lang:
-        vectors_SD = torch.stack([w.embedding_D for w in written])
-        said = [best.text for best, *_ in decode_batch(vectors_SD, lang, writer.space, Search())]
-    return share(said, chosen, article) < SUPPORT
-
-
-def _told(name: str, why: str, abstract: str = "") -> None:
-    """Say why a text is extracted, and what `--abstract` would give."""
-    other = f" (--abstract: {abstract})" if abstract else ""
-    log.info("%s%s, so these are the text's own sentences%s", f"{name}: " if name else "", why, other)
-
-
-def _nearest(article: list[str], article_SD: Tensor, embedding_D: Tensor, count: int) -> list[tuple[int, str, float]]:
-    cosine_S = F.cosine_similarity(article_SD.float(), embedding_D.float()[None])
-    return [(i, article[i], cosine_S[i].item()) for i in cosine_S.topk(min(count, len(article))).indices.tolist()]
-
-
-def _extracted(
-    texts: list[str],
-    article_SD: Tensor,
-    places: Sequence[Sentence | Utterance],
-    chosen: list[int],
-    cite: int,
-) -> list[Cited]:
-    """Sentences of the article, each with itself as its first source."""
-    out = []
-    for i in chosen:
-        others = [near for near in _nearest(texts, article_SD, article_SD[i], cite) if near[0] != i]
-        sources = [(i, texts[i], 1.0), *others][: cite or 1]
-        out.append(Cited(texts[i], None, sources, "extracted", places[i].start, places[i].end))
-    return out
-
-
-def _said_in(
-    out_lang: str,
-    found: list[Cited],
-    lang: str,
-    embedding_ND: Tensor,
-    writer: Writer,
-    search: Search,
-    by_clauses: bool,
-) -> list[Cited]:
-    """Sentences of the language `lang` and their embeddings, in another; those that came out far are told."""
-    texts = [cited.text for cited in found]
-    said = say(texts, lang, out_lang, writer.space, search, embedding_ND=embedding_ND, by_clauses=by_clauses)
-    distances = Distances()
-    for place, one in enumerate(said, 1):
-        distances.see(place, one.cosine)
-    if told := distances.told("sentences", "line"):
-        log.info("%s", told)
-    return [replace(c, text=s.text, score=s.score, back_cosine=s.cosine) for c, s in zip(found, said)]

@@ -1,53 +1,33 @@
-"""Sentences → embeddings. The second arrow of the chain.
+"""Texts, speech → embeddings: the second arrow of the chain, by whatever encoder a space has.
 
-Texts are encoded in batches of like length and come back in their own order. A text over the encoder's limit is never
-cut in silence: `on_long` decides, and every cut is reported.
+    vectors_ND = embed(["A sentence.", "Another one."])
+    vectors_ND = load_encoder("my-laser2", runtime).embed([Line("A sentence.", "eng_Latn")])
 
-Legend: N texts, B texts of a batch, T tokens, D embedding.
+Texts are embedded by the encoder of a SONAR space (embed_text.py) or by LASER2 (laser.py), speech by its own
+(embed_speech.py).
+
+Which class a kind of model is embedded by, its row says (nets/kinds.py). To add an encoder: a class with these members,
+its `load` among them, in a file of its own here; and a row.
+
+Legend: N items, D embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, islice
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..errors import UserError
 from ..io.files import TextLine
-from ..runtime import Runtime, by_length, choose, log, shrinking
-from ..tokens import EOS, fitting
-from ..weights.loaded import DEFAULT, Space, load_space
-from .language import AUTO, TOLD, lines_told
-from .segment import many_are_several, segment
-
-ON_LONG = ("truncate", "split", "error")
-CHUNK = 4096  # texts held at once; batches are sorted by length within a chunk
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}  # padded tokens of an `auto` batch
-
-
-@dataclass(frozen=True)
-class Line:
-    """A text to embed: its words, its language, what a message calls its place ("line 7"), and its file."""
-
-    text: str
-    lang: str
-    place: str = ""
-    file: str | None = None
-
-
-@dataclass(frozen=True)
-class Block:
-    """Embeddings of consecutive lines, in order: embeddings_ND float32 beside what they are of."""
-
-    embeddings_ND: np.ndarray
-    lines: list[Line]
-    cuts: list[str]  # one message for each text that was cut
+from ..nets import kinds
+from ..runtime import Runtime, choose
+from ..weights import model_dir, registry
+from ..weights.loaded import DEFAULT, Space
+from .embed_speech import SpeechModel, recordings_of
+from .embed_text import Block, Line, SpaceEncoder
+from .language import AUTO, lines_told
 
 
 def embed(
@@ -75,13 +55,9 @@ def embed(
     `on_long="split"` such a text becomes several rows.
     """
     if audio is not None:
-        from .embed_speech import load_speech, recordings_of
-
         if isinstance(model, Space):
             raise UserError(f"{model.name} has no ears", "give the name of a speech encoder")
         return load_speech(model, runtime).embed(recordings_of(audio, rate), whole=whole, batch_size=batch_size)
-    from .encoders import load_encoder
-
     encoder = SpaceEncoder(model) if isinstance(model, Space) else load_encoder(model, runtime or choose())
     texts = [texts] if isinstance(texts, str) else texts
     rows = (TextLine(i + 1, text) for i, text in enumerate(texts))
@@ -89,127 +65,50 @@ def embed(
     return encoder.embed(lines, batch_size=batch_size, on_long=on_long)
 
 
-def with_hint(rows: Iterable[tuple[TextLine, str]], name: str) -> Iterator[tuple[TextLine, str]]:
-    """Lines and their languages, as they are; logged is if most of the first are several sentences each, of which each
-    gets one vector."""
-    rows = iter(rows)
-    first = list(islice(rows, TOLD))
-    if first and many_are_several([row.text for row, _ in first], first[0][1]):
-        log.info("%s: lines hold several sentences each, and a line is one vector; sonarllm segment first", name)
-    return chain(first, rows)
+class Encoder(Protocol):
+    """What embeds texts; `SpeechModel`, which embeds recordings, has the same members but for what it takes.
 
-
-@dataclass(frozen=True)
-class SpaceEncoder:
-    """The text encoder of a SONAR space; see flow/encoders.py."""
-
-    space: Space
-
-    @classmethod
-    def load(cls, name: str, folder: Path, config: dict[str, Any], runtime: Runtime) -> SpaceEncoder:
-        """That of the space `name`, or of the one that a model lives in."""
-        return cls(load_space(name, runtime))
+    `langs` are the languages that it knows; None: it isn't told one. `limit` is the longest item that it takes whole:
+    tokens of a text, seconds of speech; None: any.
+    """
 
     @property
-    def dim(self) -> int:
-        return self.space.dim
-
+    def dim(self) -> int: ...
     @property
-    def fingerprint(self) -> str:
-        return self.space.fingerprint
-
+    def fingerprint(self) -> str: ...
     @property
-    def langs(self) -> list[str] | None:
-        return self.space.tokenizer.langs
-
+    def langs(self) -> list[str] | None: ...
     @property
-    def limit(self) -> float | None:
-        return self.space.net.config.max_source_tokens
+    def limit(self) -> float | None: ...
 
     def stream(self, items: Iterable[Line], *, batch_size: int | None, on_long: str) -> Iterator[Block]:
-        """Any number of texts, a chunk at a time."""
-        return embed_stream(items, self.space, batch_size=batch_size, on_long=on_long)
+        """Any number of items, a chunk at a time."""
 
     def embed(self, items: Iterable[Line], *, batch_size: int | None = None, on_long: str = "truncate") -> np.ndarray:
-        """Texts → embeddings_ND."""
-        return joined_blocks(self.stream(items, batch_size=batch_size, on_long=on_long), self.dim)
+        """All at once: → vectors_ND, float32."""
 
 
-def joined_blocks(blocks: Iterable[Block], dim: int) -> np.ndarray:
-    """The embeddings_ND of all blocks."""
-    return np.concatenate([np.zeros((0, dim), np.float32), *(block.embeddings_ND for block in blocks)])
+def load_encoder(name: str, runtime: Runtime) -> Encoder:
+    """The text encoder of a model: LASER2's own, else that of its space. UserError for one that embeds no texts."""
+    encoder: Encoder = find_encoder(name, runtime, ", not a space", "name a sonar model", sound=False)
+    return encoder
 
 
-def embed_stream(
-    lines: Iterable[Line], space: Space, *, batch_size: int | None = None, on_long: str = "truncate"
-) -> Iterator[Block]:
-    """Any number of lines, a chunk at a time: memory does not grow with the input."""
-    if on_long not in ON_LONG:
-        raise UserError(f"on_long {on_long!r} is unknown", f"use one of {', '.join(ON_LONG)}")
-    iterator = iter(lines)
-    while chunk := list(islice(iterator, CHUNK)):
-        kept, ids, cuts = _within_limit(chunk, space, on_long)
-        yield Block(encode(ids, space, batch_size).float().cpu().numpy(), kept, cuts)
+def load_speech(name: str, runtime: Runtime | None = None) -> SpeechModel:
+    """A speech encoder by name or folder, or the one that comes with a space, packed for inference. UserError where
+    there is none."""
+    name = registry.hearing(name)
+    encoder: SpeechModel = find_encoder(
+        name, runtime or choose(), ": it can't hear", "name a speech encoder", sound=True
+    )
+    return encoder
 
 
-def _within_limit(chunk: list[Line], space: Space, on_long: str) -> tuple[list[Line], list[list[int]], list[str]]:
-    """The lines as source ids, none over the encoder's limit."""
-    limit = space.net.config.max_source_tokens
-    words = space.tokenizer.content([line.text for line in chunk])
-    kept: list[Line] = []
-    ids: list[list[int]] = []
-    cuts: list[str] = []
-    for line, word in zip(chunk, words):
-        lang, room = space.tokenizer.lang_id(line.lang), limit - 2
-        if len(word) <= room:
-            kept.append(line)
-            ids.append([lang, *word, EOS])
-            continue
-        message = f"{line.place or 'a text'} has {len(word) + 2} tokens, the model takes {limit}"
-        if on_long == "error":
-            raise UserError(message, "segment it first, or use --on-long split or truncate")
-        if on_long == "truncate":
-            kept.append(line)
-            ids.append([lang, *word[:room], EOS])
-            cuts.append(f"{message}: truncated")
-            continue
-        pieces = [s.flat for s in segment(line.text, lang=line.lang, fits=fits(space))]
-        kept.extend(replace(line, text=piece) for piece in pieces)
-        ids.extend([lang, *word, EOS] for word in space.tokenizer.content(pieces))
-        cuts.append(f"{message}: split into {len(pieces)}")
-    return kept, ids, cuts
-
-
-def fits(space: Space) -> Callable[[str], bool]:
-    """Whether a text is within the encoder's limit; for `segment`."""
-    return fitting(space.tokenizer, space.net.config.max_source_tokens)
-
-
-@torch.inference_mode()
-def encode(ids: Sequence[Sequence[int]], space: Space, batch_size: int | None = None) -> Tensor:
-    """Source ids → embeddings_ND on the space's device, in order. Batches are of like length; `batch_size` bounds
-    their texts, by default their padded tokens are bounded."""
-    out_ND = torch.empty(len(ids), space.dim, device=space.runtime.device, dtype=space.runtime.dtype)
-    cost = None if batch_size else BATCH_TOKENS.get(space.runtime.device.type, 16384)
-    for rows in by_length([len(i) for i in ids], batch_size or 4096, cost):
-        parts = shrinking(lambda part: list(_encode_batch([ids[i] for i in part], space)), rows)
-        out_ND[torch.tensor(rows, device=out_ND.device)] = torch.stack(parts)
-    return out_ND
-
-
-def _encode_batch(ids: list[Sequence[int]], space: Space) -> Tensor:
-    length = [len(i) for i in ids]
-    if space.runtime.device.type == "cpu":
-        return space.net.encoder.ragged(torch.tensor([i for text in ids for i in text]), length)
-    padded = torch.full((len(ids), max(length)), EOS)
-    for row, i in enumerate(ids):
-        padded[row, : len(i)] = torch.tensor(i)
-    device = space.runtime.device
-    return space.net.encoder(padded.to(device), torch.tensor(length, device=device))
-
-
-def embed_sentences(texts: Sequence[str], lang: str, space: Space) -> Tensor:
-    """Short texts of one language, cut at the limit if they must be: → embeddings_ND on the device."""
-    room = space.net.config.max_source_tokens - 2
-    lang_id = space.tokenizer.lang_id(lang)
-    return encode([[lang_id, *word[:room], EOS] for word in space.tokenizer.content(texts)], space)
+def find_encoder(name: str, runtime: Runtime, wrong: str, cure: str, *, sound: bool) -> Any:
+    """The encoder of a model, of `sound` or texts. UserError in these words for a model that is none."""
+    folder = registry.find(name)
+    config = model_dir.read_config(folder)
+    row = kinds.kind_of(config["kind"])
+    if not row.encoder or (row.reads == kinds.SOUND) != sound:
+        raise UserError(f"{name} is a {row.name} model{wrong}", f"{cure}: sonarllm models list")
+    return kinds.named(__package__, row.encoder).load(name, folder, config, runtime)

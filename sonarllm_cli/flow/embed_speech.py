@@ -25,10 +25,9 @@ from ..errors import UserError
 from ..io.audio import RATE, Recording
 from ..nets import fbank
 from ..nets.speech import SpeechEncoder
-from ..runtime import Runtime, by_length, choose, shrinking
-from ..weights import model_dir, registry, tensors
+from ..runtime import Runtime, by_length, shrinking
+from ..weights import model_dir, tensors
 from ..weights.loaded import Space, pack
-from .encoders import find_encoder
 from .utterances import LONGEST, Utterance, utterances
 
 CHUNK = 1200.0  # seconds of speech held at once; batches are sorted by length within a chunk
@@ -111,16 +110,6 @@ class SpeechBlock:
     embeddings_ND: np.ndarray
     heard: list[Heard]
     failures: list[UserError] = field(default_factory=list)
-
-
-def load_speech(name: str, runtime: Runtime | None = None) -> SpeechModel:
-    """A speech encoder by name or folder, or the one that comes with a space, packed for inference. UserError where
-    there is none."""
-    name = registry.hearing(name)
-    encoder: SpeechModel = find_encoder(
-        name, runtime or choose(), ": it can't hear", "name a speech encoder", sound=True
-    )
-    return encoder
 
 
 def embed_recordings(

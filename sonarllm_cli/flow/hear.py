@@ -22,7 +22,8 @@ from ..runtime import log
 from ..weights import registry
 from ..weights.loaded import Space
 from .decode import Search, decode_batch
-from .embed_speech import SpeechModel, embed_recordings, load_speech
+from .embed import load_speech
+from .embed_speech import SpeechModel, embed_recordings
 from .language import language_of
 from .utterances import Utterance
 

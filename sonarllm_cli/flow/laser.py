@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..nets.laser2 import EOS, FIRST_PIECE, PAD, UNK, Laser2
 from ..runtime import Runtime, by_length, shrinking
 from ..weights import model_dir, tensors
-from .embed import BATCH_TOKENS, CHUNK, Block, Line, joined_blocks
+from .embed_text import BATCH_TOKENS, CHUNK, Block, Line, joined_blocks
 
 
 class LaserEncoder:

@@ -23,7 +23,7 @@ from ..weights.loaded import Space
 from .back import FAR, back_cosines
 from .clauses import clauses, rejoined
 from .decode import Search, decode_batch
-from .embed import Line, embed_stream
+from .embed_text import Line, embed_stream
 
 
 class Said(NamedTuple):

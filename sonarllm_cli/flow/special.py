@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..weights.loaded import Writer
 from .decode import Search, decode_batch
-from .embed import embed_sentences
+from .embed_text import embed_sentences
 
 ALIKE = 0.75  # share of characters in common from which on words are the ending's, garbled
 LEAST = 3  # letters that a beginning of the ending has

@@ -25,7 +25,7 @@ from ..nets.token_lm import TokenLM
 from ..tokens import EOS
 from ..weights.loaded import Writer
 from .decode import Hypothesis, Search, decode_batch, draw_tokens, log_softmax, search_beams
-from .embed import embed_sentences
+from .embed_text import embed_sentences
 from .predict import Reader, Report
 
 PENALTY = 1.1  # of repetition, where nothing else is said: a prediction is vaguer than a sentence; docs/quality.md

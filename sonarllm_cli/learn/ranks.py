@@ -25,6 +25,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import RunError
+from ..parent import end_with_launcher
 from ..runtime import choose
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Ranks:
     """This process among those of the run, and its device; alone, every method is the identity."""
 
     def __init__(self, device: str = "auto") -> None:
+        end_with_launcher()
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         local = int(os.environ.get("LOCAL_RANK", "0"))

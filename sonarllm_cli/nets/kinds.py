@@ -66,7 +66,7 @@ def named(package: str | None, name: str) -> Any:
 _CONCEPT: dict[str, Any] = {
     "reads": VECTORS,
     "writes": VECTORS,
-    "encoder": "embed.SpaceEncoder",
+    "encoder": "embed_text.SpaceEncoder",
     "given": "embedding",
     "shards": True,
 }
@@ -79,7 +79,7 @@ ROWS = (
         reads=TEXT,
         writes=TEXT,
         task="sonar.SonarTask",
-        encoder="embed.SpaceEncoder",
+        encoder="embed_text.SpaceEncoder",
         pull="hub.pull_sonar",
         names_space=True,
     ),
@@ -98,7 +98,7 @@ ROWS = (
         reads=TOKENS,
         writes=TOKENS,
         task="token_llm.TokenLLMTask",
-        encoder="embed.SpaceEncoder",
+        encoder="embed_text.SpaceEncoder",
         given="vocab_size",
         shards=True,
     ),

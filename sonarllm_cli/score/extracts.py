@@ -23,7 +23,7 @@ from torch import Tensor
 from ..data import corpus
 from ..data.records import Data
 from ..errors import UserError
-from ..flow.embed import embed_sentences
+from ..flow.embed_text import embed_sentences
 from ..flow.extract import LEAD, centrality, ranked, z_scores
 from ..nets.kinds import kind_of
 from ..weights import model_dir, registry

@@ -16,7 +16,7 @@ from itertools import islice
 from ..data import corpus
 from ..data.records import Data
 from ..errors import UserError
-from ..flow.embed import embed_sentences, fits
+from ..flow.embed_text import embed_sentences, fits
 from ..flow.familiar import reconstruction
 from ..flow.segment import segment_stream
 from ..weights import model_dir, registry

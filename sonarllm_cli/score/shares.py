@@ -12,10 +12,11 @@ import random
 import statistics
 from collections.abc import Callable, Sequence
 
-from ..flow.compose import SUPPORT, Writing, shortened
-from ..flow.embed import embed_sentences
+from ..flow.compose import Writing
+from ..flow.embed_text import embed_sentences
 from ..flow.extract import best_sentences, share
 from ..flow.familiar import unfamiliar
+from ..flow.summarize import SUPPORT, shortened
 from ..weights.loaded import Writer
 from .metrics import rouge
 

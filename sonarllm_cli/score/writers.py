@@ -17,9 +17,11 @@ from torch import Tensor
 from ..data import corpus
 from ..data.records import Data
 from ..errors import RunError, UserError
-from ..flow.compose import AUTO, Written, continue_sentences, sampling_of, sentence_texts, shortened
-from ..flow.embed import embed_sentences
+from ..flow.compose import Written, continue_sentences, sampling_of
+from ..flow.embed_text import embed_sentences
 from ..flow.predict import predict_all
+from ..flow.read import sentence_texts
+from ..flow.summarize import AUTO, shortened
 from ..learn.losses import sentence_nll, token_nll
 from ..nets.kinds import TOKENS
 from ..nets.sonar_llm import ENDING

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from ..flow.embed import Line
-from ..flow.encoders import load_encoder
+from ..flow.embed import load_encoder
+from ..flow.embed_text import Line
 from ..flow.language import AUTO, TOLD, likeliest_of, lines_told
 from ..io.files import TextLine
 from ..languages import resolve

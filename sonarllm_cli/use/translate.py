@@ -22,8 +22,8 @@ from ..flow.back import Distances
 from ..flow.clauses import fitted
 from ..flow.cut import Fits
 from ..flow.decode import Search
-from ..flow.embed import fits
 from ..flow.embed_speech import SpeechModel
+from ..flow.embed_text import fits
 from ..flow.hear import Ears, Listened, read_recording
 from ..flow.language import AUTO, language_of
 from ..flow.marks import flat

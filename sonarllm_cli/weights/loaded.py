@@ -7,23 +7,23 @@ writer = load_writer("mini", runtime)      # with its space
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import UserError
 from ..nets.kinds import WRITERS, Kind, kind_of
 from ..nets.layers import onednn_serves
 from ..nets.packed import pack_
+from ..nets.shortlist import Shortlist
 from ..nets.sonar import Sonar
 from ..nets.sonar_llm import ENDING
 from ..runtime import Runtime, choose
-from ..tokens import Tokenizer
+from ..tokens import EOS, Tokenizer
 from . import model_dir, registry, tensors
-
-if TYPE_CHECKING:
-    from .shortlist import Shortlist
 
 DEFAULT = "mini"  # the embedded concept model; its space is embedded too
 
@@ -81,6 +81,23 @@ def packed_encoder(space: Space) -> Space:
     net = copy.deepcopy(own, {id(part): part for part in (own.decoder, *own.parameters(), *own.buffers())})
     pack(net.encoder, space.runtime)
     return replace(space, net=net)
+
+
+def shortlisted(space: Space, texts: list[str]) -> Space:
+    """A space that writes only the pieces these texts are made of. UserError for texts without a word."""
+    words = {i for ids in space.tokenizer.content(texts) for i in ids}
+    if not words:
+        raise UserError("the shortlist's text holds no word", "give some thousand lines of the language to write")
+    return shortlisted_ids(space, words)
+
+
+def shortlisted_ids(space: Space, ids: Iterable[int]) -> Space:
+    """A space that writes only these ids, the special ones and its languages'."""
+    tokenizer, runtime = space.tokenizer, space.runtime
+    languages = (tokenizer.lang_id(lang) for lang in tokenizer.langs)
+    id_W = torch.tensor(sorted({*range(EOS + 1), *languages, *ids}), device=runtime.device)
+    int8 = runtime.int8 and onednn_serves(runtime.device, runtime.dtype)
+    return replace(space, shortlist=Shortlist.of(space.net.decoder.embed.words(id_W), id_W, int8=int8))
 
 
 def load_space(name: str = DEFAULT, runtime: Runtime | None = None, *, trainable: bool = False) -> Space:

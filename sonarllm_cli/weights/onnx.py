@@ -18,6 +18,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from ..io.files import atomic_folder
 from ..nets.layers import SelfAttention, sinusoid_TM
 from ..nets.sonar import Sonar
 from ..runtime import ALIASES, choose
+from ..tokens import EOS
 from . import registry
 from .loaded import load_space
 
@@ -99,60 +101,52 @@ def export_onnx(name: str, folder: str | os.PathLike[str], *, dtype: str | None 
     registry.find_space(name)
     try:
         import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
-        from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
         raise UserError(f"{error.name} is not installed", "pip install 'sonarllm-cli[export]'") from None
     space = load_space(name, choose("cpu", "float32"), trainable=True)  # not packed
     net, config = space.net.eval(), space.net.config
-    B, T, C, H = 2, 3, 4, config.heads
-    ids_BT, mask_BT = torch.full((B, T), 4), torch.ones(B, T, dtype=torch.int64)
-    past = torch.zeros(config.decoder_layers, 2, B, H, C, config.width // H)
-    text, before, texts = (torch.export.Dim(name) for name in ("tokens", "before", "texts"))
     with atomic_folder(folder, marker=STEP) as scratch:
-        _write(
-            OnnxEncoder(net),
-            (ids_BT, mask_BT),
-            scratch / ENCODER,
-            ["input_ids", "attention_mask"],
-            ["sentence_embedding"],
-            ({0: texts, 1: text}, {0: texts, 1: text}),
-        )
-        _write(
-            OnnxStep(net),
-            (ids_BT[:, :1], torch.zeros(B, config.embedding), past),
-            scratch / STEP,
-            ["input_ids", "sentence_embedding", "past"],
-            ["logits", "present"],
-            ({0: texts}, {0: texts}, {2: texts, 4: before}),
-        )
-        if weights == "int8":
-            small = scratch / "int8"  # under its own name, by which a graph finds the weights beside it
-            small.mkdir()
-            for file in (scratch / ENCODER, scratch / STEP):
-                beside = file.with_name(f"{file.name}.data")
-                with _quiet():
-                    quantize_dynamic(
-                        file,
-                        small / file.name,
-                        per_channel=True,
-                        weight_type=QuantType.QInt8,
-                        use_external_data_format=beside.exists(),
-                    )
-                beside.unlink(missing_ok=True)
-            for part in small.iterdir():
-                os.replace(part, scratch / part.name)
-            small.rmdir()
+        write_encoder(net, scratch / ENCODER, weights)
+        write_step(net, scratch / STEP, weights)
         (scratch / "tokenizer.model").write_bytes(space.tokenizer.model_bytes)
         facts: dict[str, Any] = {"fingerprint": space.fingerprint, "weights": weights, "langs": space.tokenizer.langs}
-        facts |= {"past": [config.decoder_layers, 2, "texts", H, "before", config.width // H]}
+        facts |= {"past": [config.decoder_layers, 2, "texts", config.heads, "before", config.width // config.heads]}
         (scratch / "config.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     return Path(folder)
 
 
+def write_encoder(net: Sonar, path: Path, dtype: str) -> None:
+    """A network's encoder: ids_BT, mask_BT → embedding_BD."""
+    ids_BT = torch.full((2, 3), EOS)
+    sizes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
+    names = ["input_ids", "attention_mask"]
+    example = (ids_BT, torch.ones_like(ids_BT))
+    _write(OnnxEncoder(net), example, path, names, ["sentence_embedding"], (sizes, sizes), dtype)
+
+
+def write_step(net: Sonar, path: Path, dtype: str) -> None:
+    """One step of a network's decoder: ids_B1, embedding_BD, past_L2BHCK → logits_BV, present_L2BHCK."""
+    config, B, C = net.config, 2, 4
+    past_L2BHCK = torch.zeros(config.decoder_layers, 2, B, config.heads, C, config.width // config.heads)
+    texts, before = torch.export.Dim("texts"), torch.export.Dim("before")
+    names = ["input_ids", "sentence_embedding", "past"]
+    example = (torch.full((B, 1), EOS), torch.zeros(B, config.embedding), past_L2BHCK)
+    sizes = ({0: texts}, {0: texts}, {2: texts, 4: before})
+    _write(OnnxStep(net), example, path, names, ["logits", "present"], sizes, dtype)
+
+
 def _write(
-    net: nn.Module, example: tuple[Tensor, ...], path: Path, inputs: list[str], outputs: list[str], shapes: Any
+    net: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    inputs: list[str],
+    outputs: list[str],
+    sizes: Any,
+    dtype: str,
 ) -> None:
+    """A network as a graph of these inputs and outputs, `sizes` those dimensions that differ from call to call."""
     with _quiet(), torch.no_grad():
         torch.onnx.export(
             net.eval(),
@@ -160,11 +154,31 @@ def _write(
             path,
             input_names=inputs,
             output_names=outputs,
-            dynamic_shapes=shapes,
+            dynamic_shapes=sizes,
             dynamo=True,
             verbose=False,
             external_data=sum(p.numel() for p in net.parameters()) * 4 > BESIDE,
         )
+        if dtype == "int8":
+            _quantise(path)
+
+
+def _quantise(path: Path) -> None:
+    """Products in int8, weights by row in advance and activations as they come: what onnxruntime's own tool makes."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    beside = path.with_name(f"{path.name}.data")
+    with TemporaryDirectory(dir=path.parent) as small:  # under its own name, by which a graph finds what is beside it
+        quantize_dynamic(
+            path,
+            Path(small, path.name),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=beside.exists(),
+        )
+        beside.unlink(missing_ok=True)
+        for part in Path(small).iterdir():
+            os.replace(part, path.with_name(part.name))
 
 
 @contextlib.contextmanager

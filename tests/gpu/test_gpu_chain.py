@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from sonarllm_cli.flow import embed, embed_speech
 from sonarllm_cli.flow.decode import decode
-from sonarllm_cli.flow.embed import embed_sentences, encode
+from sonarllm_cli.flow.embed_text import embed_sentences, encode
 from sonarllm_cli.flow.predict import Reader, predict
 from sonarllm_cli.nets import fbank
 from sonarllm_cli.runtime import choose
