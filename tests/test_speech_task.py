@@ -86,6 +86,14 @@ def test_a_student_learns_what_the_teacher_says(clips, tmp_path):
     assert result["figures"]["eng_Latn speech → text error"] == 0 and result["figures"]["eng_Latn clips"] == 8
 
 
+def test_statistics_of_clips_are_one_process_own_where_the_network_has_any(clips, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    how = {"speech": {"statistics": "masked"}}
+    speech_task.SpeechTask(settings(clips, **how), tmp_path)  # of conv_norm = "layer", as the cure says
+    with pytest.raises(UserError, match="would count one process' clips alone"):
+        speech_task.SpeechTask(settings(clips, model={"conv_norm": "batch"}, **how), tmp_path)
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(clips, tmp_path):
     """With statistics that batches move, which looking at FLOPs must not."""
     changes = {"model": {"conv_norm": "batch"}, "speech": {"statistics": "masked"}, "optim": {"steps": 6}}
@@ -275,7 +283,7 @@ def test_word_errors():
 def test_a_recipe_that_cannot_be(clips, tmp_path):
     with pytest.raises(UserError, match=r"holds no clip of 20 s"):
         settings(clips, speech={"max_seconds": 20})
-    with pytest.raises(UserError, match=r"model\.embedding is not 64"):
+    with pytest.raises(UserError, match=r"model\.embedding is 32, the teacher's vectors have 64"):
         Trainer(settings(clips, model={"embedding": 32}), tmp_path / "run")
 
 

@@ -36,7 +36,6 @@ from . import engines
 # What a library is compared in, and on; "" is both.
 DTYPES = {"ctranslate2": engines.DTYPES, "onnxruntime": engines.DTYPES}
 PART = {"ctranslate2": "decoder", "onnxruntime": "encoder"}
-LIBRARIES = ("sonar-space", "transformers", *DTYPES)
 
 
 @dataclass(frozen=True, kw_only=True)

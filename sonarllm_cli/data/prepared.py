@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..errors import UserError
-from ..io.files import atomic_file, read_errors
+from ..io.files import atomic_file, load_json, read_errors
 from ..tokens import Tokenizer
 
 XZ = b"\xfd7zXZ\x00"  # what a compressed file begins with
@@ -103,7 +103,7 @@ def read(path: str | Path) -> Prepared:
         data = Path(path).read_bytes()
         data = lzma.decompress(data) if data[:6] == XZ else data
     with _errors(path):
-        facts = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["prepared"])
+        facts = load_json(load_json(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["prepared"])
         return Prepared(**load(data), **facts)  # type: ignore[arg-type]
 
 
@@ -113,8 +113,8 @@ def sizes(path: str | Path) -> tuple[tuple[int, int], tuple[int, int]]:
         stream = packed if raw.peek(len(XZ)).startswith(XZ) else raw
         header = stream.read(min(int.from_bytes(stream.read(8), "little"), LONGEST))
     with _errors(path):
-        found = json.loads(header)
-        facts = json.loads(found["__metadata__"]["prepared"])
+        found = load_json(header)
+        facts = load_json(found["__metadata__"]["prepared"])
         held = facts["held_items"], facts["held_documents"]
         all_items, all_documents = (found[name]["shape"][0] for name in ("left", "sizes"))
         return (all_items - held[0], all_documents - held[1]), held

@@ -82,12 +82,11 @@ class Writing:
 
 @dataclass(frozen=True)
 class Written:
-    """A sentence written: its text, decoder score, cosine with the ending, and the embedding it was decoded from."""
+    """A sentence written: its text, decoder score, cosine with the ending, and what the model reads of it."""
 
     text: str
     score: float
     ending: float
-    predicted_D: Tensor
     embedding_D: Tensor  # of the text, or the predicted one where that is fed back
     ended: bool = False  # whether the text would have ended before it, but for `min_sentences`
 
@@ -255,7 +254,7 @@ def generate_stream(
         if count >= writing.min_sentences and _is_copy(again_1D, written_WD, writing.repeat_threshold):
             return End(count, circles=True)
         fed_1D = again_1D if writing.feedback == "reembed" else next_1D
-        yield Written(best.text, best.score, ending, next_1D[0], fed_1D[0], ended)
+        yield Written(best.text, best.score, ending, fed_1D[0], ended)
         seen.add(best.text)
         written_WD = torch.cat([written_WD, again_1D])
         unread_SD, unread = fed_1D, [best.text]

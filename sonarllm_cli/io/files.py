@@ -194,13 +194,21 @@ def numbered_lines(
                 yield number, text
 
 
+def load_json(data: str | bytes, **options: Any) -> Any:
+    """The JSON value of `data`. ValueError for anything else, of whatever depth."""
+    try:
+        return json.loads(data, **options)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def parse_json(text: str, where: str, **options: Any) -> Any:
     """The JSON value of one line; `where` names the line in the UserError for one that is not JSON."""
     try:
-        value = json.loads(text, **options)
+        value = load_json(text, **options)
         if "\\u" in text:  # an escape may spell half a surrogate pair, which no UTF-8 output can hold
             json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{where}: not JSON ({error})", "give one JSON value a line (JSON Lines)") from error
     return value
 
@@ -252,8 +260,8 @@ def _holds_text(line: str) -> bool:
     if not line.lstrip().startswith("{"):
         return False
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = load_json(line)
+    except ValueError:
         return False
     return isinstance(record, dict) and isinstance(record.get("text"), str)
 

@@ -30,7 +30,7 @@ from .build import make_task, trained_parameters
 from .checkpoint import Checkpoints, claimed, restore, state_of
 from .ranks import Ranks, gathered, last_of_step, layers_of, shard, together
 from .recipe import Settings, changes, to_toml
-from .watch import Watch, Window, peak_rate
+from .watch import Watch, Window, check_trackers, peak_rate
 
 PACE = 8  # steps before a run's pace is told
 ENDLESS = 1 << 62  # steps
@@ -108,7 +108,8 @@ class Trainer:
             figures = self._finish() if self.step == total else {}
         self.ranks.leave()
         if self.step < total:
-            raise RunError(f"stopped at step {self.step} of {total}", "continue with --resume")
+            of = "" if total == ENDLESS else f" of {total}"
+            raise RunError(f"stopped at step {self.step}{of}", "continue with --resume")
         return figures
 
     def _horizon(self, most: int) -> int:
@@ -164,6 +165,8 @@ class Trainer:
     def _start(self, resume: bool) -> None:
         """Data, network and optimizers, as they were when the run was left off where it goes on."""
         newest = self._newest(resume)
+        if self.ranks.first:
+            check_trackers(self.settings)
         torch.manual_seed(self.settings.run.seed)
         self.task = self._first_then_others()
         self._freeze()

@@ -29,6 +29,7 @@ else:
     import tomli as tomllib
 
 WEIGHTS = ("float32", "float16", "bfloat16", "int8")
+SMALLEST, LARGEST = 1e-37, 1e38  # sizes of a number that float32 has in full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +165,7 @@ class Settings:
                 f"use speech.batch_seconds = {self.speech.max_seconds:g} or more",
             )
         if self.parallel.shard == "full" and not kind_of(self.kind).shards:
-            raise UserError(
-                "parallel.shard = full does not cut this kind's two networks", 'use parallel.shard = "none"'
-            )
+            raise UserError(f"parallel.shard = full can't cut a {self.kind} model", 'use parallel.shard = "none"')
         if self.parallel.shard == "full" and self.optim.name == "muon":
             raise UserError("muon needs whole matrices, parallel.shard = full cuts them", 'use optim.name = "adamw"')
         if self.optim.batch_tokens < self.data.max_tokens:
@@ -185,8 +184,10 @@ def load(path: str, overrides: Sequence[str] = ()) -> Settings:
         table = tomllib.loads(Path(path).read_bytes().decode())
     except FileNotFoundError:
         raise UserError(f"no such recipe: {path}", "give the path of a .toml file, such as recipes/39m.toml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"can't read {path}: {error}", "give the path of a .toml file") from None
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}", "give the path of a .toml file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8", "store it as UTF-8, or give the path of a .toml file") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}", "mend it there") from None
     changes = [_assignment(text) for text in overrides]
@@ -281,24 +282,32 @@ def _check(kind: Any, value: Any, key: str) -> Any:
             raise UserError(f"{key} must be a section", f"write [{key}]")
         return value
     if kind in (int, float) and isinstance(value, int) and abs(value) > MOST:
-        raise UserError(f"{key} is too large", f"use {MOST:,} or less")
+        raise UserError(f"{key} is {value}", f"use {MOST} or less")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{key} must be {_NAMES[kind]}, not {value!r}", f"mend {key}")
+        what, such = _TYPES[kind]
+        raise UserError(f"{key} must be {what}, not {value!r}", f"write {key} = {such}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{key} is {value}", "use a finite number")
+    if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:  # 0 or infinite in float32
+        raise UserError(f"{key} is {value}", f"use {SMALLEST:g} to {LARGEST:g}")
     return value
 
 
-_NAMES = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}
+_TYPES = {  # what a value of each is called, and one such
+    int: ("a whole number", "1"),
+    float: ("a number", "0.1"),
+    str: ("a text in quotes", '"…"'),
+    bool: ("true or false", "true"),
+}
 
 
 def config_from(cls: type, table: dict[str, Any]) -> Any:
     """The recipe's [model] section → a network's config, with the same checks, and of its sizes."""
     for name, value in table.items():
         if isinstance(value, int) and value > most_of(name):
-            raise UserError(f"model.{name} is {value}", f"use {most_of(name):,} or less")
+            raise UserError(f"model.{name} is {value}", f"use {most_of(name)} or less")
     return _fill(cls, table, "model.")
 
 

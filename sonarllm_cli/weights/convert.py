@@ -308,7 +308,12 @@ def _llama_shape(found: Found, settings: dict[str, Any]) -> SonarLLMConfig:
     for key, want in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
         if llama.get(key, want) != want:
             raise UserError(f"{path}: {key} {llama[key]!r} is not supported", f"SONAR-LLM has {want!r}")
-    rope = {**llama, **(llama.get("rope_scaling") or {}), **(llama.get("rope_parameters") or {})}
+    scaled = [llama[key] for key in ("rope_scaling", "rope_parameters") if llama.get(key)]
+    if not all(isinstance(one, dict) for one in scaled):
+        raise UserError(
+            f"the config of {path} has no table of rotary settings, but {str(scaled[0])[:80]}", "fetch it again"
+        )
+    rope = {key: value for table in (llama, *scaled) for key, value in table.items()}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "llama3"):
         raise UserError(f"{path}: rotary scaling {kind!r} is not supported", "supported are default and llama3")

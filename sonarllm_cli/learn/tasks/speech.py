@@ -87,9 +87,10 @@ class SpeechTask(Cost):
         if settings.loss.spell:  # a part of the model as long as it learns
             self.speller = Speller((clip.text for clip in self.train), self.model.config)
             self.model.add_module("speller", self.speller)
-        if settings.speech.statistics == "masked" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        learns = any(isinstance(module, StepNorm) and module.learns for module in self.model.modules())
+        if learns and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             cure = 'use speech.statistics = "frozen", or model.conv_norm = "layer"'
-            raise UserError("masked statistics are of one process' clips alone", cure)
+            raise UserError('speech.statistics = "masked" would count one process\' clips alone', cure)
         hours = sum(clip.seconds for clip in self.train) / 3600
         log.info("%d clips, %.2f hours, in %s", len(self.train), hours, ", ".join(self.langs))
 
@@ -255,8 +256,9 @@ def starting_network(settings: Settings, dim: int) -> SpeechEncoder:
         config, known = _beginning(init)
         shape = asdict(config)
     config = config_from(SpeechConfig, {**shape, **settings.model, "embedding": dim})
-    if settings.model.get("embedding", dim) != dim:
-        raise UserError(f"model.embedding is not {dim}, as the teacher's vectors", "leave model.embedding out")
+    if (own_dim := settings.model.get("embedding", dim)) != dim:
+        what = f"model.embedding is {own_dim}, the teacher's vectors have {dim} numbers"
+        raise UserError(what, "leave model.embedding out")
     model = SpeechEncoder(config)
     own = model.state_dict()
     kept = {name: value for name, value in known.items() if name in own and own[name].shape == value.shape}
