@@ -17,6 +17,8 @@ import pytest
 from conftest import PARITY
 
 from sonarllm_cli.cli import main, sonarllm
+from sonarllm_cli.cli.common import Failures
+from sonarllm_cli.errors import UserError
 
 MODEL = ["-m", "tiny"]
 WRITER = ["-m", "tiny-llm", "--max-tokens", "8"]
@@ -56,6 +58,19 @@ def test_embedding_and_decoding_are_the_library_s(run, expected):
     code, decoded, _ = run("decode", *MODEL, "--max-tokens", "28", stdin=out)
     want = [g["text"] for g in expected["generation"]["eng_Latn/beam5"][:5]]
     assert code == 0 and decoded.splitlines() == want
+
+
+def test_segments_records_are_embeds_texts(run):
+    _, records, _ = run("segment", "--json", stdin="One here. Another there.")
+    code, out, _ = run("embed", *MODEL, stdin=records)
+    assert code == 0 and [json.loads(line)["text"] for line in out.splitlines()] == ["One here.", "Another there."]
+
+
+def test_segment_takes_what_a_lines_end_is_and_more_abbreviations(run, tmp_path):
+    text = "A long line of words that is filled, of a\nlong text. See abbr. Nine of them.\n"
+    (tmp_path / "own").write_text("abbr.\n")
+    assert [run("segment", *how, stdin=text)[1].count("\n") for how in ([], ["--newline", "keep"])] == [3, 4]
+    assert run("segment", "--abbreviations", "own", stdin=text)[1].count("\n") == 2
 
 
 @pytest.mark.parametrize("ending", ["npy", "safetensors", "parquet", "jsonl"])
@@ -123,12 +138,20 @@ def test_a_text_over_the_limit_is_never_cut_in_silence(run, how, code, rows, wor
 def test_generate_and_summarize_write_lines_and_records(run):
     code, out, _ = run("generate", *WRITER, "--max-sentences", "2", stdin="A text. It goes on.")
     assert code == 0 and len(out.splitlines()) == 2
-    code, out, _ = run("summarize", *WRITER, "--sentences", "2", "--cite", "--json", stdin="A text. It goes on.")
+    code, out, _ = run(
+        "summarize", *WRITER, "--abstract", "--sentences", "2", "--cite", "--json", stdin="A text. It goes on."
+    )
     records = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and len(records) == 2
     assert {s["text"] for r in records for s in r["sources"]} == {"A text.", "It goes on."}
+    assert all(r["how"] == "written" and r["score"] < 0 and r["start"] is r["end"] is None for r in records)
     code, out, _ = run("summarize", *WRITER, "--extract", "--sentences", "1", stdin="A text. It goes on.")
     assert code == 0 and out.strip() in ("A text.", "It goes on.")
+    text = "A text. It goes on."
+    code, out, _ = run("summarize", *WRITER, "--extract", "--sentences", "2", "--json", stdin=text)
+    for record in map(json.loads, out.splitlines()):
+        assert (record["how"], record["score"]) == ("extracted", None)
+        assert text[record["start"] : record["end"]] == record["text"]
 
 
 def test_a_seed_repeats_what_is_sampled(run):
@@ -364,6 +387,11 @@ def test_mistakes_get_one_line_with_a_cure_and_exit_2(run, arguments, stdin, wor
     assert (code, out) == (2, "") and words in err and err.count("\n") == 1 and err.startswith("sonarllm: ")
 
 
+def test_a_file_of_several_that_is_told_does_not_steer_a_terminal(capsys):
+    Failures(several=True).tell(UserError("no such file: \x1b]0;title\a.txt"))
+    assert capsys.readouterr().err == "sonarllm: no such file: \\x1b]0;title\\x07.txt\n"
+
+
 def test_embeddings_that_are_not_finite_are_refused(run, tmp_path):
     np.save(tmp_path / "e.npy", NAN)
     code, _, err = run("decode", *MODEL, "e.npy")
@@ -374,7 +402,7 @@ def test_embeddings_of_another_space_are_refused(run):
     out = run("embed", *MODEL, "-o", "e.parquet", stdin="text")
     code, _, err = run("decode", "-m", "mini", "e.parquet")
     assert out[0] == 0 and code == 2
-    assert "of the space tiny, not of mini-sonar; decode with the model that embedded them: -m tiny" in err
+    assert "e.parquet is of the space tiny, not of mini-sonar; decode with the model that embedded them: -m tiny" in err
 
 
 def test_a_failed_embed_leaves_the_old_file(run, tmp_path):
@@ -481,7 +509,7 @@ def test_a_file_over_the_limit_is_a_failed_run(run, tmp_path, ending):
         code, _, err = run("embed", *MODEL, "-o", f"e.{ending}", stdin="A text.\n" * 4000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    assert code == 1 and "File too large" in err and err.count("\n") == 1
+    assert code == 1 and f"cannot write e.{ending}: File too large; free some space" in err and err.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["stdin"]
 
 

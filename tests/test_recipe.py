@@ -60,6 +60,8 @@ def test_errors_name_the_cure(table, words):
         ("optim.clip", 0, "use more than 0"),  # would zero every gradient
         ("optim.lr", -1, "use more than 0"),
         ("optim.lr", math.inf, "use a finite number"),
+        ("optim.lr", 1e300, "use 1e-37 to 1e+38"),  # would end in weights that are infinite
+        ("optim.clip", 1e-300, "use 1e-37 to 1e+38"),  # is 0 where gradients are scaled
         ("optim.betas", [0.9], "give it 2"),
         ("optim.betas", [0.9, 1.0], "use 0 or more and less than 1"),
         ("optim.steps", 10**12, "use 2147483647 or less"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..bounds import MOST
-from ..errors import RunError, UserError
+from ..errors import RunError, UserError, printable
 from ..io.files import check_file
 from . import complete
 
@@ -344,7 +344,7 @@ class Failures:
 
     def tell(self, error: UserError) -> None:
         """Say what went wrong, and go on."""
-        click.echo(f"sonarllm: {error}", err=True)
+        click.echo(f"sonarllm: {printable(str(error))}", err=True)
         self.count += 1
 
 

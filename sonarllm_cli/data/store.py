@@ -33,7 +33,7 @@ from torch import Tensor
 from ..errors import RunError, UserError
 from ..flow.embed_text import encode
 from ..flow.segment import segment
-from ..io.files import atomic_file, atomic_write, locked, make_folder
+from ..io.files import atomic_file, atomic_write, load_json, locked, make_folder
 from ..runtime import log
 from ..tokens import EOS, Tokenizer, fitting
 from ..weights.loaded import Space
@@ -292,7 +292,7 @@ def write_files(path: Path, table: pa.Table, embeddings_ND: np.ndarray, words: S
     for beside, array in zip(_beside(path), (embeddings_ND, ids)):
         with atomic_file(beside) as scratch, open(scratch, "wb") as file:
             np.save(file, array)
-    facts = json.loads(table.schema.metadata[b"store"])
+    facts = load_json(table.schema.metadata[b"store"])
     facts["arrays"] = {name: digest(other) for name, other in zip(BESIDE, _beside(path))}
     table = table.replace_schema_metadata({**table.schema.metadata, b"store": json.dumps(facts, ensure_ascii=False)})
     sizes = [len(text.encode()) for text in table["text"].to_pylist()]
@@ -314,7 +314,7 @@ def write_files(path: Path, table: pa.Table, embeddings_ND: np.ndarray, words: S
 def _footer(path: Path) -> dict[str, Any]:
     """What a shard says of itself; {} for one that is missing or damaged."""
     try:
-        return json.loads(pq.read_schema(path).metadata[b"store"])
+        return load_json(pq.read_schema(path).metadata[b"store"])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return {}
 
@@ -378,7 +378,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         what = "is not finished" if any(folder.glob("shard-*")) else "is no store"
         raise UserError(f"{folder} {what}: it has no {MANIFEST}", f"run sonarllm embed --store {folder} FILE… again")
     try:
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = load_json(path.read_bytes())
         if not 1 <= manifest["format"] <= FORMAT:
             raise UserError(f"{path} has format {manifest['format']}", "upgrade sonarllm-cli")
         return {**manifest, "shards": list(manifest["shards"]), "space": dict(manifest["space"])}

@@ -26,7 +26,7 @@ from ..nets.layers import flop_counter
 from ..runtime import Runtime, give_back, log, multiplies_bfloat16
 from . import optim
 from .ahead import Ahead, steps_ahead
-from .build import make_task
+from .build import make_task, trained_parameters
 from .checkpoint import Checkpoints, claimed, restore, state_of
 from .ranks import Ranks, gathered, last_of_step, layers_of, shard, together
 from .recipe import Settings, changes, to_toml
@@ -194,15 +194,9 @@ class Trainer:
         return task
 
     def _freeze(self) -> None:
-        only, known = self.settings.run.train_only, dict(self.task.model.named_parameters())
-        if not only:
-            return
-        for prefix in only:
-            if not any(name.startswith(prefix) for name in known):
-                begin = ", ".join(sorted({name.split(".")[0] for name in known}))
-                raise UserError(f"run.train_only {prefix!r} matches no parameter", f"their names begin with {begin}")
-        for name, parameter in known.items():
-            parameter.requires_grad_(name.startswith(tuple(only)))
+        trained = trained_parameters(self.settings, self.task.model)
+        for name, parameter in self.task.model.named_parameters():
+            parameter.requires_grad_(name in trained)
 
     def _lay_out(self) -> None:
         """The model on its device, its layers (and those of a frozen decoder) recomputed, compiled and sharded as the

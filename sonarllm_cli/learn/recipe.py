@@ -29,6 +29,7 @@ else:
     import tomli as tomllib
 
 WEIGHTS = ("float32", "float16", "bfloat16", "int8")
+SMALLEST, LARGEST = 1e-37, 1e38  # sizes of a number that float32 has in full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +287,8 @@ def _check(kind: Any, value: Any, key: str) -> Any:
         raise UserError(f"{key} must be {what}, not {value!r}", f"write {key} = {such}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{key} is {value}", "use a finite number")
+    if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:  # 0 or infinite in float32
+        raise UserError(f"{key} is {value}", f"use {SMALLEST:g} to {LARGEST:g}")
     return value
 
 

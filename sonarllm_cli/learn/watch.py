@@ -22,6 +22,7 @@ import torch
 from ..errors import UserError
 from ..io.files import atomic_write
 from ..runtime import log
+from .curves import read_metrics
 from .recipe import Settings
 
 COUNTS = ("tokens", "sentences")  # what steps report as sums
@@ -192,13 +193,9 @@ def _shown(figures: dict[str, float]) -> str:
 
 def _trim(path: Path, step: int, again: Set[str] = frozenset()) -> None:
     """Drop what was written after `step`: those steps are taken again; and of `step` the line of the keys `again`."""
-    lines = []
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # the last, where the process was killed
-            row = json.loads(line)
-            if row["step"] <= step and step and not (row["step"] == step and row.keys() == again):
-                lines.append(line + "\n")
-    atomic_write(path, "".join(lines))
+    rows = read_metrics(path) if path.is_file() and step else []
+    kept = [row for row in rows if row["step"] < step or (row["step"] == step and row.keys() != again)]
+    atomic_write(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def most_memory(device: torch.device) -> int:

@@ -8,16 +8,17 @@ one name (seeds) become a mean and a deviation. The page loads nothing, and is t
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..io.files import load_json
+from ..learn.curves import read_metrics
 from .page import Block, Code, Drawing, Grid, Heading, Note, html, markdown
 from .plot import COLOURS, Series, svg_plot
-from .scaling import curve, drawing_of
+from .scaling import drawing_of
 
 SAMPLES = 5  # texts shown of each task
 LONGEST = 400  # characters of a sample
@@ -50,7 +51,7 @@ def _results(root: Path) -> tuple[list[Record], list[Record]]:
     laws: list[Record] = []
     for path in sorted(root.rglob("*.json")):
         try:
-            record = json.loads(path.read_text("utf-8"))
+            record = load_json(path.read_bytes())
         except (OSError, ValueError):
             continue
         if isinstance(record, dict) and isinstance(record.get("laws"), dict):
@@ -66,10 +67,10 @@ def _runs(root: Path) -> Runs:
 
     found = []
     for path in sorted(root.rglob("settings.toml")):
-        if (path.parent / "metrics.jsonl").is_file():
+        if (log := path.with_name("metrics.jsonl")).is_file():
             settings = load(str(path))
             about = {**settings.as_dict(), "parameters": trainable_parameters(settings)}
-            found.append((path.parent, about, curve(path.parent)))
+            found.append((path.parent, about, read_metrics(log)))
     return found
 
 

@@ -5,7 +5,6 @@ Legend: N texts, Q queries, K nearest, D embedding.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +21,7 @@ from ..flow.embed import embed, load_speech
 from ..flow.embed_speech import embed_recordings
 from ..flow.embed_text import Line, embed_sentences, embed_stream
 from ..flow.say import say
-from ..io.files import read_text
+from ..io.files import load_json, read_text
 from ..languages import resolve
 from ..runtime import log
 from ..use import align
@@ -293,8 +292,8 @@ def altered_types(path: str) -> dict[str, str]:
     several are a list. UserError for another file."""
     cure = 'write {"SENTENCE": {"errtype": "TYPE"}}'
     try:
-        table = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        table = load_json(read_text(path))
+    except ValueError as error:
         raise UserError(f"{path} is no JSON: {str(error)[:80]}", cure) from None
     if not isinstance(table, dict):
         raise UserError(f"{path} holds no JSON object", cure)

@@ -11,7 +11,6 @@ Legend: N rows, D embedding.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,7 +24,7 @@ from ..flow.embed_text import Line, embed_stream
 from ..flow.hear import Listened, read_recording
 from ..flow.language import TOLD, language_of
 from ..io.audio import Recording, is_recording
-from ..io.files import JSON_ENDINGS, display_name, open_bytes, read_errors, read_lines, text_ending
+from ..io.files import JSON_ENDINGS, display_name, load_json, open_bytes, read_errors, read_lines, text_ending
 from ..io.vectors import read_embeddings
 from ..languages import resolve
 from ..runtime import log
@@ -159,7 +158,7 @@ def holds_vectors(path: str) -> bool:
     with read_errors(path), open_bytes(path) as stream:
         head = next((line for line in stream if line.strip()), b"")
     try:
-        first = json.loads(head)
+        first = load_json(head)
     except ValueError:
         return False  # which whoever reads its texts says
     return isinstance(first, list) or (isinstance(first, dict) and "embedding" in first)

@@ -29,7 +29,7 @@ from ...nets.sonar import Sonar
 from ...runtime import log
 from ...weights import model_dir, registry
 from ...weights.loaded import Space
-from ..build import shape_of, trained_parameters
+from ..build import check_trained, shape_of, trained_parameters
 from ..recipe import Settings
 from .sonar import CPU, ItemBatch, SonarTask
 from .sonar_llm import Group, SonarLLMTask
@@ -91,6 +91,7 @@ class JointTask:
             raise UserError(f"{what}, run.init {run.init} has {space.embedding}", f"name a {KIND} model of that space")
         with torch.device("meta"):
             model = Joint(Sonar(space), kind_of(KIND).net(writer))
+        check_trained(self.settings, model)
         learning = {name.split(".")[0] for name in trained_parameters(self.settings, model)}
         cure = 'use run.train_only = ["decoder.layers", "decoder.layer_norm", "writer"]'
         if "encoder" in learning:

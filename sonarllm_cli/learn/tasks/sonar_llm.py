@@ -118,8 +118,11 @@ class SonarLLMTask(Cost):
                 raise UserError(f"run.init {init} has {name} {own}, the run {value}", cure)
         with torch.device("meta"):
             model = net_class(shape)
+        learns = [p.requires_grad for p in model.parameters()]  # a normaliser does not
         tensors.load_weights(model, registry.find(init), CPU, torch.float32)
-        return model.requires_grad_(True)
+        for p, does in zip(model.parameters(), learns, strict=True):
+            p.requires_grad_(does)
+        return model
 
     def _start(self, model: Any) -> Any:
         model.project_out.bias.data.copy_(self.data.mean())

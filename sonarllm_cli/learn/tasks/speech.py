@@ -10,6 +10,7 @@ Source: Duquenne et al. 2023 (arXiv 2308.11466), 3.3; Park et al. 2019 (SpecAugm
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -99,10 +100,19 @@ class SpeechTask(Cost):
 
     @classmethod
     def shape(cls, settings: Settings) -> SpeechConfig:
-        """The config of the network that the recipe describes, if it is a new one."""
-        fields = {"embedding": space_config(settings.sonar).embedding, **settings.model}
+        """The config of the network that the recipe describes; where it begins with one that is not on this machine, as
+        if it were a new one."""
+        begun = {}
+        with contextlib.suppress(UserError):
+            begun = asdict(_beginning(settings.run.init, shape=True)[0]) if settings.run.init else {}
+        fields = {**begun, "embedding": space_config(settings.sonar).embedding, **settings.model}
         config: SpeechConfig = config_from(SpeechConfig, fields)
         return config
+
+    @classmethod
+    def beside(cls, settings: Settings) -> Sequence[str]:
+        """The speller."""
+        return ["speller.proj.weight", "speller.proj.bias"] if settings.loss.spell else ()
 
     @classmethod
     def size(cls, settings: Settings) -> tuple[int, int, str]:
@@ -261,16 +271,19 @@ def starting_network(settings: Settings, dim: int) -> SpeechEncoder:
     return model
 
 
-def _beginning(init: str) -> tuple[SpeechConfig, dict[str, Tensor]]:
+def _beginning(init: str, *, shape: bool = False) -> tuple[SpeechConfig, dict[str, Tensor]]:
+    """The config of what a run starts from, and its weights, unless its `shape` alone is asked for."""
     try:
         folder = registry.find(init)
         config = model_dir.read_config(folder)
     except UserError:
         if not os.path.exists(os.path.expanduser(init)):
             raise
-        return convert.speech_beginning(init)
+        return (convert.speech_shape(init), {}) if shape else convert.speech_beginning(init)
     if kind_of(config["kind"]).reads != SOUND:
         raise UserError(f"run.init {init} is a {config['kind']} model", "name a speech encoder")
+    if shape:
+        return model_dir.net_config(SpeechConfig, folder, config), {}
     model = tensors.load_net(folder, config, CPU, torch.float32)
     return model.config, dict(model.state_dict())
 
