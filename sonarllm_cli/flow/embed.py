@@ -66,7 +66,8 @@ def embed(
 
 
 class Encoder(Protocol):
-    """What embeds texts; `SpeechModel`, which embeds recordings, has the same members but for what it takes.
+    """What embeds texts. `SpeechModel`, which embeds recordings, has the same members, but takes these, and streams by
+    `embed_recordings`.
 
     `langs` are the languages that it knows; None: it isn't told one. `limit` is the longest item that it takes whole:
     tokens of a text, seconds of speech; None: any.
