@@ -109,6 +109,13 @@ def test_what_has_no_words_stands(text, kind):
     assert "".join(part.text for part in found) == text and not any(part.sentences for part in found)
 
 
+def test_the_cells_of_a_table_are_texts_of_their_own():
+    table = "| a b | c. D |\n|:--|--|\n|  | *e* \\| f | `g` |\n\nh | i\n"
+    want = "| A B | C. D |\n|:--|--|\n|  | *E* \\| F | `g` |\n\nH | I\n"
+    assert shouted(table, ".md") == want
+    assert shouted("| a | b |\n", ".md", bilingual=True) == "| a / A | b / B |\n"
+
+
 def test_an_address_between_sentences_stands():
     assert shouted("One two.\nhttps://example.org/a.\n\nSee a/b.") == "ONE TWO.\nhttps://example.org/a.\n\nSEE A/B."
 

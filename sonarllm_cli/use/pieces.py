@@ -3,8 +3,8 @@
     [*pieces("# Heading\n\n- one\n", ".md")]
     # [Piece("# ", "Heading", "\n"), Piece("\n"), Piece("- ", "one", "\n")]
 
-Blank lines, list marks, headings' marks, code, link definitions and tables' rules of Markdown are no prose, nor are
-numbers, times and settings of subtitles and the marks around a cue (markup.py).
+Blank lines, list marks, headings' marks, code, link definitions, tables' bars and rules of Markdown are no prose, nor
+are numbers, times and settings of subtitles and the marks around a cue (markup.py).
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ _FORM = "write them as 00:01:02,500 --> 00:01:04,000"
 _PREFIX = re.compile(r"[^\S\n]*(?:(?:>|#{1,6}|[-*+•–]|\d{1,3}[.)]|[A-Za-z]\))[^\S\n]+)*(?:\[[ xX]\]\s+)?")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _RULE = re.compile(r"[\s|:=*_~+-]*")
+_ROW = re.compile(r"\s*\|.*\|\s*")
+_CELL = re.compile(r"(?:\\\||[^|\s])(?:(?:\\\||[^|\n])*(?:\\\||[^|\s]))?")
 _DEFINITION = re.compile(r" {0,3}\[[^\[\]]+\]:[^\S\n]+\S")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Part of a document: what passes as it stands, `before` its prose and `after` it. `prose` may be empty."""
+    """Part of a document: what passes as it stands, `before` its prose and `after` it. `prose` may be empty, or a
+    table's `cell`, which has one line."""
 
     before: str
     prose: str = ""
     after: str = ""
+    cell: bool = False
 
 
 def pieces(text: str, kind: str = "") -> Iterator[Piece]:
@@ -63,6 +67,10 @@ def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
             yield Piece(line)
             fenced ^= fence
             continue
+        if markdown and _ROW.fullmatch(line):
+            yield from block()
+            yield from _cells(line)
+            continue
         if prefix.strip() or not held:
             yield from block()
             mark, line = prefix, line[len(prefix) :]
@@ -70,6 +78,14 @@ def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
         if markdown and mark.lstrip().startswith("#"):  # a heading is one line
             yield from block()
     yield from block()
+
+
+def _cells(row: str) -> Iterator[Piece]:
+    at = 0
+    for cell in _CELL.finditer(row):
+        yield Piece(row[at : cell.start()], cell.group(), cell=True)
+        at = cell.end()
+    yield Piece(row[at:])
 
 
 def _cues(text: str, kind: str) -> Iterator[Piece]:

@@ -299,7 +299,7 @@ def _shown(piece: Piece, sentences: list[Translated], text: str, kind: str, newl
         return piece.prose
     if kind in SUBTITLES:
         text = escaped(_wrapped(text, *breaks(piece.prose, newline)), piece.prose, kind)
-    return f"{piece.prose}{newline}{text}" if bilingual else text
+    return f"{piece.prose}{' / ' if piece.cell else newline}{text}" if bilingual else text
 
 
 def translate_speech(
