@@ -84,7 +84,7 @@ class Kept:
         """step_SF of a clip, if they are there."""
         begin, length = int(self.begin_N[number]), int(self.length_N[number])
         part_SF = self.part_SF[begin : begin + length]
-        if not length or zlib.crc32(part_SF.data) != self.sum_N[number]:
+        if not length or zlib.crc32(part_SF.tobytes()) != self.sum_N[number]:
             return None
         return torch.from_numpy(part_SF.astype(np.float32)).div_(PARTS)
 
@@ -93,5 +93,5 @@ class Kept:
         begin, room = self.begin_N[number], self.begin_N[number + 1] - self.begin_N[number]
         part_SF = (step_SF[:room] * PARTS).round().clamp(-127, 127)
         self.part_SF[begin : begin + len(part_SF)] = bytes_SF = part_SF.to(torch.int8).numpy()
-        self.sum_N[number], self.length_N[number] = zlib.crc32(bytes_SF.data), len(part_SF)
+        self.sum_N[number], self.length_N[number] = zlib.crc32(bytes_SF.tobytes()), len(part_SF)
         return part_SF.div_(PARTS)

@@ -96,9 +96,16 @@ class SpaceEncoder:
         return joined_blocks(self.stream(items, batch_size=batch_size, on_long=on_long), self.dim)
 
 
-def joined_blocks(blocks: Iterable[Block], dim: int) -> np.ndarray:
-    """The embeddings_ND of all blocks."""
-    return np.concatenate([np.zeros((0, dim), np.float32), *(block.embeddings_ND for block in blocks)])
+def joined_blocks(blocks: Iterable[Block], dim: int, name: str = "") -> np.ndarray:
+    """The embeddings_ND of all blocks. That texts were cut is logged, under the `name` of their file, if it has one."""
+    parts, cuts = [np.zeros((0, dim), np.float32)], list[str]()
+    for block in blocks:
+        parts.append(block.embeddings_ND)
+        cuts += block.cuts
+    if cuts:
+        more = f", and {len(cuts) - 1:,} more" if len(cuts) > 1 else ""
+        log.warning("%s%s%s", f"{name}: " if name else "", cuts[0], more)
+    return np.concatenate(parts)
 
 
 def embed_stream(

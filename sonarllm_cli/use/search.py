@@ -25,7 +25,7 @@ from ..data.kept import Arrays, kept
 from ..errors import UserError
 from ..flow.embed import embed
 from ..flow.embed_speech import SpeechModel
-from ..flow.embed_text import Line, embed_stream, fits
+from ..flow.embed_text import Line, embed_stream, fits, joined_blocks
 from ..flow.hear import Ears, as_listened, hear_utterances
 from ..flow.language import AUTO, language_of
 from ..flow.segment import Sentence, segment_stream
@@ -211,7 +211,7 @@ def _side(
 
     def embedded() -> Arrays:
         stream = embed_stream([Line(text, lang) for text in lines], space, batch_size=batch_size)
-        return {"vectors": np.concatenate([block.embeddings_ND for block in stream])}
+        return {"vectors": joined_blocks(stream, space.dim)}
 
     facts = [space.fingerprint, str(space.runtime.dtype), lang, *lines]
     arrays = _kept(facts, embedded, cache and name != "-" and bool(space.fingerprint))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..flow.embed_speech import SpeechModel
-from ..flow.embed_text import Line, embed_stream, with_hint
+from ..flow.embed_text import Line, embed_stream, joined_blocks, with_hint
 from ..flow.hear import Listened, read_recording
 from ..flow.language import lines_told
 from ..io.audio import Recording, is_recording
@@ -171,10 +171,11 @@ def open_vectors(path: str) -> VectorFile:
 
 def embed_lines(name: str, lines: Sequence[Line], space: Space, batch_size: int | None = None) -> Embedded:
     """Texts, each in its language, as a side called `name`. UserError if there are none."""
-    blocks = [block.embeddings_ND for block in embed_stream(lines, space, batch_size=batch_size)]
-    if not blocks:
-        raise UserError(f"{display_name(name)} is empty", "give it some text")
-    return Embedded(display_name(name), space.fingerprint, [line.text for line in lines], np.concatenate(blocks))
+    name = display_name(name)
+    if not lines:
+        raise UserError(f"{name} is empty", "give it some text")
+    vectors_ND = joined_blocks(embed_stream(lines, space, batch_size=batch_size), space.dim, name)
+    return Embedded(name, space.fingerprint, [line.text for line in lines], vectors_ND)
 
 
 def read_recorded(
