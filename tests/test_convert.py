@@ -375,6 +375,16 @@ def test_a_concept_config_that_is_wrong(change, message, tmp_path):
         convert.import_sonar_llm("bad", checkpoint=CHECKPOINT, config=tmp_path / "config.json", sonar="space")
 
 
+def test_a_space_of_more_languages_than_its_table_is_refused():
+    """Whose ids would be those of nothing."""
+    folder = convert.import_sonar("space", **SPACE)
+    config = json.loads((folder / "config.json").read_text())
+    config["langs"] += ["xxx_Latn"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="tokenizer has 912 ids, the model 911"):
+        load_space("space")
+
+
 @pytest.mark.parametrize(
     "said", [None, [], {}, {"a": 1}, {"a": "../x.bin"}, {"a": None, "b": "x.bin"}, {"a": "none.bin"}]
 )

@@ -80,10 +80,13 @@ def test_only_new_and_changed_files_are_embedded_again(notes, space, monkeypatch
     (notes / "b.txt").write_text("A card game.", "utf-8")
     search(["x"], [str(notes)], space)
     assert embedded[4:] == ["A card game."]
-    for kept in (tmp_path / "home/search").iterdir():
-        kept.write_bytes(b"damaged")
-    search(["x"], [str(notes)], space)
-    assert len(embedded) == 9
+    want = search(["x"], [str(notes)], space)
+    whole = {kept: kept.read_bytes() for kept in (tmp_path / "home/search").iterdir()}
+    for damage in (lambda data: b"damaged", lambda data: data[:-9], lambda data: data[:-1] + bytes([data[-1] ^ 1])):
+        embedded.clear()
+        for kept, data in whole.items():
+            kept.write_bytes(damage(data))
+        assert search(["x"], [str(notes)], space) == want and len(embedded) == 4
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".jsonl"])

@@ -196,6 +196,16 @@ def test_features_are_made_once(clips, tmp_path, monkeypatch):
             other.take(number)
 
 
+def test_kept_features_that_are_damaged_are_made_again(clips, tmp_path):
+    found, path = read_clips(["train.tsv"], str(clips)), tmp_path / "features.int8"
+    first = Features(found, 0, path).take(0)
+    for at in (32, 32 + 8 * len(found)):  # the length of the first, its first feature
+        data = bytearray(path.read_bytes())
+        data[at] ^= 1
+        path.write_bytes(data)
+        assert torch.equal(Features(found, 0, path).take(0), first)
+
+
 def test_contrast_counts_beside_the_distance(clips, tmp_path):
     plain, told = (
         Trainer(settings(clips, loss={"contrast": weight}), tmp_path / str(weight)).task for weight in (0.0, 0.5)

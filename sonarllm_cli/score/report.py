@@ -34,10 +34,15 @@ def report(folder: str | Path, title: str = "") -> tuple[str, str]:
     if not (results or runs or laws):
         cure = "write results into it: sonarllm evaluate nlg … --json -o DIR/nlg.json"
         raise UserError(f"{root} holds no results and no runs", cure)
-    blocks: list[Block] = [*_models(results, runs), *_tables(results), *_laws(laws), *_curves(runs)]
-    blocks += [*_samples(results), *_commands(results, laws, runs)]
     title = title or f"Comparison: {root.resolve().name}"
+    blocks = _blocks(results, laws, runs)
     return html(title, blocks), markdown(title, blocks)
+
+
+def _blocks(results: Sequence[Record], laws: Sequence[Record], runs: Runs) -> list[Block]:
+    """What the page shows, in order."""
+    blocks: list[Block] = [*_models(results, runs), *_tables(results), *_laws(laws), *_curves(runs)]
+    return [*blocks, *_samples(results), *_commands(results, laws, runs)]
 
 
 # ---------------------------------------------------------------------------------------------- what is there
@@ -54,10 +59,17 @@ def _results(root: Path) -> tuple[list[Record], list[Record]]:
             record = load_json(path.read_bytes())
         except (OSError, ValueError):
             continue
+        own: tuple[list[Record], list[Record]] = [], []
         if isinstance(record, dict) and isinstance(record.get("laws"), dict):
-            laws.append(record)
+            own[1].append(record)
         elif isinstance(record, dict) and {"figures", "settings", "model"} <= record.keys():
-            tasks.append(record)
+            own[0].append(record)
+        try:
+            html("", _blocks(*own, []))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            cure = "score again, or take it out of the folder"
+            raise UserError(f"{path} is no result as evaluate --json writes it", cure) from None
+        tasks, laws = tasks + own[0], laws + own[1]
     return tasks, laws
 
 

@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import embed, load_speech
 from ..flow.embed_speech import embed_recordings
-from ..flow.embed_text import Line, embed_sentences, embed_stream
+from ..flow.embed_text import Line, embed_sentences, embed_stream, joined_blocks
 from ..flow.say import say
 from ..io.files import load_json, read_text
 from ..languages import resolve
@@ -209,7 +209,7 @@ def _found(
 def _embedded(rows: Sequence[dict[str, Any]], space: Space) -> Tensor:
     """The texts of rows in their own languages: → embeddings_ND."""
     lines = [Line(row["text"], resolve(row["lang"], space.tokenizer.langs)) for row in rows]
-    return torch.cat([torch.from_numpy(block.embeddings_ND) for block in embed_stream(lines, space)])
+    return torch.from_numpy(joined_blocks(embed_stream(lines, space), space.dim))
 
 
 def aligned(noise: float, peer: str = "") -> Task:
