@@ -207,9 +207,32 @@ def test_lines_of_several_files_follow_each_other(run, tmp_path):
 
 def test_auto_is_the_language_of_what_is_embedded(run):
     text = "Il gatto dorme sul divano.\nLa porta era chiusa a chiave."
-    _, out, err = run("embed", *MODEL, "--lang", "auto", stdin=text)
+    _, out, err = run("embed", *MODEL, stdin=text)
     assert {json.loads(line)["lang"] for line in out.splitlines()} == {"ita_Latn"} and err == ""
-    assert run("embed", *MODEL, stdin=text)[2].startswith("standard input looks Italian")
+    assert run("embed", *MODEL, "--lang", "en", stdin=text)[2].startswith("standard input looks Italian")
+
+
+@pytest.mark.parametrize("command", ["embed", "mine --dedup"])
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        ("One is here. Two is there.\nDr. Four left.\n\nWas it five? Six.\n", 1),
+        ("One is here. Two is there.\nDr. Four left.\nWas it five? Six.\nSeven.\n", 0),
+        ("Dr. Who left.\nMr. Two came.\n", 0),
+    ],
+)
+def test_lines_of_several_sentences_are_told_once(run, tmp_path, command, text, notes):
+    (tmp_path / "a.txt").write_text(text)
+    said = run(*command.split()[:1], *MODEL, "a.txt", *command.split()[1:])[2]
+    note = "a.txt: lines hold several sentences each, and a line is one vector; sonarllm segment first\n"
+    assert said.count(note) == notes and said.count("vector") == notes
+
+
+def test_each_file_that_is_embedded_has_its_own_language(run, tmp_path):
+    (tmp_path / "a.txt").write_text("Il gatto dorme sul divano.\n", "utf-8")
+    (tmp_path / "b.txt").write_text("Die Katze schläft auf dem Sofa.\n", "utf-8")
+    _, out, _ = run("embed", *MODEL, "a.txt", "b.txt")
+    assert [json.loads(line)["lang"] for line in out.splitlines()] == ["ita_Latn", "deu_Latn"]
 
 
 LOAD = {
@@ -347,7 +370,6 @@ NAN = np.full((1, 64), np.nan, np.float32)
     (["embed"], b"x" * 1_100_000, "longer than 1,000,000"),
     (["embed", "--lang", "klingon", "-m", "none"], "text", "unknown language"),
     (["embed", "--lang", "klingon", *MODEL], "text", "the model has: Acehnese (Arabic script) (ace_Arab), German"),
-    (["embed", "--store", "s", "--lang", "auto", "stdin"], "text", "--lang en"),
     (["embed", "--lang", "jpn_Jpan", *MODEL], "text", "does not have Japanese"),
     (["embed", "-m", "tinny"], "text", "tiny"),
     (["embed", *MODEL, "-o", "e.csv"], "text", "unknown ending"),

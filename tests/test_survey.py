@@ -82,4 +82,7 @@ def test_print_config_tells_it_beside_the_settings(root, sonarllm):
     )
     assert sonarllm("train", *recipe, "-q").err == ""
     done = sonarllm("train", *recipe, "--set", 'run.train_only=["decodr"]')
-    assert done.returncode == 2 and "matches no parameter; use the beginnings of names, such as decoder" in done.err
+    assert (
+        done.returncode == 2
+        and "matches no parameter; did you mean decoder? their names begin with decoder, encoder" in done.err
+    )

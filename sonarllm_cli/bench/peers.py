@@ -7,6 +7,8 @@ build, then pieces of work, each timed where it runs. The worker may run under a
     peer = Peer("sonar-space", "encoder", Weights(seed=0), python="other/bin/python"); peer.embed(ids, batch=5)
 
 The parts are a space's "encoder" and "decoder", and "speech", a speech encoder.
+
+Legend: N texts, B texts of a batch, T tokens or samples, D embedding, M model width.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The chain composed: a beginning → its continuation, sentence by sentence.
 
-    for sentence in continuation("Once upon a time.", lang="eng_Latn", model="mini"): print(sentence.text)
+    for sentence in continuation("Once upon a time.", lang="auto", model="mini"): print(sentence.text)
 
 Legend: S sentences read, W sentences written, D embedding.
 """
@@ -25,6 +25,7 @@ from ..weights.loaded import DEFAULT, Writer, load_writer
 from .decode import Hypothesis, Search
 from .embed_speech import SpeechModel
 from .embed_text import embed_sentences
+from .language import AUTO
 from .predict import Report
 from .read import read_input
 from .special import Special
@@ -104,7 +105,7 @@ Stream = Generator[Written, None, End]
 def generate(
     text: str | Recording,
     *,
-    lang: str = "eng_Latn",
+    lang: str = AUTO,
     model: str | Writer = DEFAULT,
     runtime: Runtime | None = None,
     writing: Writing | None = None,
@@ -142,7 +143,7 @@ def continuation(
     circles."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     writing = writing or Writing()
-    beginning, context_SD, _, lang = read_input(text, lang, writer, report, speech, name=name)
+    beginning, context_SD, _, lang, _ = read_input(text, lang, writer, report, speech, name=name)
     tell_language(lang, writer, writing)
     return _announced(_continued(beginning, context_SD, writer, writing, generator, report), writer)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..io.files import TextLine
 from ..runtime import Runtime, by_length, log, shrinking
 from ..tokens import EOS, fitting
 from ..weights.loaded import Space, load_space
-from .segment import segment
+from .language import TOLD
+from .segment import many_are_several, segment
 
 ON_LONG = ("truncate", "split", "error")
 CHUNK = 4096  # texts held at once; batches are sorted by length within a chunk
@@ -46,6 +48,16 @@ class Block:
     embeddings_ND: np.ndarray
     lines: list[Line]
     cuts: list[str]  # one message for each text that was cut
+
+
+def with_hint(rows: Iterable[tuple[TextLine, str]], name: str) -> Iterator[tuple[TextLine, str]]:
+    """Lines and their languages, as they are; logged is if most of the first are several sentences each, of which each
+    gets one vector."""
+    rows = iter(rows)
+    first = list(islice(rows, TOLD))
+    if first and many_are_several([row.text for row, _ in first], first[0][1]):
+        log.info("%s: lines hold several sentences each, and a line is one vector; sonarllm segment first", name)
+    return chain(first, rows)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     with EmbeddingWriter("out.npy", dim=1024) as writer:
         writer.write(embeddings_ND, texts, langs)
 
-N rows, D embedding.
+Legend: N rows, D embedding.
 """
 
 from __future__ import annotations

@@ -136,8 +136,9 @@ def check_trained(settings: Settings, model: nn.Module | None = None) -> None:
     names = [*(name for name, p in model.named_parameters() if p.requires_grad), *beside]
     for prefix in settings.run.train_only:
         if not any(name.startswith(prefix) for name in names):
-            known = list(dict.fromkeys(".".join(name.split(".")[:n]) for n in (1, 2, 3) for name in names))
-            cure = f"use the beginnings of names, such as {nearest(prefix, known) or known[0]}"
+            guess = nearest(prefix, list({".".join(name.split(".")[:n]) for n in (1, 2, 3) for name in names}))
+            begin = ", ".join(sorted({name.split(".")[0] for name in names}))
+            cure = f"{f'did you mean {guess}? ' if guess else ''}their names begin with {begin}"
             raise UserError(f"run.train_only {prefix!r} matches no parameter", cure)
 
 

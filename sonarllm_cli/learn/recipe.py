@@ -70,9 +70,8 @@ class Speech:
     max_seconds: Positive = 20.0  # of a clip; longer ones are left out and counted
     workers: Whole = 2  # threads that make features in advance; 0: none
     keep: bool = False  # features in the run's folder, 8 KB a second of sound, so that they are made once
-    statistics: Annotated[str, OneOf(("frozen", "masked"))] = (
-        "frozen"  # of BatchNorm: frozen, or masked: those of the batch's steps that hold sound
-    )
+    # Of BatchNorm: frozen, or masked: those of the batch's steps that hold sound.
+    statistics: Annotated[str, OneOf(("frozen", "masked"))] = "frozen"
     time_masks: Whole = 2  # stretches of an utterance that are silenced,
     time_share: Annotated[float, Within(low=0, below=1)] = 0.05  # of up to so much of it
     bin_masks: Whole = 2  # bands of mel bins that are silenced,
@@ -107,9 +106,8 @@ class Run:
     seed: Whole = 42
     minutes: Weight = 0.0  # the run ends within them, its decay and last validation included; 0: by steps or epochs
     device: str = "auto"  # cpu, cuda or auto: each process' GPU, else the CPU
-    dtype: Annotated[str, OneOf(("float32", "tf32", "bfloat16"))] = (
-        "float32"  # of products in training; tf32, bfloat16 where the device has them; the rest is float32
-    )
+    # Of products in training; tf32, bfloat16 where the device has them; the rest is float32.
+    dtype: Annotated[str, OneOf(("float32", "tf32", "bfloat16"))] = "float32"
     compile: bool = False  # layers by torch.compile: slower to start, pays in long runs
     log_every: Count = 20
     track: Annotated[list[str], OneOf(("tensorboard", "wandb"))] = field(default_factory=list)  # tensorboard, wandb
@@ -121,11 +119,11 @@ class Run:
     valid_batches: Count = 20
     keep: Count = 2  # checkpoints
     best: str = ""  # the validation figure by whose minimum best/ is kept; the first one if not given
-    init: str = ""  # start from the weights of this model, of the same kind and, but for what is added, shape;
-    # of kind sonar also a concept model, for the space it lives in
-    writer: str = (
-        ""  # a concept model that learns along with the decoder of `init` (loss.guess): `writer.` in train_only
-    )
+    # Start from the weights of this model, of the same kind and, but for what is added, shape; of kind sonar also a
+    # concept model, for the space it lives in.
+    init: str = ""
+    # A concept model that learns along with the decoder of `init` (loss.guess): `writer.` in train_only.
+    writer: str = ""
     train_only: list[str] = field(default_factory=list)  # parameter prefixes; the rest is frozen
     weights: Annotated[str, OneOf(WEIGHTS)] = "float16"  # of the final folder: float32, float16, bfloat16 or int8
 
@@ -134,9 +132,8 @@ class Run:
 class Parallel:
     """How processes divide the work, and what a layer keeps for its backward pass."""
 
-    shard: Annotated[str, OneOf(("none", "full"))] = (
-        "none"  # full: weights, gradients and optimizer state in parts, one a process (FSDP2)
-    )
+    # full: weights, gradients and optimizer state in parts, one a process (FSDP2).
+    shard: Annotated[str, OneOf(("none", "full"))] = "none"
     recompute: bool = False  # activations of a layer are computed again in backward, not kept
 
 

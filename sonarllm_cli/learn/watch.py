@@ -213,9 +213,8 @@ def most_memory(device: torch.device) -> int:
 def peak_rate(device: torch.device, dtype: torch.dtype, size: int = 0, seconds: float = 0.3) -> float:
     """FLOP/s of the device on square products in `dtype`, the best of a few: the peak that a share is taken of."""
     size = size or (8192 if device.type == "cuda" else 1024)
-    a, b = torch.randn(
-        2, size, size, device=device, dtype=dtype
-    )  # ones would cost less power, and tell too high a peak
+    # Random numbers: ones would cost less power, and tell too high a peak.
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     best, end = math.inf, time.monotonic() + seconds
     while time.monotonic() < end or best == math.inf:
         began = time.perf_counter()

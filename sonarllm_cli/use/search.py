@@ -27,7 +27,7 @@ from ..flow.embed import embed
 from ..flow.embed_speech import SpeechModel
 from ..flow.embed_text import Line, embed_stream, fits, joined_blocks
 from ..flow.hear import Ears, as_listened, hear_utterances
-from ..flow.language import language_of
+from ..flow.language import AUTO, language_of
 from ..flow.segment import Sentence, segment_stream
 from ..flow.utterances import Utterance
 from ..io.audio import Recording, check_speech, is_recording
@@ -96,7 +96,7 @@ def search(
     paths: Sequence[str],
     space: Space,
     *,
-    lang: str = "eng_Latn",
+    lang: str = AUTO,
     query_lang: str = "",
     speech: str | SpeechModel = "",
     k: int = 5,
