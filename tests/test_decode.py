@@ -126,6 +126,7 @@ def test_top_p_draws_only_from_the_smallest_set_of_that_mass():
     drawn = _draw(log_p, Search(top_p=0.7), torch.Generator().manual_seed(0))
     assert set(drawn.tolist()) == {0, 1}
     assert (drawn == 0).float().mean().item() == pytest.approx(0.5 / 0.8, abs=0.04)
+    assert set(_draw(log_p, Search(top_p=1e-300), torch.Generator()).tolist()) == {0}
 
 
 @pytest.mark.parametrize(

@@ -322,6 +322,7 @@ def _draw(log_RV: Tensor, search: Search, generator: torch.Generator | None) -> 
     if search.top_p is not None and search.top_p < 1:
         sorted_RV, order_RV = p_RV.sort(-1, descending=True)
         outside = sorted_RV.cumsum(-1) - sorted_RV >= search.top_p
+        outside[:, 0] = False  # the likeliest stays, however small a mass float32 takes for none
         p_RV = torch.zeros_like(p_RV).scatter(1, order_RV, sorted_RV.masked_fill(outside, 0.0))
     p_RV[p_RV[:, 0].isnan()] = 1.0  # a row that overflowed: anything, its score tells
     return torch.multinomial(p_RV, 1, generator=generator)[:, 0]
