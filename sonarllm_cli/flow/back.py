@@ -21,7 +21,7 @@ from torch import Tensor
 from ..weights.loaded import Space
 from .embed_text import embed_sentences
 
-FAR = 0.82  # cosine under which a sentence probably says something else
+FAR = 0.84  # cosine under which a sentence probably says something else
 NAMED = 10  # places that a message names
 
 
