@@ -11,8 +11,9 @@ from sonarllm_cli.flow.decode import Search, decode
 from sonarllm_cli.flow.embed_text import embed_sentences
 from sonarllm_cli.flow.familiar import reconstruction
 from sonarllm_cli.flow.summarize import summarize
+from sonarllm_cli.flow.write import PLAIN
 
-SHORT = Search(beam=2, max_tokens=8, repetition_penalty=1.0)
+SHORT = Search(beam=2, max_tokens=8, **PLAIN)
 
 
 def test_extract_gives_distinct_sentences_of_the_article(writer):
