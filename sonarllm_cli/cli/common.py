@@ -219,7 +219,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--length-penalty",
             type=float,
-            help="Below 1 shorter sentences are chosen. By default 0.7 of what a concept model predicts, else 1.",
+            help="Below 1 shorter sentences are chosen. By default 0.7 where a concept model continues a text, else 1.",
         ),
         click.option(
             "--max-tokens", type=COUNT, default=256, show_default=True, help="Of a sentence, prompt and </s> included."
