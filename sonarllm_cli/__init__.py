@@ -17,6 +17,7 @@ _VERBS = {
     "decode": "sonarllm_cli.flow.decode",
     "generate": "sonarllm_cli.flow.compose",
     "summarize": "sonarllm_cli.flow.summarize",
+    "translate": "sonarllm_cli.use.translate",
     "SentenceEncoder": "sonarllm_cli.use.adapter",
 }
 __all__ = ["__version__", *_VERBS]

@@ -30,6 +30,18 @@ def published(model, decoder, step):
     return sum(bench_train.published_loss(model, decoder, micro) for micro in step) / len(step)
 
 
+@pytest.mark.parametrize(
+    ("code", "told", "words"),
+    [
+        (1, "warned\nRuntimeError: not enough memory: 9 bytes\n", "9 bytes; use fewer --documents"),
+        (-9, "warned\n", "killed by signal 9; use fewer --documents"),
+        (1, "ModuleNotFoundError: No module named 'x'\n", "named 'x'; mend that"),
+    ],
+)
+def test_a_step_that_fails_is_said_to_lack_memory_only_where_it_does(code, told, words):
+    assert words in str(bench_train.failure("the step", code, told))
+
+
 def test_both_steps_have_the_same_loss_and_gradient_without_dropout(models):
     model, decoder, step = models
     losses, grads = [], []

@@ -17,6 +17,8 @@ import pytest
 from conftest import PARITY
 
 from sonarllm_cli.cli import main, sonarllm
+from sonarllm_cli.cli.common import Failures
+from sonarllm_cli.errors import UserError
 
 MODEL = ["-m", "tiny"]
 WRITER = ["-m", "tiny-llm", "--max-tokens", "8"]
@@ -56,6 +58,19 @@ def test_embedding_and_decoding_are_the_library_s(run, expected):
     code, decoded, _ = run("decode", *MODEL, "--max-tokens", "28", stdin=out)
     want = [g["text"] for g in expected["generation"]["eng_Latn/beam5"][:5]]
     assert code == 0 and decoded.splitlines() == want
+
+
+def test_segments_records_are_embeds_texts(run):
+    _, records, _ = run("segment", "--json", stdin="One here. Another there.")
+    code, out, _ = run("embed", *MODEL, stdin=records)
+    assert code == 0 and [json.loads(line)["text"] for line in out.splitlines()] == ["One here.", "Another there."]
+
+
+def test_segment_takes_what_a_lines_end_is_and_more_abbreviations(run, tmp_path):
+    text = "A long line of words that is filled, of a\nlong text. See abbr. Nine of them.\n"
+    (tmp_path / "own").write_text("abbr.\n")
+    assert [run("segment", *how, stdin=text)[1].count("\n") for how in ([], ["--newline", "keep"])] == [3, 4]
+    assert run("segment", "--abbreviations", "own", stdin=text)[1].count("\n") == 2
 
 
 @pytest.mark.parametrize("ending", ["npy", "safetensors", "parquet", "jsonl"])
@@ -123,12 +138,20 @@ def test_a_text_over_the_limit_is_never_cut_in_silence(run, how, code, rows, wor
 def test_generate_and_summarize_write_lines_and_records(run):
     code, out, _ = run("generate", *WRITER, "--max-sentences", "2", stdin="A text. It goes on.")
     assert code == 0 and len(out.splitlines()) == 2
-    code, out, _ = run("summarize", *WRITER, "--sentences", "2", "--cite", "--json", stdin="A text. It goes on.")
+    code, out, _ = run(
+        "summarize", *WRITER, "--abstract", "--sentences", "2", "--cite", "--json", stdin="A text. It goes on."
+    )
     records = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and len(records) == 2
     assert {s["text"] for r in records for s in r["sources"]} == {"A text.", "It goes on."}
+    assert all(r["how"] == "written" and r["score"] < 0 and r["start"] is r["end"] is None for r in records)
     code, out, _ = run("summarize", *WRITER, "--extract", "--sentences", "1", stdin="A text. It goes on.")
     assert code == 0 and out.strip() in ("A text.", "It goes on.")
+    text = "A text. It goes on."
+    code, out, _ = run("summarize", *WRITER, "--extract", "--sentences", "2", "--json", stdin=text)
+    for record in map(json.loads, out.splitlines()):
+        assert (record["how"], record["score"]) == ("extracted", None)
+        assert text[record["start"] : record["end"]] == record["text"]
 
 
 def test_a_seed_repeats_what_is_sampled(run):
@@ -184,9 +207,32 @@ def test_lines_of_several_files_follow_each_other(run, tmp_path):
 
 def test_auto_is_the_language_of_what_is_embedded(run):
     text = "Il gatto dorme sul divano.\nLa porta era chiusa a chiave."
-    _, out, err = run("embed", *MODEL, "--lang", "auto", stdin=text)
+    _, out, err = run("embed", *MODEL, stdin=text)
     assert {json.loads(line)["lang"] for line in out.splitlines()} == {"ita_Latn"} and err == ""
-    assert run("embed", *MODEL, stdin=text)[2].startswith("standard input looks Italian")
+    assert run("embed", *MODEL, "--lang", "en", stdin=text)[2].startswith("standard input looks Italian")
+
+
+@pytest.mark.parametrize("command", ["embed", "mine --dedup"])
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        ("One is here. Two is there.\nDr. Four left.\n\nWas it five? Six.\n", 1),
+        ("One is here. Two is there.\nDr. Four left.\nWas it five? Six.\nSeven.\n", 0),
+        ("Dr. Who left.\nMr. Two came.\n", 0),
+    ],
+)
+def test_lines_of_several_sentences_are_told_once(run, tmp_path, command, text, notes):
+    (tmp_path / "a.txt").write_text(text)
+    said = run(*command.split()[:1], *MODEL, "a.txt", *command.split()[1:])[2]
+    note = "a.txt: lines hold several sentences each, and a line is one vector; sonarllm segment first\n"
+    assert said.count(note) == notes and said.count("vector") == notes
+
+
+def test_each_file_that_is_embedded_has_its_own_language(run, tmp_path):
+    (tmp_path / "a.txt").write_text("Il gatto dorme sul divano.\n", "utf-8")
+    (tmp_path / "b.txt").write_text("Die Katze schläft auf dem Sofa.\n", "utf-8")
+    _, out, _ = run("embed", *MODEL, "a.txt", "b.txt")
+    assert [json.loads(line)["lang"] for line in out.splitlines()] == ["ita_Latn", "deu_Latn"]
 
 
 LOAD = {
@@ -324,7 +370,6 @@ NAN = np.full((1, 64), np.nan, np.float32)
     (["embed"], b"x" * 1_100_000, "longer than 1,000,000"),
     (["embed", "--lang", "klingon", "-m", "none"], "text", "unknown language"),
     (["embed", "--lang", "klingon", *MODEL], "text", "the model has: Acehnese (Arabic script) (ace_Arab), German"),
-    (["embed", "--store", "s", "--lang", "auto", "stdin"], "text", "--lang en"),
     (["embed", "--lang", "jpn_Jpan", *MODEL], "text", "does not have Japanese"),
     (["embed", "-m", "tinny"], "text", "tiny"),
     (["embed", *MODEL, "-o", "e.csv"], "text", "unknown ending"),
@@ -364,6 +409,11 @@ def test_mistakes_get_one_line_with_a_cure_and_exit_2(run, arguments, stdin, wor
     assert (code, out) == (2, "") and words in err and err.count("\n") == 1 and err.startswith("sonarllm: ")
 
 
+def test_a_file_of_several_that_is_told_does_not_steer_a_terminal(capsys):
+    Failures(several=True).tell(UserError("no such file: \x1b]0;title\a.txt"))
+    assert capsys.readouterr().err == "sonarllm: no such file: \\x1b]0;title\\x07.txt\n"
+
+
 def test_embeddings_that_are_not_finite_are_refused(run, tmp_path):
     np.save(tmp_path / "e.npy", NAN)
     code, _, err = run("decode", *MODEL, "e.npy")
@@ -374,7 +424,7 @@ def test_embeddings_of_another_space_are_refused(run):
     out = run("embed", *MODEL, "-o", "e.parquet", stdin="text")
     code, _, err = run("decode", "-m", "mini", "e.parquet")
     assert out[0] == 0 and code == 2
-    assert "of the space tiny, not of mini-sonar; decode with the model that embedded them: -m tiny" in err
+    assert "e.parquet is of the space tiny, not of mini-sonar; decode with the model that embedded them: -m tiny" in err
 
 
 def test_a_failed_embed_leaves_the_old_file(run, tmp_path):
@@ -481,7 +531,7 @@ def test_a_file_over_the_limit_is_a_failed_run(run, tmp_path, ending):
         code, _, err = run("embed", *MODEL, "-o", f"e.{ending}", stdin="A text.\n" * 4000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    assert code == 1 and "File too large" in err and err.count("\n") == 1
+    assert code == 1 and f"cannot write e.{ending}: File too large; free some space" in err and err.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["stdin"]
 
 

@@ -363,6 +363,7 @@ def test_a_space_with_the_same_decoder_stored_smaller():
         ({"num_attention_heads": 3}, "qkv_proj.weight should be"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rotary scaling 'yarn'"),
         ({"rope_theta": "much"}, "rope_theta 'much'"),
+        ({"rope_scaling": True}, "no table of rotary settings, but True"),
     ],
 )
 def test_a_concept_config_that_is_wrong(change, message, tmp_path):
@@ -372,6 +373,25 @@ def test_a_concept_config_that_is_wrong(change, message, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=message):
         convert.import_sonar_llm("bad", checkpoint=CHECKPOINT, config=tmp_path / "config.json", sonar="space")
+
+
+def test_a_space_of_more_languages_than_its_table_is_refused():
+    """Whose ids would be those of nothing."""
+    folder = convert.import_sonar("space", **SPACE)
+    config = json.loads((folder / "config.json").read_text())
+    config["langs"] += ["xxx_Latn"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="tokenizer has 912 ids, the model 911"):
+        load_space("space")
+
+
+@pytest.mark.parametrize(
+    "said", [None, [], {}, {"a": 1}, {"a": "../x.bin"}, {"a": None, "b": "x.bin"}, {"a": "none.bin"}]
+)
+def test_an_index_of_parts_that_is_wrong(said, tmp_path):
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": said}))
+    with pytest.raises(UserError, match=r"no weight_map of files|outside its folder|no such file"):
+        convert.import_sonar("bad", **SPACE | {"encoder": tmp_path})
 
 
 def test_grouped_queries_and_newer_rotary_keys(tmp_path):

@@ -152,15 +152,23 @@ HUGE = torch.cat([EMBEDDINGS[:2], torch.full((1, 64), 1e20), EMBEDDINGS[2:3]])
 
 @pytest.mark.parametrize("options", [{}, {"beam": 1}, {"temperature": 1.0}, {"top_p": 0.9, "num_return": 2}])
 def test_a_row_that_overflows_is_named_and_not_left_out(space, options):
-    with pytest.raises(UserError, match="embedding 3 overflows float32"):
+    with pytest.raises(UserError, match="the embeddings, row 3 overflows float32"):
         decode(HUGE, model=space, max_tokens=6, batch_size=2, **options)
     assert len(decode(EMBEDDINGS[:3], model=space, max_tokens=6, batch_size=2, **options)) == 3
 
 
 def test_a_stream_names_a_row_by_its_place_in_the_whole_file(home):
-    batches = [EmbeddingBatch(part.numpy(), [], first, "", []) for first, part in ((0, EMBEDDINGS[:5]), (5, HUGE))]
-    with pytest.raises(UserError, match="embedding 8 overflows"):
+    batches = [
+        EmbeddingBatch(part.numpy(), [], first, "", [], "e.npy") for first, part in ((0, EMBEDDINGS[:5]), (5, HUGE))
+    ]
+    with pytest.raises(UserError, match=r"e\.npy, row 8 overflows"):
         list(decode_stream(batches, "eng_Latn", load_space("tiny"), Search(max_tokens=6)))
+
+
+def test_a_row_of_fewer_texts_than_asked_for_is_named(space, monkeypatch):
+    monkeypatch.setattr("sonarllm_cli.flow.decode.beam_search", lambda space, rows, *_: [[((EOS,), 0.0)]] * len(rows))
+    with pytest.raises(UserError, match="row 1 has only 1 texts; use --num-return 1"):
+        decode(EMBEDDINGS[:2], model=space, num_return=2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

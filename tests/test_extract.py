@@ -53,14 +53,16 @@ def test_scraps_and_doubles_come_last_or_not_at_all():
     assert best_sentences(["Hello."], 3) == [0] and best_sentences(["1", "2"], 1) == [0]
 
 
-def test_rank_is_the_z_score_of_centrality_and_three_over_place():
-    proper = [i for i, text in enumerate(STORY) if candidate(text)]
-    central = [centrality(STORY)[i] for i in proper]
+@pytest.mark.parametrize("story", [STORY, [STORY[i] for i in (0, 2, 3, 1, 4, 5)]])
+def test_rank_is_the_z_score_of_centrality_and_three_over_place(story):
+    proper = [i for i, text in enumerate(story) if candidate(text)]
+    central = [centrality(story)[i] for i in proper]
     mean = sum(central) / len(central)
     deviation = math.sqrt(sum((c - mean) ** 2 for c in central) / len(central))
     rank = [(c - mean) / deviation + 3 / (1 + place) for place, c in enumerate(central)]
     want = [i for _, i in sorted(zip(rank, proper), reverse=True)]
-    assert ranked(STORY)[: len(proper)] == want
+    assert ranked(story)[: len(proper)] == want
+    assert story is STORY or ranked(story, lead=2.0) != ranked(story)
 
 
 @pytest.mark.parametrize(

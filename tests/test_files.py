@@ -508,7 +508,7 @@ def test_a_dash_writes_json_lines_in_utf8_as_each_batch_comes(monkeypatch):
 
 def test_numbers_that_are_not_finite_are_never_written(tmp_path):
     for bad, dtype in ((np.nan, "float32"), (np.inf, "float32"), (1e6, "float16")):
-        with fails(f"embedding 3 (from 0) is NaN or too large for {dtype}", "float32", RunError):
+        with fails(f"embedding 4 is NaN or too large for {dtype}", "float32", RunError):
             write(tmp_path / "a.jsonl", [np.zeros((2, 2)), np.array([[0, 0], [0, bad]])], dtype=dtype)
     assert only(tmp_path) == []
 
@@ -594,9 +594,9 @@ def test_a_single_vector_is_one_row(tmp_path):
         (np.array([[1j]]), "does not hold plain numbers"),
         (np.zeros((2, 2), "f4,f4"), "does not hold plain numbers"),
         (np.array([[None]]), "pickled Python objects"),
-        (np.array([[1, 2], [3, np.nan]]), "row 1 (from 0): NaN"),
-        (np.array([[1, np.inf]]), "row 0 (from 0): NaN, infinity"),
-        (np.array([[1, 1e300]]), "row 0 (from 0): NaN, infinity or a number too large"),
+        (np.array([[1, 2], [3, np.nan]]), "row 2: NaN"),
+        (np.array([[1, np.inf]]), "row 1: NaN, infinity"),
+        (np.array([[1, 1e300]]), "row 1: NaN, infinity or a number too large"),
     ],
 )
 def test_an_npy_of_anything_else_is_an_error(tmp_path, array, message):
@@ -617,7 +617,7 @@ def test_an_npy_with_a_tail_is_an_error(tmp_path):
 def test_a_parquet_row_without_an_embedding_is_named(tmp_path, rows):
     pq.write_table(pa.table({"embedding": pa.array(rows, pa.list_(pa.float32()))}), tmp_path / "a.parquet")
     where = next(i for i, row in enumerate(rows) if not row)
-    with fails(f"a.parquet, row {where} (from 0): there is no embedding", "remove it, or embed its text again"):
+    with fails(f"a.parquet, row {where + 1}: there is no embedding", "remove it, or embed its text again"):
         list(read_embeddings(tmp_path / "a.parquet"))
 
 
@@ -663,12 +663,12 @@ def test_parquet_of_other_programs_is_read(tmp_path, kind):
         ({"vector": [[1.0]]}, 'has no column "embedding"', "it holds vector"),
         ({"embedding": [1.0]}, "is double, not lists of numbers", ""),
         ({"embedding": [["a"]]}, "not lists of numbers", ""),
-        ({"embedding": [[1.0], [2.0], [1.0, 2.0]]}, "row 2 (from 0): 2 numbers, where the first row has 1", ""),
-        ({"embedding": [[1.0], [1.0, 2.0]]}, "row 1 (from 0): 2 numbers, where the first row has 1", ""),
-        ({"embedding": [[1.0], [2.0], None]}, "row 2 (from 0): there is no embedding", ""),
-        ({"embedding": pa.array([[], []], pa.list_(pa.float32()))}, "row 0 (from 0): there is no embedding", ""),
-        ({"embedding": [[1.0], [2.0], [None]]}, "row 2 (from 0): a number is missing", ""),
-        ({"embedding": [[1.0], [2.0], [float("nan")]]}, "row 2 (from 0): NaN", ""),
+        ({"embedding": [[1.0], [2.0], [1.0, 2.0]]}, "row 3: 2 numbers, where the first row has 1", ""),
+        ({"embedding": [[1.0], [1.0, 2.0]]}, "row 2: 2 numbers, where the first row has 1", ""),
+        ({"embedding": [[1.0], [2.0], None]}, "row 3: there is no embedding", ""),
+        ({"embedding": pa.array([[], []], pa.list_(pa.float32()))}, "row 1: there is no embedding", ""),
+        ({"embedding": [[1.0], [2.0], [None]]}, "row 3: a number is missing", ""),
+        ({"embedding": [[1.0], [2.0], [float("nan")]]}, "row 3: NaN", ""),
         ({"embedding": [[1.0]], "text": [1]}, 'the column "text" is not strings', ""),
     ],
 )
@@ -681,7 +681,7 @@ def test_parquet_of_anything_else_is_an_error(tmp_path, columns, message, cure):
 def test_a_missing_embedding_in_a_fixed_size_list_is_an_error(tmp_path):
     column = pa.array([[1, 2], None], pa.list_(pa.float32(), 2))
     pq.write_table(pa.table({"embedding": column}), tmp_path / "a.parquet")
-    with fails("row 1 (from 0): there is no embedding"):
+    with fails("row 2: there is no embedding"):
         read(tmp_path / "a.parquet")
 
 
@@ -802,7 +802,7 @@ def test_the_documents_of_lcm_are_read_as_their_sentences(tmp_path, vector):
 
 def test_a_document_whose_texts_and_vectors_differ_is_named(tmp_path):
     lcm(tmp_path / "a.parquet", text_sentences=[["a"], ["b", "c"]], text_sentences_sonar_emb=[[[1.0]], [[2.0]]])
-    with fails("row 1 (from 0): 2 texts, 1 embeddings"):
+    with fails("row 2: 2 texts, 1 embeddings"):
         read(tmp_path / "a.parquet")
 
 

@@ -39,6 +39,15 @@ def test_the_check_ends_in_its_minutes_and_says_what_became_of_each_part(tmp_pat
     assert "| float32, 8 at once | 50 % |" in (tmp_path / "out/report.md").read_text()
 
 
+def test_what_a_gpu_is_asked_runs_on_a_processor_too():
+    """A part of it, that takes seconds: names that the tests reach for are still there."""
+    tests = RECIPE.parents[1] / "tests/gpu"
+    quick = "float32-1 or speech and bfloat16 or logits and float32 or halved or cpus or given"
+    command = [sys.executable, "-m", "pytest", tests, "-q", "-p", "no:cacheprovider", "-k", quick]
+    done = subprocess.run(command, env={**os.environ, "SONARLLM_TEST_DEVICE": "cpu"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize(("share", "said"), [(0.41, "or more; reached"), (0.39, "or more; not reached")])
 def test_a_step_is_held_to_the_share_that_is_wanted(tmp_path, share, said):
     (tmp_path / "step/run").mkdir(parents=True)

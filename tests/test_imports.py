@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "sonarllm_cli"
 ROOMS = ["cli", "bench", "score", "use", "learn", "data", "flow", "weights", "nets", "io"]  # from those after it
-SHARED = ["tokens.py", "languages.py", "runtime.py", "parent.py", "bounds.py", "errors.py", "__init__.py"]  # under all, likewise
+SHARED = ["tokens.py", "languages.py", "runtime.py", "parent.py", "bounds.py", "errors.py", "__init__.py"]  # under all
 ORDER = ["__main__.py", *ROOMS, *SHARED]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

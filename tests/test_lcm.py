@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.nets.diffusion_lcm import (
@@ -147,6 +149,25 @@ def test_noise_and_velocity_say_the_same_of_the_signal(prediction):
     columns = net.columns(net.read(torch.randn(1, 3, 6)))
     found = net.denoise(diffused(x0, noise, alpha[..., 0]), step, columns, None)
     torch.testing.assert_close(found, x0, atol=1e-4, rtol=1e-4)
+
+
+def test_a_device_without_float64_gets_none():
+    """As MPS, whose part the meta device has here."""
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            tensors = [x for x in tree_leaves((args, out)) if isinstance(x, torch.Tensor) and x.is_meta]
+            assert torch.float64 not in {x.dtype for x in tensors}, func
+            return out
+
+    with torch.device("meta"):
+        net = DiffusionLCM(DiffusionLCMConfig(**DIFFUSION))
+        x_BND, step_BN = torch.zeros(2, 3, net.config.embedding), torch.zeros(2, 3, dtype=torch.long)
+        context_BSD, mask_BNC = torch.zeros(2, 4, net.config.embedding), torch.ones(2, 3, 5, dtype=torch.bool)
+    with Seen():
+        noised_BND = diffused(x_BND, x_BND, net.alpha(step_BN))
+        assert net(context_BSD, noised_BND, step_BN, mask_BNC).dtype == torch.float32
 
 
 def test_a_denoiser_begins_without_a_say():

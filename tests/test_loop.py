@@ -20,12 +20,15 @@ from test_train import concept, corpus, joint, sonar, trained, writer  # noqa: F
 from torch.distributed.tensor import DTensor
 
 from sonarllm_cli.data.corpus import Pairs
+from sonarllm_cli.data.documents import Lazy
 from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.learn import ranks
+from sonarllm_cli.learn.build import build_model
 from sonarllm_cli.learn.checkpoint import Checkpoints, claimed
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, to_toml
 from sonarllm_cli.learn.tasks.sonar import batches, cuts
+from sonarllm_cli.nets.kinds import TRAINED
 from sonarllm_cli.runtime import Runtime
 
 
@@ -337,8 +340,14 @@ def test_sharded_ranks_go_on_with_a_run_of_one_and_none_holds_the_whole_state(co
     def work():
         DTensor.full_tensor = lambda part: plain(part) if part.ndim == 0 else 1 / 0  # but of the gradient's norm
 
+        trainer = Trainer(parts, tmp_path / "2", resume=True)
+        trainer.run()
+        kept = [v for state in trainer.optimizers[0].state.values() for v in state.values() if v.ndim]
+        held, whole = sum(v.to_local().numel() for v in kept), sum(v.numel() for v in kept)
+        assert whole == 2 * sum(p.numel() for p in trainer.task.model.parameters()) and held < 0.6 * whole
+
     plain = DTensor.full_tensor
-    on_ranks(2, lambda: (work(), Trainer(parts, tmp_path / "2", resume=True).run()))
+    on_ranks(2, work)
     torch.testing.assert_close(weights(tmp_path / "1"), weights(tmp_path / "2"), atol=2e-4, rtol=1e-3)
     files = [file.stat().st_size for file in (tmp_path / "2/checkpoint-6").glob("*.safetensors")]
     assert len(files) == 2 and max(files) < 0.6 * sum(files)
@@ -372,12 +381,70 @@ def test_a_network_that_does_not_exist_is_told_before_the_corpus_is_read(corpus,
             Trainer(changed(settings, model={"widht": 8}), tmp_path / "r")
 
 
+@pytest.mark.parametrize("kind", [*TRAINED, "joint"])
+def test_what_train_only_does_not_match_is_told_before_anything_is_read(
+    corpus,  # noqa: F811
+    trained,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    request,
+    kind,
+):
+    base, right = trained / "sonar/model", "layers.0"
+    if kind == "joint":
+        settings, right = joint(corpus, base, request.getfixturevalue("writer")), "decoder.layers"
+    elif kind == "sonar":
+        settings, right = sonar(corpus), "decoder.layers"
+    elif kind == "sonar-speech":
+        settings = build({"kind": kind, "sonar": str(base), "data": {"documents": ["a.tsv"]}, "loss": {"spell": 1.0}})
+        settings, right = changed(settings, model={"width": 16, "pooler_heads": 2, "heads": 2}), "speller."
+    else:
+        settings = concept(corpus, base, kind=kind, model={})
+        names = [name for name, p in build_model(settings).named_parameters() if p.requires_grad]
+        right = names[len(names) // 2]
+    only = [*settings.run.train_only, right]
+    for place in ("corpus.documents", "corpus.translations", "prepared.read", "clips._rows"):
+        monkeypatch.setattr(f"sonarllm_cli.data.{place}", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Trainer(changed(settings, run={"train_only": only}), tmp_path / "r")
+    wrong = right[:-3] + "q"
+    with pytest.raises(UserError, match=f"run.train_only '{wrong}' matches no parameter; did you mean {right[:5]}"):
+        Trainer(changed(settings, run={"train_only": [*only, wrong]}), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_gpu_without_a_number_is_the_first(monkeypatch):
     chosen = []
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setattr(ranks, "choose", lambda device: Runtime(device=torch.device("cuda"), dtype=torch.float32))
     monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
     assert ranks.Ranks().device == torch.device("cuda:0") and chosen == [0]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TRAINED if kind != "sonar-speech"])
+def test_a_step_is_made_when_it_is_asked_for_and_no_other(corpus, trained, tmp_path, monkeypatch, kind):  # noqa: F811
+    """So that a start, at any step, costs nothing that grows with the steps before or after."""
+    optim = {"documents": 4, "batch_tokens": 128}
+    settings = sonar(corpus, accumulate=2) if kind == "sonar" else concept(corpus, trained / "sonar/model", kind=kind)
+    task, made = Trainer(changed(settings, optim=optim), tmp_path / "r").task, []
+    plain = Lazy.__getitem__
+    monkeypatch.setattr(Lazy, "__getitem__", lambda self, i: made.append((self, i)) or plain(self, i))
+    steps = task.steps(task.epoch(0))
+    assert isinstance(steps, Lazy) and len(steps) > 5 and not made
+    step = steps[5]
+    count = len(step) if kind == "sonar" else sum(len(batch.documents) for batch in step)
+    asked = sum(len(range(*i.indices(len(of)))) if isinstance(i, slice) else 1 for of, i in made)
+    assert asked <= count + 2  # the step itself, of a kind that puts another around it
+
+
+def test_the_first_process_alone_segments_and_embeds_for_all(corpus, trained, tmp_path, monkeypatch):  # noqa: F811
+    def work():
+        if os.environ["RANK"] == "1":
+            for place in ("data.corpus.segment", "data.documents.encode", "tokens.Tokenizer.content"):
+                monkeypatch.setattr(f"sonarllm_cli.{place}", lambda *_, **__: 1 / 0)
+        Trainer(concept(corpus, trained / "sonar/model"), tmp_path / "r")
+
+    on_ranks(2, work)
 
 
 def test_an_epoch_counts_its_labels_once(corpus, tmp_path, monkeypatch):  # noqa: F811

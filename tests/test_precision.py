@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import on_ranks
 from test_loop import changed
-from test_train import concept, corpus, sonar, trained  # noqa: F401
+from test_train import concept, corpus, joint, sonar, trained, writer  # noqa: F401
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sonarllm_cli.learn import loop
+from sonarllm_cli.learn import loop, muon
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.losses import token_nll
 from sonarllm_cli.learn.tasks import sonar_llm
@@ -21,6 +21,7 @@ TABLE = [
     ("sonar", HALF, {HALF}, {FULL}),
     ("sonar-llm", FULL, {FULL}, {FULL}),
     ("sonar-llm", HALF, {HALF}, {FULL}),
+    ("token-llm", FULL, {FULL}, {FULL}),
     ("token-llm", HALF, {HALF}, {FULL}),
     ("mse-lcm", HALF, {HALF}, {FULL}),
     ("diffusion-lcm", HALF, {HALF}, {FULL}),
@@ -58,6 +59,22 @@ def test_products_and_sums_have_the_stated_dtypes(corpus, trained, tmp_path, mon
         trainer._learn(trainer._epoch()[0][0], 0)
     assert (seen.products, seen.sums) == (products, sums), {k: v for k, v in seen.names.items() if k in SUMS}
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in trainer.task.model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["sonar", "joint"])
+def test_all_of_a_step_has_them_muons_products_too(corpus, trained, tmp_path, monkeypatch, request, kind):  # noqa: F811
+    for module in (loop, sonar_llm, muon):
+        monkeypatch.setattr(module, "multiplies_bfloat16", lambda device: True)
+    base = sonar(corpus, accumulate=2)
+    if kind == "joint":
+        base = joint(corpus, trained / "sonar/model", request.getfixturevalue("writer"))
+    settings = changed(base, loss={"contrast": 0.0}, optim={"name": "muon"}, run={"dtype": HALF})
+    trainer = Trainer(settings, tmp_path / "r")
+    with Dtypes() as seen:
+        trainer.train_step(trainer._epoch()[0], 10)
+    assert (seen.products, seen.sums) == ({HALF}, {FULL}) and "baddbmm" in seen.names
+    state = {v.dtype for optimizer in trainer.optimizers for kept in optimizer.state.values() for v in kept.values()}
+    assert state == {torch.float32} == {p.dtype for p in trainer.task.model.parameters()}
 
 
 def test_sharded_weights_travel_in_the_dtype_of_the_products_and_gradients_in_float32(

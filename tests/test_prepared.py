@@ -16,7 +16,7 @@ import pytest
 from sonarllm_cli.data import prepared
 from sonarllm_cli.data.corpus import train_tokenizer
 from sonarllm_cli.data.documents import DocumentData, Documents
-from sonarllm_cli.errors import UserError
+from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.learn import loop
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, load
@@ -103,6 +103,16 @@ def test_a_concept_model_reads_its_documents(path, tmp_path):
     task = Trainer(own, tmp_path / "r").task
     assert len(task.data.train) == 22 and len(task.data.valid) == 2
     assert task.table.text(task.data.valid.body(0))[-1] == "End of sequence."
+
+
+def test_a_run_of_minutes_that_is_stopped_tells_no_number_of_steps(path, tmp_path, monkeypatch):
+    own = settings(path, tmp_path).as_dict()
+    own["run"] |= {"minutes": 5}
+    own["optim"] |= {"steps": 0}
+    trainer = Trainer(build(own), tmp_path / "r")
+    trainer.asked = True
+    with pytest.raises(RunError, match=r"^stopped at step 1; continue"):
+        trainer.run()
 
 
 def test_a_run_ends_within_its_minutes_with_its_rate_fallen(path, tmp_path, monkeypatch):

@@ -95,3 +95,15 @@ def test_a_folder_without_results_is_refused(tmp_path):
     for place in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError):
             report(place)
+
+
+@pytest.mark.parametrize("record", [
+    {"figures": [], "settings": {}, "model": {}},
+    {"figures": {"a": "z"}, "settings": {"task": "x"}, "data": {}, "versions": {},
+     "model": {"name": "m", "kind": "k", "seed": 0, "parameters": 1, "steps": 1, "space": "s"}},
+    {"laws": {"x": 1}},
+])  # fmt: skip
+def test_a_result_that_is_none_is_named(tmp_path, record):
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"a\.json is no result as evaluate --json writes it"):
+        report(tmp_path)

@@ -69,8 +69,11 @@ def test_points_come_from_csv_and_json_alike(tmp_path):
     (tmp_path / "p.csv").write_text("kind,size,loss\nx,10,3\ny,2e1,2.0\n")
     assert scaling.points_of_file(str(tmp_path / "p.csv")) == scaling.points_of_file(str(tmp_path / "p.json"))
     (tmp_path / "bad.csv").write_text("n,l\n1,2\n")
-    with pytest.raises(UserError, match="size and loss"):
-        scaling.points_of_file(str(tmp_path / "bad.csv"))
+    (tmp_path / "none.csv").write_text("size,loss\n")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for name in ("bad.csv", "none.csv", "deep.json"):
+        with pytest.raises(UserError, match="give the columns size and loss"):
+            scaling.points_of_file(str(tmp_path / name))
 
 
 def test_a_plot_holds_every_point_and_is_xml():

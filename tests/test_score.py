@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow.embed import load_encoder
+from sonarllm_cli.flow.embed import embed, load_encoder
 from sonarllm_cli.flow.embed_text import Line
 from sonarllm_cli.runtime import choose
 from sonarllm_cli.use.score import load_head, score
-from sonarllm_cli.use.sides import Embedded
+from sonarllm_cli.use.sides import Embedded, read_side
 from sonarllm_cli.weights import registry
 from sonarllm_cli.weights.convert_heads import import_blaser, import_laser2, import_mutox
 
@@ -164,3 +164,20 @@ def test_embed_takes_laser2(heads, home, tmp_path, sonarllm):
     done = sonarllm("embed", tmp_path / "a.txt", "-m", "laser2", "-o", tmp_path / "a.npy")
     vectors_ND = np.load(tmp_path / "a.npy")
     assert vectors_ND.shape == (2, 48) and np.array_equal(vectors_ND[0], vectors_ND[1]), done.err
+
+
+def test_texts_that_are_cut_are_told_with_their_file(space, tmp_path, caplog):
+    long = "library, printer; " * 14
+    (tmp_path / "a.txt").write_text(f"short\n{long}\n{long}\n")
+    read_side(str(tmp_path / "a.txt"), lang="eng_Latn", space=lambda: space)
+    assert [r.getMessage().partition(" has ")[0] for r in caplog.records] == [f"{tmp_path}/a.txt: line 2"]
+    assert "truncated, and 1 more" in caplog.text
+    caplog.clear()
+    embed(["short", long], model=space)
+    assert "text 2 has" in caplog.text
+
+
+def test_a_file_of_what_is_nested_too_deeply_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="line 1: not JSON"):
+        read_side(str(tmp_path / "a.jsonl"), lang="eng_Latn", space=pytest.fail)

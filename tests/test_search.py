@@ -24,6 +24,14 @@ def test_the_nearest_in_blocks_are_those_of_one_product():
     assert nearest_rows(query_QD, all_ND[:4].split(3), 7)[1].shape == (3, 4)
 
 
+@pytest.mark.parametrize("value", [3e38, 1e20, 1e-30, 1e-44])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_vector_has_a_direction_however_long_or_short_it_is(value, in_place):
+    vectors_ND = torch.tensor([[1.0, 1.0], [value, -value]])
+    found_ND = unit(vectors_ND.clone(), in_place=in_place)
+    torch.testing.assert_close(found_ND, torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / 2**0.5)
+
+
 @pytest.mark.parametrize(("value", "says"), [(0.0, "row 8: the vector is all zeros"), (float("nan"), "row 8.*finite")])
 def test_a_vector_without_a_direction_is_named(value, says):
     vectors_ND = np.ones((3, 2))
@@ -72,10 +80,13 @@ def test_only_new_and_changed_files_are_embedded_again(notes, space, monkeypatch
     (notes / "b.txt").write_text("A card game.", "utf-8")
     search(["x"], [str(notes)], space)
     assert embedded[4:] == ["A card game."]
-    for kept in (tmp_path / "home/search").iterdir():
-        kept.write_bytes(b"damaged")
-    search(["x"], [str(notes)], space)
-    assert len(embedded) == 9
+    want = search(["x"], [str(notes)], space)
+    whole = {kept: kept.read_bytes() for kept in (tmp_path / "home/search").iterdir()}
+    for damage in (lambda data: b"damaged", lambda data: data[:-9], lambda data: data[:-1] + bytes([data[-1] ^ 1])):
+        embedded.clear()
+        for kept, data in whole.items():
+            kept.write_bytes(damage(data))
+        assert search(["x"], [str(notes)], space) == want and len(embedded) == 4
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".jsonl"])

@@ -23,6 +23,10 @@ def mini():
     return load_writer("mini")
 
 
+def test_every_language_of_the_embedded_model_is_tried(mini):
+    assert {*OTHERS} == {*mini.space.tokenizer.langs}
+
+
 @pytest.mark.parametrize("lang", OTHERS)
 def test_the_ending_is_known_in_every_language_spelt_anyhow(mini, lang):
     special = Special(mini, lang)

@@ -16,11 +16,13 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
+from test_precision import FULL, HALF, Dtypes
 
 from sonarllm_cli.data.clips import read_clips
 from sonarllm_cli.data.features import Features
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.embed import load_speech
+from sonarllm_cli.learn import loop
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import Speech, build, to_toml
 from sonarllm_cli.learn.spelling import Speller
@@ -82,6 +84,14 @@ def test_a_student_learns_what_the_teacher_says(clips, tmp_path):
         "speech", str(tmp_path / "run" / "model"), [str(clips / "train.tsv")], runtime=heard.runtime, beam=1
     )
     assert result["figures"]["eng_Latn speech → text error"] == 0 and result["figures"]["eng_Latn clips"] == 8
+
+
+def test_statistics_of_clips_are_one_process_own_where_the_network_has_any(clips, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    how = {"speech": {"statistics": "masked"}}
+    speech_task.SpeechTask(settings(clips, **how), tmp_path)  # of conv_norm = "layer", as the cure says
+    with pytest.raises(UserError, match="would count one process' clips alone"):
+        speech_task.SpeechTask(settings(clips, model={"conv_norm": "batch"}, **how), tmp_path)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(clips, tmp_path):
@@ -186,6 +196,16 @@ def test_features_are_made_once(clips, tmp_path, monkeypatch):
             other.take(number)
 
 
+def test_kept_features_that_are_damaged_are_made_again(clips, tmp_path):
+    found, path = read_clips(["train.tsv"], str(clips)), tmp_path / "features.int8"
+    first = Features(found, 0, path).take(0)
+    for at in (32, 32 + 8 * len(found)):  # the length of the first, its first feature
+        data = bytearray(path.read_bytes())
+        data[at] ^= 1
+        path.write_bytes(data)
+        assert torch.equal(Features(found, 0, path).take(0), first)
+
+
 def test_contrast_counts_beside_the_distance(clips, tmp_path):
     plain, told = (
         Trainer(settings(clips, loss={"contrast": weight}), tmp_path / str(weight)).task for weight in (0.0, 0.5)
@@ -273,5 +293,14 @@ def test_word_errors():
 def test_a_recipe_that_cannot_be(clips, tmp_path):
     with pytest.raises(UserError, match=r"holds no clip of 20 s"):
         settings(clips, speech={"max_seconds": 20})
-    with pytest.raises(UserError, match=r"model\.embedding is not 64"):
+    with pytest.raises(UserError, match=r"model\.embedding is 32, the teacher's vectors have 64"):
         Trainer(settings(clips, model={"embedding": 32}), tmp_path / "run")
+
+
+@pytest.mark.parametrize("dtype", [FULL, HALF])
+def test_products_and_sums_of_a_step_have_the_stated_dtypes(clips, tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr(loop, "multiplies_bfloat16", lambda device: True)
+    trainer = Trainer(settings(clips, run={"dtype": dtype}, loss={"spell": 0.3}), tmp_path / "r")
+    with Dtypes() as seen:
+        trainer.train_step(trainer._epoch()[0], 10)
+    assert (seen.products, seen.sums) == ({dtype}, {FULL})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 
 import pytest
 import torch
@@ -25,8 +26,11 @@ def test_extract_gives_distinct_sentences_of_the_article(writer):
 
 
 @pytest.mark.parametrize("text", ["Sure.", "Sure", "We left at noon."])
-def test_a_text_of_one_sentence_is_its_own_summary(writer, text):
-    assert [s.text for s in summarize(text, model=writer)] == [text]
+def test_a_text_of_one_sentence_is_its_own_summary(writer, monkeypatch, text):
+    """Also where its field is known and what is written would do."""
+    monkeypatch.setattr("sonarllm_cli.flow.summarize.SUPPORT", 0)
+    familiar = dataclasses.replace(writer, familiar=math.inf)
+    assert [s.text for s in summarize(text, model=familiar, beam=1, max_tokens=8)] == [text]
 
 
 def test_an_extract_in_another_language_is_decoded_from_the_sentences_own_vectors(writer):

@@ -258,6 +258,20 @@ def test_a_joint_run_needs_a_space_and_a_concept_model(corpus, trained, writer, 
     assert not (tmp_path / "r").exists()
 
 
+def test_every_prefix_of_what_learns_matches_something(corpus, tmp_path):
+    settings = sonar(corpus).as_dict()
+    settings["run"]["train_only"] = ["decoder.", "encodr."]
+    with pytest.raises(UserError, match=r"'encodr.' matches .* encoder\? their names begin with decoder, encoder"):
+        Trainer(build(settings), tmp_path / "r")
+
+
+def test_what_two_models_need_is_refused_of_another_kind(corpus, trained, tmp_path):
+    settings = concept(corpus, trained / "sonar/model").as_dict()
+    settings["loss"]["guess"] = 1.0
+    with pytest.raises(UserError, match=r"loss.guess is for a space, not for a sonar-llm model; leave loss.guess out"):
+        Trainer(build(settings), tmp_path / "r")
+
+
 def test_micro_batches_do_not_change_the_gradient(corpus, trained, tmp_path):
     grads = []
     for tokens in (300, 64):
@@ -279,12 +293,22 @@ def test_a_concept_model_begins_at_the_mean_embedding_or_at_another_model(corpus
     begun = Trainer(concept(corpus, trained / "sonar/model", run={"init": str(tmp_path / "r/model")}), tmp_path / "b")
     stored = load_file(tmp_path / "r/model/model.safetensors")
     assert all(torch.equal(p, stored[name].float()) for name, p in begun.task.model.named_parameters())
-    for init, cure in ((trained / "sonar/model", "sonar model"), (tmp_path / "r/model", "another shape")):
+    other = "has width 16, the run 32; leave model.width out"
+    for init, cure in ((trained / "sonar/model", "sonar model"), (tmp_path / "r/model", other)):
         other = {"width": 32} if init.parent.name == "r" else {}
         settings = concept(corpus, trained / "sonar/model", run={"init": str(init)}).as_dict()
         settings["model"] |= other
         with pytest.raises(UserError, match=cure):
             Trainer(build(settings), tmp_path / "c")
+
+
+def test_a_normaliser_is_fitted_and_not_trained_also_where_a_run_starts_from_another(corpus, trained, tmp_path):
+    settings = concept(corpus, trained / "sonar/model", kind="mse-lcm")
+    Trainer(settings, tmp_path / "r").run()
+    begun = Trainer(build(settings.as_dict() | {"run": {"init": str(tmp_path / "r/model")}}), tmp_path / "b")
+    fitted = {name: p.clone() for name, p in begun.task.model.normaliser.named_parameters()}
+    begun.run()
+    assert all(torch.equal(p, fitted[name]) for name, p in begun.task.model.normaliser.named_parameters())
 
 
 @pytest.mark.parametrize(("has", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])

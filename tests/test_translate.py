@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.say import Said
-from sonarllm_cli.use.markup import turns
-from sonarllm_cli.use.translate import files_of_documents, pieces, translate
+from sonarllm_cli.use.markup import prose, turns
+from sonarllm_cli.use.pieces import pieces
+from sonarllm_cli.use.translate import translate, translated
+from sonarllm_cli.use.translate_files import files_of_documents
 
 
 def parts(text, kind="", **options):
     def shout(sentences):
         return [Said(s.upper(), -1.0, 0.5) for s in sentences]
 
-    return list(translate(text, shout, lang="eng_Latn", kind=kind, **options))
+    return list(translated(text, kind, shout, lang="eng_Latn", **options))
 
 
 def shouted(*args, **options):
@@ -31,8 +33,9 @@ def test_lists_headings_blank_lines_and_code_stay():
     assert shouted(text, ".md") == want
 
 
-def test_lines_of_a_paragraph_are_one_text():
+def test_lines_of_a_paragraph_are_one_text_and_what_is_between_sentences_stays():
     assert shouted("one\ntwo. three\n\n\nfour") == "ONE TWO. THREE\n\n\nFOUR"
+    assert shouted("One.  \nTwo.") == "ONE.  \nTWO."
 
 
 SRT = (
@@ -69,6 +72,10 @@ def test_subtitles_keep_numbers_times_and_lines():
         ("<I>♪ We go ♪\n♪ on ♪</i>", "<I>♪ WE GO ♪\n♪ ON ♪</i>"),
         ("A &amp; b &lt;3", "A &amp; B &lt;3"),
         ("A & b", "A & B"),
+        ("[LAUGHS] We go\\Nto town (GUNSHOT) now.", "[LAUGHS] WE GO TO\\NTOWN (GUNSHOT) NOW."),
+        ("ANN: We go.\n[SIGHS] MR. BOB : No.", "ANN: WE GO.\n[SIGHS] MR. BOB : NO."),
+        ("Ann: we go", "ANN: WE GO"),
+        ("<i>[DOOR SLAMS]</i>", "<i>[DOOR SLAMS]</i>"),
     ],
 )
 def test_marks_of_subtitles_are_no_words(cue, want):
@@ -76,7 +83,7 @@ def test_marks_of_subtitles_are_no_words(cue, want):
     found = parts(f"{head}{cue}\n", ".srt")
     assert "".join(part.text for part in found) == f"{head}{want}\n"
     words = " ".join(one.source for part in found for one in part.sentences)
-    assert not set("<>{}/♪") & set(words.replace("<3", ""))
+    assert not set("<>{}/♪\\") & set(words.replace("<3", ""))
 
 
 def test_a_sentence_between_marks_has_its_place():
@@ -103,7 +110,71 @@ def test_what_has_no_words_stands(text, kind):
 
 
 def test_an_address_between_sentences_stands():
-    assert shouted("One two.\nhttps://example.org/a.\n\nSee a/b.") == "ONE TWO. https://example.org/a.\n\nSEE A/B."
+    assert shouted("One two.\nhttps://example.org/a.\n\nSee a/b.") == "ONE TWO.\nhttps://example.org/a.\n\nSEE A/B."
+
+
+@pytest.mark.parametrize("kind", ["", ".md"])
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("**We go.** No.", "**WE GO.** NO."),
+        ("*We go. No.* Why?", "*WE GO. NO.* WHY?"),
+        ("***We*** go *now*, Bob.", "***WE*** GO *NOW*, BOB."),
+        ("We *go, go* now, go.", "WE *GO, GO* NOW, GO."),
+        ("We *go* and go.", "WE GO AND GO."),
+        ("2 * 3 * 4, f(*a, **b), c_d_e", "2 * 3 * 4, F(*A, **B), C_D_E"),
+        ("# A *b*\n", "# A *B*\n"),
+        ("See [my *old* book](a_b.html 'x y') and [go][1].", "SEE [MY *OLD* BOOK](a_b.html 'x y') AND [GO][1]."),
+        ("Go, [go](u_r_l) we.[^n] No.", "GO, GO WE. [GO](u_r_l)[^n] NO."),
+        ("Run `make it`, then (`go`) now.", "RUN `make it`, THEN (`go`) NOW."),
+        ("`only code`\n", "`only code`\n"),
+        ("![a view](b.png) of it", "![a view](b.png) OF IT"),
+        (
+            "Mail ann@a.org, see (https://a.org/b_c?d=*e*) now.",
+            "MAIL ann@a.org, SEE (https://a.org/b_c?d=*e*) NOW.",
+        ),
+        (
+            "Go ~/a/b and docs/a.md, C:\\Ann or __init__.py.",
+            "GO ~/a/b AND docs/a.md, C:\\Ann OR __init__.py.",
+        ),
+        ("See `a. B c` and [d. E f](g) too.", "SEE `a. B c` AND [D. E F](g) TOO."),
+    ],
+)
+def test_what_is_no_words_stands_or_comes_back(text, want, kind):
+    assert shouted(text, kind) == want
+
+
+def test_the_words_of_a_mark_that_are_said_otherwise_lose_it_but_a_link_follows():
+    said = {"See my book now.": "Sieh dir mein Buch an.", "my book": "Das meine.", "now": "jetzt"}
+    run = lambda sentences: [Said(said[s], -1.0, 0.5) for s in sentences]  # noqa: E731
+    [part] = translated("See [my book](u) *now*.", "", run, lang="eng_Latn", to="deu_Latn")
+    assert part.text == "Sieh dir mein Buch an. [Das meine](u)"
+    [one] = part.sentences
+    assert (one.source, one.said.text) == ("See my book now.", "Sieh dir mein Buch an.")
+
+
+def test_a_sentence_in_parts_is_joined_to_one():
+    said = {"Write to": ("Schreib an.", -1.0, 0.9), "or": ("Oder.", -2.0, 0.5), "by May.": ("Bis Mai.", -3.0, 0.8)}
+    run = lambda sentences: [Said(*said[s]) for s in sentences]  # noqa: E731
+    [part] = translated("Write to a@b.org or x@y.de, by May.", "", run, lang="eng_Latn", to="deu_Latn")
+    assert part.text == "Schreib an a@b.org oder x@y.de, Bis Mai."
+    assert part.sentences[0].said == Said(part.text, -2.0, 0.5)
+
+
+@given(st.text("ab *_`[]()!~.\n/:@^", max_size=40))
+def test_what_is_cut_out_of_a_text_is_marks(text):
+    found = prose(text)
+    assert len(found.places) == len(found.words) + 1 and found.places[-1] == len(text)
+    assert found.words == "".join(text[place] for place in found.places[:-1])
+    assert all(0 <= m.start <= m.end <= len(found.words) for m in found.marks)
+    shouted(text), shouted(text, ".md")
+
+
+@pytest.mark.parametrize("bit", ["`a ", "*a ", "[a", "a/", "a.", "aa", "[a](", "`", "![", "*a_b~~c ", "https://a.b/ "])
+def test_marks_take_time_as_their_number(bit):
+    began = time.perf_counter()
+    prose(bit * 20_000)
+    assert time.perf_counter() - began < 5
 
 
 def test_sentences_in_letters_that_the_model_has_not_stand_and_are_told(tmp_path, home, sonarllm):
@@ -215,6 +286,18 @@ def test_a_name_tells_what_is_in_the_file(tmp_path):
         (tmp_path / name).write_text("x", "utf-8")
     found = files_of_documents([*map(str, sorted(tmp_path.iterdir()))], "out")
     assert {place.name for _, place in found} == {"page.html.txt", "a.txt", "b.vtt", "LICENCE", "C.MD"}
+
+
+def test_the_verb_takes_what_the_command_takes(tmp_path, home, sonarllm):
+    text = "# Eins\n\nDas ist *ein* Haus, und ich wohne darin. Geh nicht!\n"
+    (tmp_path / "a.md").write_text(text, "utf-8")
+    words = ["--to", "it", "--bilingual", "--no-clauses", "--beam", 2, "--max-tokens", 6, "-b", 3]
+    done = sonarllm("translate", tmp_path / "a.md", "-m", "tiny", *words)
+    how = {"kind": ".md", "bilingual": True, "clauses": False, "beam": 2, "max_tokens": 6, "batch_size": 3}
+    found = translate(text, "it", model="tiny", **how)
+    assert found.text == done.out and [one.line for one in found.sentences] == [1, 3, 3]
+    with pytest.raises(UserError, match="the text would go from deu_Latn into deu_Latn"):
+        translate(text, "de", model="tiny")
 
 
 def test_standard_input_among_files_has_no_name_in_the_folder(tmp_path):

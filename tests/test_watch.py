@@ -16,7 +16,7 @@ from test_train import concept, corpus, sonar, trained  # noqa: F401
 from sonarllm_cli.cli import main
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.learn import watch
-from sonarllm_cli.learn.curves import plot_runs, read_curves
+from sonarllm_cli.learn.curves import plot_runs, read_curves, read_metrics
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.runtime import give_back
 
@@ -75,7 +75,8 @@ def test_a_tracker_that_is_not_installed_names_the_cure(corpus, tmp_path, monkey
     for module in ("torch.utils.tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=f"pip install {name}"):
-        Trainer(changed(sonar(corpus), run={"track": [name]}), tmp_path / "r").run()
+        Trainer(changed(sonar(corpus), run={"track": [name]}), tmp_path / "r")
+    assert not list((tmp_path / "r").glob("*.tokens"))  # it is told before the data is read
 
 
 def test_a_terminal_gets_a_bar(corpus, tmp_path, monkeypatch):  # noqa: F811
@@ -118,6 +119,18 @@ def test_curves_are_read_by_figure(runs):
         "lr": ([1, 2], [0.1, 0.1]),
         "valid_text_nll": ([2], [3.0]),
     }
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe", b'{"step": 3, "nl', b"[" * 100_000, b"null", b'{"step": "3"}', b'{"nll": 1}']
+)
+def test_a_damaged_line_of_metrics_is_passed_over(runs, line):
+    path = runs[0] / "metrics.jsonl"
+    want, good = read_metrics(path), path.read_bytes()
+    path.write_bytes(good + line)
+    assert read_metrics(path) == want
+    watch._trim(path, 2, {"step", "valid_text_nll"})
+    assert read_metrics(path) == want[:2]
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])

@@ -47,7 +47,7 @@ if [ "$size" = published ]; then
 else
   embed=(--texts 3 --rounds 1) decode=(--texts 2 --rounds 1 --max-tokens 6)
   generate=(--sentences 2 --read 4 --rounds 1 --max-tokens 6)
-  train=(--documents 1 --micro-batch 1 --decoder-layers 1 --steps 1)
+  train=(--documents 1 --micro-batch 1 --decoder-layers 1 --vocab-size 2000 --steps 1)
   documents=8 model=(--set model.width=32 --set model.ffn=64 --set model.layers=1 --set model.heads=2
     --set model.head_size=16)
   step=(--set optim.steps=4 --set optim.documents=2 --set optim.batch_tokens=512 --set run.log_every=2)
@@ -62,7 +62,7 @@ generate() {
   part "generate-$1" 10 "${sonarllm[@]}" bench generate "${bench[@]}" --dtypes "$1" "${generate[@]}"
 }
 
-part tests 40 "$python" -m pytest tests/gpu -q -p no:cacheprovider
+part tests 40 "$python" -m pytest tests/gpu -p no:cacheprovider
 part embed 15 "${sonarllm[@]}" bench embed "${bench[@]}" --dtypes "$list" "${embed[@]}"
 part decode 15 "${sonarllm[@]}" bench decode "${bench[@]}" --dtypes "$list" "${decode[@]}"
 last=${dtypes[-1]}

@@ -50,7 +50,7 @@ class Point:
     extrapolated: bool  # the token LLM's seconds and bytes
 
 
-def sizes(context: int, first: int = 1024) -> list[int]:
+def context_lengths(context: int, first: int = 1024) -> list[int]:
     """1K, 4K, 16K … and `context` itself."""
     found = []
     while first < context:
@@ -67,12 +67,13 @@ def bench_context(
     `time_limit`: seconds that the token LLM may take; what would take longer is extrapolated.
     """
     if writer.row.reads != VECTORS or writer.row.noise:
-        raise UserError(f"{writer.name} is a {writer.kind} model", "name a sonar-llm model: sonarllm models list")
+        what = f"{writer.name} is a {writer.kind} model, of which this tells nothing"
+        raise UserError(what, "name a sonar-llm model with -m: sonarllm models list")
     most = writer.space.net.config.max_source_tokens - flops.EDGE
     if not 1 <= per_sentence <= most:
-        raise UserError(f"{per_sentence} tokens a sentence is not between 1 and {most}", f"use up to {most}")
+        raise UserError(f"{per_sentence} tokens a sentence is not between 1 and {most}", f"use 1 to {most}")
     shapes = flops.Shapes(writer.space.net.config, writer.net.config.body, writer.space.net.config.vocab_size)
-    lengths = sizes(context)
+    lengths = context_lengths(context)
     sonar = _sonar_llm(writer, lengths, per_sentence, report)
     token = _token_llm(writer, shapes, lengths, time_limit)
     points = []

@@ -7,6 +7,8 @@ build, then pieces of work, each timed where it runs. The worker may run under a
     peer = Peer("sonar-space", "encoder", Weights(seed=0), python="other/bin/python"); peer.embed(ids, batch=5)
 
 The parts are a space's "encoder" and "decoder", and "speech", a speech encoder.
+
+Legend: N texts, B texts of a batch, T tokens or samples, D embedding, M model width.
 """
 
 from __future__ import annotations
@@ -36,7 +38,6 @@ from . import engines
 # What a library is compared in, and on; "" is both.
 DTYPES = {"ctranslate2": engines.DTYPES, "onnxruntime": engines.DTYPES}
 PART = {"ctranslate2": "decoder", "onnxruntime": "encoder"}
-LIBRARIES = ("sonar-space", "transformers", *DTYPES)
 
 
 @dataclass(frozen=True, kw_only=True)

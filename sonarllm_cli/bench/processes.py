@@ -24,13 +24,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..errors import RunError, UserError
+from ..errors import UserError
 from ..learn.ranks import Ranks, last_of_step
 from ..nets.sonar import SonarDecoder
 from ..nets.sonar_llm import SonarLLM
 from ..parent import LAUNCHER
 from ..runtime import choose
-from .step import BenchTrain, Micro, micro_batches, networks, our_loss
+from .step import BenchTrain, Micro, failure, micro_batches, networks, our_loss
 from .timing import now
 
 WAYS = ("apart", "after", "during")
@@ -135,8 +135,7 @@ def measure_processes(setup: BenchTrain, count: int) -> dict[str, Any]:
     told = [process.communicate() for process in processes]
     for process, (_, error) in zip(processes, told):
         if process.returncode:
-            reason = (error.strip().splitlines() or [f"killed by signal {-process.returncode}"])[-1]
-            raise RunError(f"a process failed: {reason}", "use fewer --documents or a smaller --micro-batch")
+            raise failure("a process", process.returncode, error)
     return {"setup": asdict(setup), "processes": count, **json.loads(told[0][0].splitlines()[-1])}
 
 

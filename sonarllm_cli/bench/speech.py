@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from ..flow.embed import load_speech
 from ..flow.embed_speech import SpeechModel, encode_utterances
 from ..io.audio import RATE
@@ -47,8 +46,6 @@ class SpeechWish:
 def bench_speech(wish: SpeechWish) -> dict[str, Any]:
     """`count` utterances embedded one by one and in batches, in each dtype, and by the peer one by one, by 3 (its own
     default) and at once; and their features made."""
-    if wish.count < 1 or wish.rounds < 1:
-        raise UserError("utterances and rounds are at least 1", "use --texts 16 --rounds 3")
     peer = None
     if wish.peer:
         weights = Weights(model=wish.model, seed=wish.seed, layers=wish.layers)

@@ -263,6 +263,17 @@ def measure(setup: BenchTrain, which: str) -> dict[str, Any]:
     return facts
 
 
+def failure(what: str, code: int, told: str) -> RunError:
+    """That a process ended with this exit code, after it told this on stderr."""
+    killed = f"killed by signal {-code}" if code < 0 else ""
+    reason = killed or (told.strip().splitlines() or [f"exit code {code}"])[-1]
+    memory = code == -9 or "memory" in reason.lower()  # 9: what a machine without memory sends
+    return RunError(
+        f"{what} failed: {reason}",
+        "use fewer --documents or a smaller --micro-batch" if memory else "mend that, or report it",
+    )
+
+
 def compare(setup: BenchTrain) -> dict[str, Any]:
     """Both, each in a process of its own. RunError where the losses don't agree."""
     out: dict[str, Any] = {"setup": asdict(setup)}
@@ -271,8 +282,7 @@ def compare(setup: BenchTrain) -> dict[str, Any]:
         words = [sys.executable, "-c", code, json.dumps(asdict(setup)), which]
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"killed by signal {-done.returncode}"])[-1]
-            raise RunError(f"the {which} step failed: {reason}", "use fewer --documents or a smaller --micro-batch")
+            raise failure(f"the {which} step", done.returncode, done.stderr)
         out[which] = json.loads(done.stdout.splitlines()[-1])
     ours, theirs = out["ours"], out["published"]
     out["speed_up"] = ours["sentences_s"] / theirs["sentences_s"]

@@ -46,7 +46,7 @@ EXAMPLES = """\b
 Examples:
   sonarllm summarize article.txt
   sonarllm segment article.txt | sonarllm embed -o article.npy
-  echo "Non ho tempo oggi." | sonarllm embed --lang it | sonarllm decode --lang en
+  echo "Non ho tempo oggi." | sonarllm embed | sonarllm decode --lang en
 """
 
 

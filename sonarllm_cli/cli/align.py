@@ -82,7 +82,7 @@ def align(
 
     \b
     Example:
-      sonarllm align examples/story.de.txt examples/story.en.txt --lang de --to-lang en
+      sonarllm align examples/story.de.txt examples/story.en.txt
     """
     import numpy as np
 

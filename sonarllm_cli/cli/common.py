@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..bounds import MOST
-from ..errors import RunError, UserError
+from ..errors import RunError, UserError, printable
 from ..io.files import check_file
 from . import complete
 
@@ -67,16 +67,18 @@ file_argument = click.argument("file", default="-", metavar="[FILE|-]", type=_fi
 files_argument = click.argument("files", nargs=-1, metavar="[FILE|DIR|-]…", type=_file)
 
 
-def language_option(flag: str, help: str, default: str = "eng_Latn") -> Callable[[F], F]:
+def language_option(flag: str, help: str, default: str = "auto") -> Callable[[F], F]:
     """An option that takes a language, which shells complete."""
     return click.option(flag, default=default, show_default=bool(default), help=help, shell_complete=complete.languages)
 
 
-lang_option = language_option("--lang", "Language: FLORES code, or en, de …")
 text_lang_option = language_option(
     "--lang", "Language of the text: FLORES code, or en, de …; auto: what it looks like."
 )
-to_lang_option = language_option("--to-lang", "Language of B; auto: what it looks like.")
+to_lang_option = language_option("--to-lang", "Language of B.")
+write_lang_option = functools.partial(
+    language_option, help="Language to write: FLORES code, or en, de …", default="eng_Latn"
+)
 out_lang_option = language_option("--out-lang", "Language to write in; the model's own if not given.", "")
 device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto.", show_default=True)
 
@@ -348,7 +350,7 @@ class Failures:
 
     def tell(self, error: UserError) -> None:
         """Say what went wrong, and go on."""
-        click.echo(f"sonarllm: {error}", err=True)
+        click.echo(f"sonarllm: {printable(str(error))}", err=True)
         self.count += 1
 
 

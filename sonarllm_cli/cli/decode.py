@@ -13,17 +13,17 @@ from .common import (
     compute_options,
     files_argument,
     json_option,
-    lang_option,
     line,
     output_option,
     progress,
     search_options,
+    write_lang_option,
 )
 
 
 @click.command()
 @files_argument
-@lang_option
+@write_lang_option("--lang")
 @search_options
 @click.option(
     "--shortlist",
@@ -59,7 +59,7 @@ def decode(
 
     \b
     Example (translates):
-      echo "Non ho tempo oggi." | sonarllm embed --lang it | sonarllm decode --lang en
+      echo "Non ho tempo oggi." | sonarllm embed | sonarllm decode --lang en
     """
     from ..flow.back import Distances
     from ..flow.decode import Hypothesis, Search, decode_stream

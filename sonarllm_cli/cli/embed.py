@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from itertools import chain, islice
 from typing import Any
 
 import click
@@ -91,23 +90,23 @@ def embed(
 
     OUT's ending tells the format: .npy, .safetensors, .parquet, .jsonl or .emb; without it, JSON Lines on stdout.
     Several files, and those of folders, follow each other; JSON Lines and Parquet name each text's file.
-    A record's own "lang" is preferred to --lang. A blank line keeps its place and has the embedding of no words,
+    The first fifty lines of a file tell the language of all, or where they are in several each line its own; --lang
+    goes before, and before it a record's own "lang". A blank line keeps its place and has the embedding of no words,
     which decode takes for a blank line where the format keeps texts (.parquet, JSON Lines).
 
     With a speech encoder for -m (or a space with which one comes), FILEs are recordings (.wav, .flac, .ogg, .mp3 …): a
     row an utterance, with its file and the seconds at which it starts and ends.
 
-    With --store, FILEs are documents: JSON Lines ({"text": …, "title"?, "id"?}; also .xz, .gz), Parquet, plain texts
-    and folders of them, or hf:ORG/NAME[:SPLIT]. Parquet shards in DIR are what data.store of a recipe names. Run
-    again, it goes on where it was; --nproc and torchrun divide the shards. --engine ray gives them to workers of Ray,
-    one a GPU or one every so many cores, on all machines of a cluster that see DIR: docs/scale.md.
+    With --store, FILEs are documents of one language: JSON Lines ({"text": …, "title"?, "id"?}; also .xz, .gz),
+    Parquet, plain texts and folders of them, or hf:ORG/NAME[:SPLIT]. Parquet shards in DIR are what data.store of a
+    recipe names. Run again, it goes on where it was; --nproc and torchrun divide the shards. --engine ray gives them to
+    workers of Ray, one a GPU or one every so many cores, on all machines of a cluster that see DIR: docs/scale.md.
 
     \b
     Example:
       sonarllm segment examples/article.txt | sonarllm embed -o article.parquet
       sonarllm embed --store store examples/documents.jsonl
     """
-    from ..flow.language import AUTO
     from ..io.audio import is_recording
 
     if store is None and any(map(is_recording, files or "-")):
@@ -120,8 +119,6 @@ def embed(
         return
     if output or not files or "-" in files:
         raise UserError("a store is made of files, in a folder", "sonarllm embed --store DIR FILE…, without -o")
-    if lang == AUTO:
-        raise UserError("a store is of one language", "name it: --lang en")
     options: dict[str, Any] = {
         "lang": lang,
         "text_field": text_field or "text",
@@ -150,31 +147,25 @@ def _embed_lines(
     compute: Compute,
 ) -> None:
     from ..flow.embed import load_encoder
-    from ..flow.embed_text import Line
-    from ..flow.language import TOLD, check_languages, language_of
+    from ..flow.embed_text import Line, with_hint
+    from ..flow.language import check_languages, lines_told
     from ..io.files import JSON_ENDINGS, display_name, read_lines
     from ..io.texts import expand
     from ..io.vectors import KEEP_TEXTS
     from ..io.vectors_out import EmbeddingWriter, check_output
-    from ..languages import resolve
     from ..runtime import log
 
     dtype = "float16" if half else "float32"
     check_languages(lang, model=compute.model)
     check_output(output or "-", dtype)  # as a typo: before anything is loaded
     names = expand(files, (".txt", ".text", *JSON_ENDINGS))
-    texts = begun((name, text) for name in names for text in read_lines(name, text_field=text_field, blank=True))
+    files_rows = begun((name, begun(read_lines(name, text_field=text_field, blank=True))) for name in names)
     encoder = load_encoder(compute.model, compute.runtime)
-    langs = encoder.langs
-    first = list(islice(texts, TOLD))
     several = len(names) > 1
-    shown = "the text" if several else display_name(names[0])
-    lang = language_of("\n".join(t.text for _, t in first if not t.lang), lang, langs, shown)
     lines = (
-        Line(
-            t.text, resolve(t.lang, langs) if t.lang else lang, f"{name + ', ' if several else ''}line {t.number}", name
-        )
-        for name, t in chain(first, texts)
+        Line(row.text, own, f"{name + ', ' if several else ''}line {row.number}", name)
+        for name, rows in files_rows
+        for row, own in with_hint(lines_told(rows, lang, encoder.langs, display_name(name)), display_name(name))
     )
     blank, seen = 0, ""
     options: dict[str, Any] = {"dtype": dtype, "columns": {"file": str}}
@@ -279,7 +270,6 @@ def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang
 
     from ..data.store import embed_documents
     from ..flow.language import check_languages
-    from ..languages import resolve
     from ..learn.ranks import Ranks
     from ..runtime import choose, set_up_logging
     from ..weights.loaded import load_space
@@ -288,7 +278,6 @@ def _embed_documents(files: Sequence[str], store: str, compute: Compute, *, lang
     set_up_logging(compute.quiet or not is_first())
     ranks = Ranks(compute.device)
     space = load_space(compute.model, choose(str(ranks.device), compute.dtype))
-    lang = resolve(lang, space.tokenizer.langs)
     by = f" by each of {ranks.count} processes" if ranks.count > 1 else ""
     made = embed_documents(files, Path(store), space, lang=lang, ranks=ranks, shown=_counted(by), **options)
     ranks.leave()

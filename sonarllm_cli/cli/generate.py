@@ -69,10 +69,9 @@ def generate(
     Example:
       echo "This package contains the library." | sonarllm generate --max-sentences 3
     """
-    from ..flow.language import check_languages, prepare
+    from ..flow.language import check_languages
 
     check_languages(lang, out_lang, model=compute.model)
-    prepare()
     from ..flow.compose import Writing, continuation
     from ..flow.hear import Ears
     from ..io.files import display_name, open_output

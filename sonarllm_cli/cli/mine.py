@@ -83,7 +83,8 @@ def mine(
         raise UserError("two sets are mined, one is rid of near-duplicates", "name A and B, or A and --dedup")
     check_languages(lang, to_lang, model=compute.model)
     check_speech(speech, filter(None, [a, b]))
-    read = functools.partial(read_side, space=lambda: compute.space, speech=speech, batch_size=compute.batch_size)
+    space, batch_size = lambda: compute.space, compute.batch_size
+    read = functools.partial(read_side, space=space, speech=speech, batch_size=batch_size, hint=True)
     one = read(a, lang=lang)
     if b is None:
         rows = mining.without_duplicates(one, 0.95 if threshold is None else threshold)

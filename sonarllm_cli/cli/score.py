@@ -53,7 +53,7 @@ def score(
 
     \b
     Example:
-      sonarllm score examples/story.de.txt examples/story.de.txt --lang de --to-lang de --summary
+      sonarllm score examples/story.de.txt examples/story.de.txt --summary
     """
     from ..errors import RunError
     from ..flow.language import check_languages

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.argument("arguments", nargs=-1, metavar="QUERY FILE…", shell_complete=complete.files)
 @click.option("-e", "--query", "queries", multiple=True, metavar="QUERY", help="A query; may be given again.")
 @text_lang_option
-@language_option("--query-lang", "Language of the queries, if another.", "")
+@language_option("--query-lang", "Language of the queries, if not --lang.", "")
 @speech_option
 @click.option("-k", type=COUNT, default=5, show_default=True, help="Sentences for each query.")
 @click.option("--threshold", default=-1.0, help="Least cosine of a sentence.")
@@ -63,7 +63,7 @@ def search(
     \b
     Example:
       sonarllm search "What do otters eat?" examples/otters.txt
-      sonarllm search -e "loutre de mer" --query-lang fr --json examples/otters.txt examples/article.txt
+      sonarllm search -e "loutre de mer" --json examples/otters.txt examples/article.txt
     """
     from ..flow.language import check_languages
     from ..io.files import open_output, read_lines

@@ -82,10 +82,9 @@ def summarize(
     Example:
       sonarllm summarize --cite examples/article.txt
     """
-    from ..flow.language import check_languages, prepare
+    from ..flow.language import check_languages
 
     check_languages(lang, out_lang, model=compute.model)
-    prepare()
     from ..flow.compose import Writing
     from ..flow.hear import Ears
     from ..flow.summarize import summarize as shorten

@@ -26,7 +26,7 @@ from .launch import is_first, launch
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: --set optim.lr=3e-4.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="End within so many minutes, model written.")
 @click.option("--resume", is_flag=True, help="Continue the run in that folder: train --resume RUN.")
-@click.option("--print-config", is_flag=True, help="Show every setting as it stands, and train nothing.")
+@click.option("--print-config", is_flag=True, help="Show all settings and what data is there; train nothing.")
 @click.option("--plot", is_flag=True, help="Draw the curves of these RUN folders into OUT (curves.png).")
 @click.option("--threads", type=Whole(high=4096), help="Threads of each process on a CPU.")
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Processes on this machine that share the work.")
@@ -62,13 +62,19 @@ def train(
     recipe, folder = _places(recipes[0], output, resume)
     settings = load(recipe, [*overrides, *([f"run.minutes={minutes}"] if minutes else [])])
     if print_config:
+        from ..data.survey import survey
         from ..io.files import open_output
         from ..learn.budget import estimate
+        from ..learn.build import check_trained
+        from ..nets.kinds import SOUND, kind_of
 
+        check_trained(settings)
         with open_output(None) as out:
             for text in estimate(settings, int(os.environ.get("WORLD_SIZE", nproc))).lines():
                 print(f"# {text}", file=out)
             print(to_toml(settings.as_dict()), file=out, end="")
+        for text in [] if quiet else survey(settings.data, clips=kind_of(settings.kind).reads == SOUND):
+            click.echo(text, err=True)
         return
     if nproc > 1 and "RANK" not in os.environ:
         launch(nproc, words)  # the same command, which RANK then tells what to do

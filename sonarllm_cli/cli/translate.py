@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -13,15 +12,14 @@ from . import complete
 from .common import (
     Compute,
     Failures,
-    begun,
     compute_options,
     files_argument,
     json_option,
-    language_option,
     line,
     search_options,
     speech_option,
     text_lang_option,
+    write_lang_option,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 @click.command()
 @files_argument
 @text_lang_option
-@language_option("--to", "Language to write.")
+@write_lang_option("--to")
 @click.option("--bilingual", is_flag=True, help="Each block, then its translation.")
 @click.option(
     "--format",
@@ -69,10 +67,13 @@ def translate(
     output: str | None,
     compute: Compute,
 ) -> None:
-    """Translate documents, sentence by sentence through a space. Blank lines, list marks, Markdown's marks and code,
-    and of subtitles (.srt, .vtt) times, dashes, and tags around a cue, stay as they are, as do addresses, numbers, and
-    sentences in letters of no language that the model has, which are told. Tags within a cue go. Of HTML its text is
-    translated. Of a recording each utterance is a line, or with --format srt or vtt a cue of subtitles.
+    """Translate documents, sentence by sentence through a space. Blank lines, list marks, Markdown's headings and code,
+    and of subtitles (.srt, .vtt) times, dashes, speakers (ANN:), sounds ([LAUGHS]), and tags around a cue, stay as they
+    are, as do addresses, numbers, and sentences in letters of no language that the model has, which are told. A
+    sentence around an address or a `code` is translated in parts. Emphasis and links come back where their words are
+    said in the translation as by themselves; else emphasis goes, and a link follows its sentence. Tags within a cue go.
+    Of HTML its text is translated. Of a recording each utterance is a line, or with --format srt or vtt a cue of
+    subtitles.
 
     What came out is embedded again: how many sentences are far from what they say, and on which lines, is told. --json
     gives a record a sentence: file, source, start and end (in characters of the file; of a recording in seconds), text,
@@ -85,91 +86,42 @@ def translate(
 
     \b
     Example:
-      sonarllm translate examples/lettera.txt --lang it --to en
-      sonarllm translate examples/subtitles.srt --lang fr --to en --bilingual
+      sonarllm translate examples/lettera.txt --to en
+      sonarllm translate examples/subtitles.srt --to en --bilingual
       sonarllm translate examples/talk.flac --to de --format srt
     """
     import os
 
-    from ..flow.back import Distances
     from ..flow.decode import Search
-    from ..flow.hear import Ears, read_recording
-    from ..flow.language import check_languages, language_of
-    from ..io.audio import Recording, check_speech
-    from ..io.files import check_file, display_name, make_folder, open_output
-    from ..io.texts import expand
-    from ..languages import resolve
-    from ..runtime import log
-    from ..use.translate import TAKEN, check_kept, files_of_documents, read_translatable, translate_speech, translator
-    from ..use.translate import translate as translated
+    from ..flow.language import check_languages
+    from ..io.files import check_file, open_output
+    from ..use.translate import Translator
+    from ..use.translate_files import translate_files
 
     check_languages(lang, to, model=compute.model)
-    ending = f".{kind}" if kind else ""
     several = len(files) > 1 or any(map(os.path.isdir, files))
-    many = several and not as_json
-    if many and output in (None, "-"):
+    folder = several and not as_json
+    if folder and output in (None, "-"):
         raise UserError("several files are translated into a folder", "name it with -o FOLDER, or use --json")
-    places: list[tuple[str, Any]] = (
-        [*files_of_documents(files, output or "", ending)]
-        if many
-        else [(name, output) for name in (expand(files, TAKEN) if several else files[:1] or ["-"])]
-    )
-    if not many and output not in (None, "-"):
-        check_kept([name for name, _ in places], output)
-    check_speech(speech, [name for name, _ in places])
-    if not many and output not in (None, "-"):
-        check_file(output)
+    how: dict[str, Any] = {"lang": lang, "bilingual": bilingual, "clauses": clauses, "speech": speech}
+    how |= {"search": Search(**search), "batch_size": compute.batch_size}
     failures = Failures(several)
-
-    def documents() -> Iterator[tuple[str, Any, str | Recording, str]]:
-        found = False
-        for name, place in places:
-            try:
-                document, form = read_translatable(name, ending)
-            except UserError as error:
-                if not several:
-                    raise
-                failures.tell(error)
-                continue
-            found = True
-            yield name, place, document, form
-        if not found:
-            raise UserError("no file could be read", "they are named above")
-
-    def begin(document: str | Recording, form: str, name: str) -> Iterator[Part]:
-        if isinstance(document, Recording):
-            heard = read_recording(document, space, lang, speech=ears.of(name), batch_size=compute.batch_size)
-            return translate_speech(heard, to, kind=form, search=how, bilingual=bilingual)
-        own = language_of(document, lang, langs, display_name(name))
-        if own == to:
-            cure = "--lang says what it is in, --to what to write"
-            raise UserError(f"{display_name(name)} would go from {own} into {to}", cure)
-        run = translator(space, own, to, how, compute.batch_size, clauses)
-        return translated(document, run, lang=own, kind=form, space=space, bilingual=bilingual)
-
-    how = Search(**search)
-    waiting = begun(documents())
-    space, langs = compute.space, compute.space.tokenizer.langs
-    to = resolve(to, langs)
-    ears = Ears(space, speech)
-    with failures, ExitStack() as stack:
-        shared = None if many else stack.enter_context(open_output(output))
-        for name, place, document, form in waiting:
-            with failures.told():
-                parts = begin(document, form, name)
-                if many:
-                    make_folder(place.parent)
-                distances = Distances()
-                with nullcontext(shared) if shared else open_output(place) as out:
-                    for part in parts:
-                        for one in part.sentences:
-                            if one.said:
-                                distances.see(one.line, one.said.cosine)
-                            else:
-                                distances.leave(one.line)
-                        _show(part, name, as_json, out)
-                if told := distances.told("sentences", "utterance" if isinstance(document, Recording) else "line"):
-                    log.info("%s%s", f"{display_name(name)}: " if several else "", told)
+    found = translate_files(
+        files,
+        lambda: Translator(space=compute.space, to=to, **how),
+        kind=f".{kind}" if kind else "",
+        speech=speech,
+        output=output or "",
+        folder=folder,
+        tell=failures.tell if several else None,
+    )
+    if not folder and output not in (None, "-"):
+        check_file(output)
+    with failures, nullcontext() if folder else open_output(output) as out:
+        for file, part in found:
+            failures.done = True
+            if out:
+                _show(part, file, as_json, out)
 
 
 def _show(part: Part, file: str, as_json: bool, out: TextIO) -> None:

@@ -34,8 +34,8 @@ SPARK_SCHEMA = "text string, lang string, document string, position int, tokens 
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentEmbedder:
-    """The options of `sonarllm embed --store`, which mean the same here. With a `fingerprint` it refuses a model of
-    another space: machines may have different ones under one name."""
+    """The options of `sonarllm embed --store`, which mean the same here; but `lang` is one language. With a
+    `fingerprint` it refuses a model of another space: machines may have different ones under one name."""
 
     model: str = DEFAULT
     device: str = "auto"

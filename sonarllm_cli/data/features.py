@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -62,34 +63,35 @@ class Features:
 
 
 class Kept:
-    """A file of features: the length of each clip's, 0 where they are not made yet, then those of all clips. It is made
-    anew where the clips are others."""
+    """A file of features: the length of each clip's, 0 where they are not made yet, their checksums, then those of all
+    clips. It is made anew where the clips are others, a clip's features where they are not what was written."""
 
     def __init__(self, clips: Sequence[Clip], path: Path) -> None:
         most_N = [max(1, int(clip.seconds * RATE + 1) // fbank.STEP) for clip in clips]
         self.begin_N = np.concatenate([[0], np.cumsum(most_N, dtype=np.int64)])
         key = hashlib.sha256(repr([(clip.audio, clip.seconds) for clip in clips]).encode()).digest()
-        head, size = len(key) + 4 * len(clips), int(self.begin_N[-1]) * fbank.FEATURES
+        head, size = len(key) + 8 * len(clips), int(self.begin_N[-1]) * fbank.FEATURES
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.stat().st_size != head + size or path.open("rb").read(len(key)) != key:
             fresh = path.with_suffix(".part")
             fresh.write_bytes(key)
             os.truncate(fresh, head + size)  # a hole, filled as clips are read
             os.replace(fresh, path)
-        self.length_N = np.memmap(path, np.int32, "r+", len(key), (len(clips),))
+        self.length_N, self.sum_N = np.memmap(path, np.uint32, "r+", len(key), (2, len(clips)))
         self.part_SF = np.memmap(path, np.int8, "r+", head, (int(self.begin_N[-1]), fbank.FEATURES))
 
     def read(self, number: int) -> Tensor | None:
         """step_SF of a clip, if they are there."""
         begin, length = int(self.begin_N[number]), int(self.length_N[number])
-        if not length:
+        part_SF = self.part_SF[begin : begin + length]
+        if not length or zlib.crc32(part_SF.tobytes()) != self.sum_N[number]:
             return None
-        return torch.from_numpy(self.part_SF[begin : begin + length].astype(np.float32)).div_(PARTS)
+        return torch.from_numpy(part_SF.astype(np.float32)).div_(PARTS)
 
     def write(self, number: int, step_SF: Tensor) -> Tensor:
         """Keep them; → as they will be read."""
         begin, room = self.begin_N[number], self.begin_N[number + 1] - self.begin_N[number]
         part_SF = (step_SF[:room] * PARTS).round().clamp(-127, 127)
-        self.part_SF[begin : begin + len(part_SF)] = part_SF.to(torch.int8).numpy()
-        self.length_N[number] = len(part_SF)
+        self.part_SF[begin : begin + len(part_SF)] = bytes_SF = part_SF.to(torch.int8).numpy()
+        self.sum_N[number], self.length_N[number] = zlib.crc32(bytes_SF.tobytes()), len(part_SF)
         return part_SF.div_(PARTS)

@@ -21,7 +21,6 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import RunError, UserError
-from ..languages import resolve
 from ..runtime import choose
 from ..weights.loaded import load_space
 from . import store
@@ -123,7 +122,8 @@ def embed_on_ray(
     do, and at most `workers`. `shown` is told of progress. UserError for bad documents, options or a bad folder.
     """
     space = load_space(embedder.model, choose("meta", "float32"), trainable=True)  # its facts; no weights are kept
-    embedder = replace(embedder, lang=resolve(embedder.lang, space.tokenizer.langs), fingerprint=space.fingerprint)
+    lang = store.language_of_documents(inputs, embedder.lang, space, embedder.text_field)
+    embedder = replace(embedder, lang=lang, fingerprint=space.fingerprint)
     with store.writing(folder, space):
         ours = not ray.is_initialized()
         if ours:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import lzma
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -23,9 +25,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..errors import UserError
-from ..io.files import atomic_file, read_errors
+from ..io.files import atomic_file, load_json, read_errors
 from ..tokens import Tokenizer
 
+XZ = b"\xfd7zXZ\x00"  # what a compressed file begins with
+LONGEST = 1 << 20  # bytes of a header
 ARRAYS = ("tokenizer", "flat", "words", "lang", "left", "right", "taught", "teacher", "scale", "body", "sizes", "title")
 
 
@@ -97,9 +101,28 @@ def read(path: str | Path) -> Prepared:
     """A file that `write` made; UserError for another."""
     with read_errors(path):
         data = Path(path).read_bytes()
-        data = lzma.decompress(data) if data[:6] == b"\xfd7zXZ\x00" else data
-    try:
-        facts = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["prepared"])
+        data = lzma.decompress(data) if data[:6] == XZ else data
+    with _errors(path):
+        facts = load_json(load_json(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["prepared"])
         return Prepared(**load(data), **facts)  # type: ignore[arg-type]
+
+
+def sizes(path: str | Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(items, documents) to train on and held out, by the file's first bytes."""
+    with read_errors(path), open(path, "rb") as raw, lzma.LZMAFile(raw) as packed:
+        stream = packed if raw.peek(len(XZ)).startswith(XZ) else raw
+        header = stream.read(min(int.from_bytes(stream.read(8), "little"), LONGEST))
+    with _errors(path):
+        found = load_json(header)
+        facts = load_json(found["__metadata__"]["prepared"])
+        held = facts["held_items"], facts["held_documents"]
+        all_items, all_documents = (found[name]["shape"][0] for name in ("left", "sizes"))
+        return (all_items - held[0], all_documents - held[1]), held
+
+
+@contextmanager
+def _errors(path: str | Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no prepared corpus", "make one with recipes/mini/prepare.py") from error

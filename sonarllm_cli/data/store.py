@@ -20,7 +20,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -32,8 +32,9 @@ from torch import Tensor
 
 from ..errors import RunError, UserError
 from ..flow.embed_text import encode
+from ..flow.language import AUTO, TOLD, language_of
 from ..flow.segment import segment
-from ..io.files import atomic_file, atomic_write, locked, make_folder
+from ..io.files import atomic_file, atomic_write, load_json, locked, make_folder
 from ..runtime import log
 from ..tokens import EOS, Tokenizer, fitting
 from ..weights.loaded import Space
@@ -104,7 +105,7 @@ def embed_documents(
     folder: Path,
     space: Space,
     *,
-    lang: str = "eng_Latn",
+    lang: str = AUTO,
     text_field: str = "text",
     max_tokens: int = 256,
     on_long: str = "split",
@@ -112,13 +113,15 @@ def embed_documents(
     ranks: Processes | None = None,
     shown: Callable[[int], None] = lambda documents: None,
 ) -> dict[str, Any]:
-    """Every document of `inputs` into the store `folder`; → its manifest.
+    """Every document of `inputs` into the store `folder`; → its manifest. All are of one language: `lang`, or with
+    "auto" what the first of them look like.
 
     Shards of `shard_documents` are divided among the processes; one that is there already, of the same documents,
     encoder and options, is kept. A sentence over `max_tokens`, or over what the model decodes, is split,
     kept as it is for training to end the document before it (`truncate`), or an error. `shown` is told of progress.
     """
     ranks = ranks or Alone()
+    lang = language_of_documents(inputs, lang, space, text_field)
     with writing(folder, space) if ranks.first else nullcontext():
         ranks.wait()
         options = options_of(space, lang, text_field, max_tokens, on_long)
@@ -132,6 +135,13 @@ def embed_documents(
         manifest = finish(folder, shards, space, lang, inputs) if ranks.first else {}
         ranks.wait()
     return manifest
+
+
+def language_of_documents(inputs: Sequence[str], lang: str, space: Space, text_field: str) -> str:
+    """`language_of` the first documents of `inputs`."""
+    first = chain.from_iterable(rows for _, rows in islice(split(inputs, TOLD), 1))
+    text = "\n".join(block for place, record in first for block in corpus.blocks(record, place, text_field))
+    return language_of(text, lang, space.tokenizer.langs, "the first documents")
 
 
 Rows = Sequence[tuple[str, Record]]  # documents, each with its place
@@ -292,7 +302,7 @@ def write_files(path: Path, table: pa.Table, embeddings_ND: np.ndarray, words: S
     for beside, array in zip(_beside(path), (embeddings_ND, ids)):
         with atomic_file(beside) as scratch, open(scratch, "wb") as file:
             np.save(file, array)
-    facts = json.loads(table.schema.metadata[b"store"])
+    facts = load_json(table.schema.metadata[b"store"])
     facts["arrays"] = {name: digest(other) for name, other in zip(BESIDE, _beside(path))}
     table = table.replace_schema_metadata({**table.schema.metadata, b"store": json.dumps(facts, ensure_ascii=False)})
     sizes = [len(text.encode()) for text in table["text"].to_pylist()]
@@ -314,7 +324,7 @@ def write_files(path: Path, table: pa.Table, embeddings_ND: np.ndarray, words: S
 def _footer(path: Path) -> dict[str, Any]:
     """What a shard says of itself; {} for one that is missing or damaged."""
     try:
-        return json.loads(pq.read_schema(path).metadata[b"store"])
+        return load_json(pq.read_schema(path).metadata[b"store"])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return {}
 
@@ -378,7 +388,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         what = "is not finished" if any(folder.glob("shard-*")) else "is no store"
         raise UserError(f"{folder} {what}: it has no {MANIFEST}", f"run sonarllm embed --store {folder} FILE… again")
     try:
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = load_json(path.read_bytes())
         if not 1 <= manifest["format"] <= FORMAT:
             raise UserError(f"{path} has format {manifest['format']}", "upgrade sonarllm-cli")
         return {**manifest, "shards": list(manifest["shards"]), "space": dict(manifest["space"])}

@@ -72,14 +72,18 @@ def _cost(before: str, word: str, joints: frozenset[str]) -> float:
 def rejoined(said: list[str], pieces: list[str], lang: str) -> str:
     """What was said in `lang` of each piece, as one sentence: the marks between the pieces are theirs, and a small word
     after the first piece has a small letter."""
-    small = frozenset(f"{JOINTS.get(lang, '')} {SMALL.get(lang, '')}".split())
-    out: list[str] = []
-    for i, (text, piece) in enumerate(zip(said, pieces)):
-        if i + 1 < len(pieces):
-            mark = piece.rstrip(CLOSERS + QUOTES)[-1:]
-            text = text.rstrip(" .,;:!?…")
-            text += f" {mark}" if mark in ("—", "–") else mark if mark in tuple(",;:") else ""
-        if i and text.split(" ")[0].rstrip(",").lower() in small:
-            text = text[:1].lower() + text[1:]
-        out.append(text)
-    return " ".join(filter(None, out))
+    last = len(pieces) - 1
+    parts = [fitted(text, piece, lang, i > 0, i < last) for i, (text, piece) in enumerate(zip(said, pieces))]
+    return " ".join(filter(None, parts))
+
+
+def fitted(text: str, piece: str, lang: str, follows: bool, goes_on: bool) -> str:
+    """What was said of one piece, with what is before it and after it in the sentence in mind."""
+    if goes_on:
+        mark = piece.rstrip(CLOSERS + QUOTES)[-1:]
+        text = text.rstrip(" .,;:!?…")
+        text += f" {mark}" if mark in ("—", "–") else mark if mark in tuple(",;:") else ""
+    small = f"{JOINTS.get(lang, '')} {SMALL.get(lang, '')}".split()
+    if follows and text.split(" ")[0].rstrip(",").lower() in small:
+        text = text[:1].lower() + text[1:]
+    return text

@@ -1,6 +1,6 @@
 """The chain composed: a beginning → its continuation, sentence by sentence.
 
-    for sentence in continuation("Once upon a time.", lang="eng_Latn", model="mini"): print(sentence.text)
+    for sentence in continuation("Once upon a time.", lang="auto", model="mini"): print(sentence.text)
 
 Legend: S sentences read, W sentences written, D embedding.
 """
@@ -25,6 +25,7 @@ from ..weights.loaded import DEFAULT, Writer, load_writer
 from .decode import Hypothesis, Search
 from .embed_speech import SpeechModel
 from .embed_text import embed_sentences
+from .language import AUTO
 from .predict import Report
 from .read import read_input
 from .special import Special
@@ -82,12 +83,11 @@ class Writing:
 
 @dataclass(frozen=True)
 class Written:
-    """A sentence written: its text, decoder score, cosine with the ending, and the embedding it was decoded from."""
+    """A sentence written: its text, decoder score, cosine with the ending, and what the model reads of it."""
 
     text: str
     score: float
     ending: float
-    predicted_D: Tensor
     embedding_D: Tensor  # of the text, or the predicted one where that is fed back
     ended: bool = False  # whether the text would have ended before it, but for `min_sentences`
 
@@ -105,7 +105,7 @@ Stream = Generator[Written, None, End]
 def generate(
     text: str | Recording,
     *,
-    lang: str = "eng_Latn",
+    lang: str = AUTO,
     model: str | Writer = DEFAULT,
     runtime: Runtime | None = None,
     writing: Writing | None = None,
@@ -143,7 +143,7 @@ def continuation(
     circles."""
     writer = model if isinstance(model, Writer) else load_writer(model, runtime)
     writing = writing or Writing()
-    beginning, context_SD, _, lang = read_input(text, lang, writer, report, speech, name=name)
+    beginning, context_SD, _, lang, _ = read_input(text, lang, writer, report, speech, name=name)
     tell_language(lang, writer, writing)
     return _announced(_continued(beginning, context_SD, writer, writing, generator, report), writer)
 
@@ -255,7 +255,7 @@ def generate_stream(
         if count >= writing.min_sentences and _is_copy(again_1D, written_WD, writing.repeat_threshold):
             return End(count, circles=True)
         fed_1D = again_1D if writing.feedback == "reembed" else next_1D
-        yield Written(best.text, best.score, ending, next_1D[0], fed_1D[0], ended)
+        yield Written(best.text, best.score, ending, fed_1D[0], ended)
         seen.add(best.text)
         written_WD = torch.cat([written_WD, again_1D])
         unread_SD, unread = fed_1D, [best.text]

@@ -152,12 +152,12 @@ def decode_stream(
             made = registry.space_named(batch.fingerprint)
             model = "NAME" if made == batch.fingerprint else made
             raise UserError(
-                f"these embeddings are of the space {made}, not of {space.name}",
+                f"{batch.name} is of the space {made}, not of {space.name}",
                 f"decode with the model that embedded them: -m {model}",
             )
         embedding_ND = torch.from_numpy(np.array(batch.embeddings_ND))
-        check(embedding_ND, space, batch.first)
-        found = decode_batch(embedding_ND, lang, space, search, batch_size, first=batch.first)
+        check(embedding_ND, space, batch.first, batch.name)
+        found = decode_batch(embedding_ND, lang, space, search, batch_size, first=batch.first, name=batch.name)
         for hypotheses, text in zip(_read_back(found, embedding_ND, lang, space), batch.texts):
             yield [NOTHING] * search.num_return if text is not None and not text.strip() else hypotheses
 
@@ -168,16 +168,16 @@ def _read_back(found: list[list[Hypothesis]], embedding_ND: Tensor, lang: str, s
     return [[h._replace(cosine=cosine) for h, cosine in zip(*both)] for both in zip(found, cosines)]
 
 
-def check(embedding_ND: Tensor, space: Space, first: int = 0) -> None:
+def check(embedding_ND: Tensor, space: Space, first: int = 0, name: str = "the embeddings") -> None:
     """UserError for embeddings that are not (N, D) of this space's width, or hold one that is not finite."""
     if embedding_ND.ndim != 2 or embedding_ND.shape[1] != space.dim:
         raise UserError(
-            f"embeddings are {tuple(embedding_ND.shape)}, {space.name} has width {space.dim}",
+            f"{name}: an array of {tuple(embedding_ND.shape)}, {space.name} has width {space.dim}",
             "decode with the model that embedded them",
         )
     bad = (~embedding_ND.isfinite().all(1)).nonzero()
     if len(bad):
-        raise UserError(f"embedding {first + int(bad[0]) + 1} is not finite", "embed that text again")
+        raise UserError(f"{name}, row {first + int(bad[0]) + 1} is not finite", "embed that text again")
 
 
 @torch.inference_mode()
@@ -190,9 +190,10 @@ def decode_batch(
     generator: torch.Generator | None = None,
     first: int = 0,
     before: Sequence[Sequence[int]] = (),
+    name: str = "the embeddings",
 ) -> list[list[Hypothesis]]:
-    """As `decode`, on a loaded space; `generator` goes on from call to call. `first` is the number (from 0) of the
-    first row, for messages: UserError names the first embedding that can't be decoded. `before` are the ids of
+    """As `decode`, on a loaded space; `generator` goes on from call to call. Row `first` (from 0) of `name` is
+    the first, for messages: UserError names the first embedding that can't be decoded. `before` are the ids of
     sentences that each row's text has already, for `no_repeat_ngram`."""
     embedding_ND = embedding_ND.to(space.runtime.device, space.runtime.dtype)
     prompt = space.tokenizer.prompt(lang)
@@ -205,7 +206,7 @@ def decode_batch(
         else:
             found = beam_search(space, part_SD, prompt, search, before)
         for row, hyps in zip(rows, found):
-            _check_found(first + row, len(hyps), search, space)
+            _check_found(f"{name}, row {first + row + 1}", len(hyps), search, space)
         return [
             [Hypothesis(space.tokenizer.text(ids), score, ids) for ids, score in hyps[: search.num_return]]
             for hyps in found
@@ -216,14 +217,14 @@ def decode_batch(
     return [hyps for i in range(0, len(everything), size) for hyps in shrinking(run, everything[i : i + size])]
 
 
-def _check_found(row: int, count: int, search: Search, space: Space) -> None:
-    """One row in, `num_return` texts out: UserError for a row that has fewer."""
+def _check_found(row: str, count: int, search: Search, space: Space) -> None:
+    """One row in, `num_return` texts out: UserError, which names the `row`, for one that has fewer."""
     if not count:
         dtype = str(space.runtime.dtype).removeprefix("torch.")
         cure = "embed that text again" + (", or use --dtype float32" if dtype != "float32" else "")
-        raise UserError(f"embedding {row + 1} overflows {dtype} in the decoder", cure)
+        raise UserError(f"{row} overflows {dtype} in the decoder", cure)
     if count < search.num_return:
-        raise UserError(f"embedding {row + 1} has only {count} texts", f"use --num-return {count}")
+        raise UserError(f"{row} has only {count} texts", f"use --num-return {count}")
 
 
 class Speaker(Protocol):

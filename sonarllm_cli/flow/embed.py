@@ -20,19 +20,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import UserError
+from ..io.files import TextLine
 from ..nets import kinds
 from ..runtime import Runtime, choose
 from ..weights import model_dir, registry
 from ..weights.loaded import DEFAULT, Space
 from .embed_speech import SpeechModel, recordings_of
 from .embed_text import Block, Line, SpaceEncoder
-from .language import TOLD, language_of
+from .language import AUTO, lines_told
 
 
 def embed(
     texts: str | Sequence[str] = (),
     *,
-    lang: str = "eng_Latn",
+    lang: str = AUTO,
     model: str | Space = DEFAULT,
     runtime: Runtime | None = None,
     batch_size: int | None = None,
@@ -42,7 +43,7 @@ def embed(
     whole: bool = False,
 ) -> np.ndarray:
     """Embeddings of `texts` (one text gives one row): → embeddings_ND, float32, D that of the model's space. `lang` is
-    their language, "auto" what the first of them look like.
+    their language, "auto" what the first of them look like, and each where these are in several.
 
     >>> embed(["A sentence.", "Another one."]).ndim
     2
@@ -59,13 +60,14 @@ def embed(
         return load_speech(model, runtime).embed(recordings_of(audio, rate), whole=whole, batch_size=batch_size)
     encoder = SpaceEncoder(model) if isinstance(model, Space) else load_encoder(model, runtime or choose())
     texts = [texts] if isinstance(texts, str) else texts
-    lang = language_of("\n".join(texts[:TOLD]), lang, encoder.langs)
-    lines = [Line(t, lang, f"text {i + 1}") for i, t in enumerate(texts)]
+    rows = (TextLine(i + 1, text) for i, text in enumerate(texts))
+    lines = [Line(row.text, own, f"text {row.number}") for row, own in lines_told(rows, lang, encoder.langs)]
     return encoder.embed(lines, batch_size=batch_size, on_long=on_long)
 
 
 class Encoder(Protocol):
-    """What embeds texts; `SpeechModel`, which embeds recordings, has the same members but for what it takes.
+    """What embeds texts. `SpeechModel`, which embeds recordings, has the same members, but takes these, and streams by
+    `embed_recordings`.
 
     `langs` are the languages that it knows; None: it isn't told one. `limit` is the longest item that it takes whole:
     tokens of a text, seconds of speech; None: any.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..runtime import Runtime, by_length, shrinking
+from ..io.files import TextLine
+from ..runtime import Runtime, by_length, log, shrinking
 from ..tokens import EOS, fitting
 from ..weights.loaded import Space, load_space
-from .segment import segment
+from .language import TOLD
+from .segment import many_are_several, segment
 
 ON_LONG = ("truncate", "split", "error")
 CHUNK = 4096  # texts held at once; batches are sorted by length within a chunk
@@ -46,6 +48,16 @@ class Block:
     embeddings_ND: np.ndarray
     lines: list[Line]
     cuts: list[str]  # one message for each text that was cut
+
+
+def with_hint(rows: Iterable[tuple[TextLine, str]], name: str) -> Iterator[tuple[TextLine, str]]:
+    """Lines and their languages, as they are; logged is if most of the first are several sentences each, of which each
+    gets one vector."""
+    rows = iter(rows)
+    first = list(islice(rows, TOLD))
+    if first and many_are_several([row.text for row, _ in first], first[0][1]):
+        log.info("%s: lines hold several sentences each, and a line is one vector; sonarllm segment first", name)
+    return chain(first, rows)
 
 
 @dataclass(frozen=True)
@@ -84,9 +96,16 @@ class SpaceEncoder:
         return joined_blocks(self.stream(items, batch_size=batch_size, on_long=on_long), self.dim)
 
 
-def joined_blocks(blocks: Iterable[Block], dim: int) -> np.ndarray:
-    """The embeddings_ND of all blocks."""
-    return np.concatenate([np.zeros((0, dim), np.float32), *(block.embeddings_ND for block in blocks)])
+def joined_blocks(blocks: Iterable[Block], dim: int, name: str = "") -> np.ndarray:
+    """The embeddings_ND of all blocks. That texts were cut is logged, under the `name` of their file, if it has one."""
+    parts, cuts = [np.zeros((0, dim), np.float32)], list[str]()
+    for block in blocks:
+        parts.append(block.embeddings_ND)
+        cuts += block.cuts
+    if cuts:
+        more = f", and {len(cuts) - 1:,} more" if len(cuts) > 1 else ""
+        log.warning("%s%s%s", f"{name}: " if name else "", cuts[0], more)
+    return np.concatenate(parts)
 
 
 def embed_stream(

@@ -1,6 +1,6 @@
 """What the chain begins with: a text's sentences or a recording's utterances, and their embeddings.
 
-    texts, text_SD, places, lang = read_input("One sentence. Another.", "auto", writer)
+    texts, text_SD, places, lang, _ = read_input("One sentence. Another.", "auto", writer)
 
 Legend: S sentences, D embedding.
 """
@@ -16,12 +16,13 @@ from torch import Tensor
 from ..errors import UserError
 from ..io.audio import Recording
 from ..nets.kinds import TOKENS
+from ..runtime import log
 from ..weights.loaded import Writer
 from .decode import Search
 from .embed_speech import SpeechModel
 from .embed_text import embed_sentences, fits
 from .hear import read_recording
-from .language import language_of
+from .language import reading
 from .predict import Report
 from .segment import Sentence, segment_stream
 from .utterances import Utterance
@@ -63,15 +64,18 @@ def read_input(
     speech: str | SpeechModel = "",
     words: Search | None = None,
     name: str = "the text",
-) -> tuple[list[str], Tensor, Sequence[Sentence | Utterance], str]:
+) -> tuple[list[str], Tensor, Sequence[Sentence | Utterance], str, str]:
     """`read_document`, or a recording's utterances by the encoder `speech` (by default the one that comes with the
-    space): → S texts, text_SD, their S places, and the language. What is said in a recording is decoded only for those
-    who say how to search `words`, or need them; else its texts are empty. Messages call a text by its `name`."""
+    space): → S texts, text_SD, their S places, the language, and what was noted of it, or "". What is said in a
+    recording is decoded only for those who say how to search `words`, or need them; else its texts are empty. Messages
+    call a text by its `name`."""
     if isinstance(source, str):
-        lang = language_of(source, lang, writer.space.tokenizer.langs, name)
+        lang, note = reading(source, lang, writer.space.tokenizer.langs, name)
         sentences, text_SD = read_document(source, lang, writer, report, name)
-        return [s.flat for s in sentences], text_SD, sentences, lang
+        if note:
+            log.info("%s", note)
+        return [s.flat for s in sentences], text_SD, sentences, lang, note
     heard = read_recording(source, writer.space, lang, speech=speech)
     known = words or writer.row.reads == TOKENS
     texts = heard.words(search=words) if known else [""] * len(heard.times)
-    return texts, heard.text_SD, heard.times, heard.lang
+    return texts, heard.text_SD, heard.times, heard.lang, ""

@@ -23,7 +23,7 @@ from ..weights.loaded import Space
 from .back import FAR, back_cosines
 from .clauses import clauses, rejoined
 from .decode import Search, decode_batch
-from .embed_text import Line, embed_stream
+from .embed_text import Line, embed_stream, joined_blocks
 
 
 class Said(NamedTuple):
@@ -70,7 +70,7 @@ def say(
 
 def _embedded(sentences: Sequence[str], lang: str, space: Space, batch_size: int | None) -> Tensor:
     blocks = embed_stream([Line(sentence, lang) for sentence in sentences], space, batch_size=batch_size)
-    return torch.cat([torch.zeros(0, space.dim), *(torch.from_numpy(block.embeddings_ND) for block in blocks)])
+    return torch.from_numpy(joined_blocks(blocks, space.dim))
 
 
 def nearest_of(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ NEWLINES = ("auto", "join", "keep")
 def segment(
     text: str,
     *,
-    lang: str = "eng_Latn",
+    lang: str = AUTO,
     max_chars: int | None = None,
     fits: Fits | None = None,
     newline: str = "auto",
@@ -52,7 +52,7 @@ def segment(
     """The sentences of `text`. One longer than `max_chars`, or whose flat text `fits` denies, is cut into pieces.
 
     `newline`: whether a line's end is a space ("join"), ends a sentence ("keep"), or what the text shows ("auto").
-    `abbreviations`, with or without their last full stop, are added to those of the language. `lang` may be "auto":
+    `abbreviations`, with or without their last full stop, are added to those of the language. `lang` is "auto":
     what the text looks like.
     """
     lang = language_of(text, lang) if lang == AUTO else lang
@@ -93,6 +93,18 @@ def segment_stream(
                         yield Sentence(block[start:end], at + start, at + end, paragraph)
 
     return sentences()
+
+
+_INNER_END = re.compile(r"[.!?…。！？][^\w\s]*\s+\S")
+
+
+def many_are_several(texts: Sequence[str], lang: str) -> bool:
+    """Whether most of the texts that have words are several sentences each."""
+    words = [text for text in texts if text.strip()]
+    maybe = [text for text in words if _INNER_END.search(text)]  # a look that needs no model of the language
+    if 2 * len(maybe) <= len(words):
+        return False
+    return 2 * sum(len(segment(text, lang=lang)) > 1 for text in maybe) > len(words)
 
 
 # Emoji too: at the end of a block they belong to what was said.

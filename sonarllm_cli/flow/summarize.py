@@ -27,6 +27,7 @@ from .embed_speech import SpeechModel
 from .embed_text import embed_sentences
 from .extract import best_sentences, share
 from .familiar import unfamiliar
+from .language import AUTO as TELL
 from .predict import Report
 from .read import read_input
 from .say import say
@@ -59,7 +60,7 @@ def summarize(
     text: str | Recording,
     *,
     sentences: int | None = None,
-    lang: str = "eng_Latn",
+    lang: str = TELL,
     model: str | Writer = DEFAULT,
     runtime: Runtime | None = None,
     extract: bool | None = None,
@@ -90,13 +91,13 @@ def summarize(
         raise UserError(f"a summary of {sentences} sentences is empty", "use --sentences 1 or more, or auto")
     writing = (writing or Writing(no_repeat=True)).but(**options)
     words = writing.search if extract is not False or cite else None
-    texts, article_SD, places, lang = read_input(text, lang, writer, report, speech, words, name or "the text")
+    texts, article_SD, places, lang, note = read_input(text, lang, writer, report, speech, words, name or "the text")
     out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
     chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
     choose = extract is None
     if choose:
         extract = len(texts) == 1 or unfamiliar(texts, article_SD, lang, writer) > 0
-        if extract and len(texts) > 1:
+        if extract and len(texts) > 1 and not note:  # of a language misread there is nothing to learn
             _told(name, f"{writer.name} has not learnt to write of such text", "what it writes")
     written: list[Written] = []
     if not extract:

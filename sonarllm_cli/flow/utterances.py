@@ -4,6 +4,8 @@ Silero's detector of voice activity tells of every 32 ms how likely speech is; w
 an utterance, and a pause ends it. Its weights come in its package (extra `speech`); nothing is fetched.
 
     for start, end in utterances(Recording("talk.wav")): print(start, end)
+
+Legend: N samples.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from sonarllm_cli.errors import RunError, UserError, nearest, printable
 
 PathName = str | os.PathLike[str]
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
-_OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 STALE = 600.0  # seconds after which what a process that is gone left half-written is swept
 _DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -68,7 +68,7 @@ def uncompressed(path: PathName) -> str:
     'news/one.txt'
     """
     stem, ending = os.path.splitext(path)
-    return stem if ending.lower() in _OPENERS else os.fspath(path)
+    return stem if ending.lower() in OPENERS else os.fspath(path)
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def open_bytes(path: PathName) -> AbstractContextManager[BinaryIO]:
     if os.path.isdir(name):  # opening it would say "no permission" on Windows
         raise UserError(f"{name} is a folder, not a file", "name a file in it")
     with read_errors(path):
-        return cast(BinaryIO, _OPENERS.get(Path(name).suffix.lower(), open)(name, "rb"))
+        return cast(BinaryIO, OPENERS.get(Path(name).suffix.lower(), open)(name, "rb"))
 
 
 def first_bytes(path: PathName, count: int = 16) -> bytes:
@@ -194,13 +194,21 @@ def numbered_lines(
                 yield number, text
 
 
+def load_json(data: str | bytes, **options: Any) -> Any:
+    """The JSON value of `data`. ValueError for anything else, of whatever depth."""
+    try:
+        return json.loads(data, **options)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def parse_json(text: str, where: str, **options: Any) -> Any:
     """The JSON value of one line; `where` names the line in the UserError for one that is not JSON."""
     try:
-        value = json.loads(text, **options)
+        value = load_json(text, **options)
         if "\\u" in text:  # an escape may spell half a surrogate pair, which no UTF-8 output can hold
             json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{where}: not JSON ({error})", "give one JSON value a line (JSON Lines)") from error
     return value
 
@@ -252,8 +260,8 @@ def _holds_text(line: str) -> bool:
     if not line.lstrip().startswith("{"):
         return False
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = load_json(line)
+    except ValueError:
         return False
     return isinstance(record, dict) and isinstance(record.get("text"), str)
 

@@ -66,13 +66,14 @@ class EmbeddingRow(NamedTuple):
 
 
 class EmbeddingBatch(NamedTuple):
-    """Rows `first`, `first` + 1, … (from 0) of a file: (N, D) float32, N texts and N languages."""
+    """Rows `first`, `first` + 1, … (from 0) of the file `name`: (N, D) float32, N texts and N languages."""
 
     embeddings_ND: np.ndarray
     texts: Strings
     first: int
     fingerprint: str
     langs: Strings
+    name: str = "the embeddings"
 
     def rows(self) -> Iterator[EmbeddingRow]:
         """The batch one embedding at a time."""
@@ -125,8 +126,8 @@ def _batches(path: PathName, blocks: Iterator[Block]) -> Iterator[EmbeddingBatch
             embeddings_ND = np.array(block[0], dtype=np.float32)
         bad = ~np.isfinite(embeddings_ND).all(axis=1)
         if bad.any():
-            raise _not_finite(f"{display_name(path)}, row {first + int(bad.argmax())} (from 0)")
-        yield EmbeddingBatch(embeddings_ND, block[1], first, block[3], block[2])
+            raise _not_finite(f"{display_name(path)}, row {first + int(bad.argmax()) + 1}")
+        yield EmbeddingBatch(embeddings_ND, block[1], first, block[3], block[2], display_name(path))
         first += len(embeddings_ND)
     if not first:
         raise UserError(f"{display_name(path)} holds no embeddings", "write it again")
@@ -291,7 +292,7 @@ def _sentences(path: PathName, columns: Iterator[Columns], batch: int) -> Iterat
             texts_B = pc.list_value_length(column).fill_null(0).to_numpy()
             for row in np.flatnonzero(texts_B != count_B)[:1]:
                 raise UserError(
-                    f"{display_name(path)}, row {first + int(row)} (from 0): {texts_B[row]} texts, {count_B[row]} "
+                    f"{display_name(path)}, row {first + int(row) + 1}: {texts_B[row]} texts, {count_B[row]} "
                     "embeddings",
                     "embed that document again",
                 )
@@ -312,15 +313,15 @@ def _parquet_blocks(path: PathName, columns: Iterator[Columns], text: str, finge
         if not len(widths):
             continue
         for row in np.flatnonzero(widths == 0)[:1]:
-            message = f"{display_name(path)}, row {first + int(row)} (from 0): there is no embedding"
+            message = f"{display_name(path)}, row {first + int(row) + 1}: there is no embedding"
             raise UserError(message, "remove it, or embed its text again")
         width = width or int(widths[0])
         for row in np.flatnonzero(widths != width)[:1]:
-            raise _other_width(f"{display_name(path)}, row {first + int(row)} (from 0)", int(widths[row]), width)
+            raise _other_width(f"{display_name(path)}, row {first + int(row) + 1}", int(widths[row]), width)
         values = lists.flatten()
         if values.null_count:
             row = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) // width
-            raise UserError(f"{display_name(path)}, row {first + row} (from 0): a number is missing", "embed it again")
+            raise UserError(f"{display_name(path)}, row {first + row + 1}: a number is missing", "embed it again")
         for name, column in texts.items():
             if not all(isinstance(text, str | None) for text in column):
                 raise UserError(f'{display_name(path)}: the column "{name}" is not strings', "cast it to strings")

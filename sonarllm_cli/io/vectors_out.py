@@ -3,7 +3,7 @@
     with EmbeddingWriter("out.npy", dim=1024) as writer:
         writer.write(embeddings_ND, texts, langs)
 
-N rows, D embedding.
+Legend: N rows, D embedding.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ class EmbeddingWriter:
         bad = ~np.isfinite(block_ND).all(axis=1)
         if bad.any():
             raise RunError(
-                f"embedding {self.count + int(bad.argmax())} (from 0) is NaN or too large for {self.space.dtype.name}",
+                f"embedding {self.count + int(bad.argmax()) + 1} is NaN or too large for {self.space.dtype.name}",
                 "compute and write it in float32",
             )
         self.sink.write(block_ND, list(texts), list(langs), facts or [{}] * len(texts))

@@ -10,6 +10,7 @@ Legend: D embedding, M width, F feed-forward, L layers, V vocabulary, S sentence
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,11 @@ class Cost:
     documents with a Llama body."""
 
     unit = "target tokens"
+
+    @classmethod
+    def beside(cls, settings: Settings) -> Sequence[str]:
+        """Names of what learns beside the network that the recipe describes."""
+        return ()
 
     @classmethod
     def size(cls, settings: Settings) -> tuple[int, int, str]:

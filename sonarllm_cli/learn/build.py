@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.documents import DocumentData
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..nets.kinds import kind_of, named
 from ..nets.sonar import SonarConfig
 from ..weights import model_dir, registry
@@ -52,12 +52,20 @@ def task_class(kind: str) -> Any:
 def make_task(settings: Settings, folder: Path, device: torch.device) -> Task:
     """The task of the recipe's kind; its data is read here, after [model] was found to describe a network."""
     _fits(build_model(settings))
-    both = settings.run.writer or settings.loss.guess  # a space and a concept model
+    both = _learns_both(settings)
     if both and not kind_of(settings.kind).space:
-        raise UserError("run.writer and loss.guess are for a space", 'use kind = "sonar", or leave them out')
+        key = "run.writer" if settings.run.writer else "loss.guess"
+        cure = f'leave {key} out, or use kind = "sonar"'
+        raise UserError(f"{key} is for a space, not for a {settings.kind} model", cure)
+    check_trained(settings)
     make = named(f"{__package__}.tasks", "joint.JointTask") if both else task_class(settings.kind)
     task: Task = make(settings, folder, device)
     return task
+
+
+def _learns_both(settings: Settings) -> bool:
+    """Whether a space and a concept model learn together (tasks/joint.py)."""
+    return bool(settings.run.writer or settings.loss.guess)
 
 
 def _fits(model: nn.Module) -> None:
@@ -116,6 +124,22 @@ def trained_parameters(settings: Settings, model: nn.Module) -> dict[str, nn.Par
     """The parameters of a model that the recipe trains, by name; a normaliser is fitted, not trained."""
     only = tuple(settings.run.train_only) or ("",)
     return {name: p for name, p in model.named_parameters() if p.requires_grad and name.startswith(only)}
+
+
+def check_trained(settings: Settings, model: nn.Module | None = None) -> None:
+    """UserError for an entry of run.train_only that no parameter of what learns begins with; of the network that the
+    recipe describes, if no `model` is given. Nothing is read: two networks that learn together check it themselves."""
+    if not settings.run.train_only or (model is None and _learns_both(settings)):
+        return
+    beside = () if model else task_class(settings.kind).beside(settings)
+    model = model or build_model(settings)
+    names = [*(name for name, p in model.named_parameters() if p.requires_grad), *beside]
+    for prefix in settings.run.train_only:
+        if not any(name.startswith(prefix) for name in names):
+            guess = nearest(prefix, list({".".join(name.split(".")[:n]) for n in (1, 2, 3) for name in names}))
+            begin = ", ".join(sorted({name.split(".")[0] for name in names}))
+            cure = f"{f'did you mean {guess}? ' if guess else ''}their names begin with {begin}"
+            raise UserError(f"run.train_only {prefix!r} matches no parameter", cure)
 
 
 def trainable_parameters(settings: Settings) -> int:

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from ..errors import RunError, UserError
-from ..io.files import atomic_folder, locked, make_folder
+from ..io.files import atomic_folder, load_json, locked, make_folder
 from ..runtime import log
 from ..weights.model_dir import digest
 from .ranks import Ranks, together
@@ -142,7 +142,7 @@ class Checkpoints:
                 )
             except CheckpointException as error:
                 reason = next(iter(error.failures.values()))[0]
-                cure = "free some space, then continue with --resume from the checkpoint before"
+                cure = "see that the disk has room, then continue with --resume from the checkpoint before"
                 raise RunError(f"can't write the checkpoint of step {step}: {reason}", cure) from error
             written = scratch.glob(f"shard-{self.ranks.rank + 1:05d}-*")  # by this process
             parts = self.ranks.gather({path.name: digest(path) for path in written}, aside=True)
@@ -179,12 +179,12 @@ def _sealed(facts: dict[str, Any]) -> str:
 
 def _opened(text: str) -> dict[str, Any]:
     """What was sealed; ValueError where it is not as it was."""
-    sealed = json.loads(text)
+    sealed = load_json(text)
     if not isinstance(sealed, dict) or not isinstance(facts := sealed.get("facts"), str):
         raise ValueError(f"{FACTS} holds no facts")
     if hashlib.sha256(facts.encode()).hexdigest() != sealed.get("sha256"):
         raise ValueError(f"{FACTS} is not what was written")
-    return json.loads(facts)
+    return load_json(facts)
 
 
 def _damage(path: Path) -> str:

@@ -5,17 +5,31 @@ plot_runs([Path("runs/a"), Path("runs/b")], Path("curves.png"))
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..io.files import atomic_file, check_file
+from ..io.files import atomic_file, check_file, load_json, read_errors
 
 PANELS = ("nll", "loss", "bpb", "grad_norm", "lr", "tokens_s")  # of training, those that a run has
 PICTURES = (".png", ".svg", ".pdf")
 Curves = dict[str, tuple[list[int], list[float]]]  # figure → steps, values
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl: objects with a step and figures. One that is none, as the last where the run was
+    killed, is passed over."""
+    with read_errors(path):
+        lines = path.read_bytes().splitlines()
+    rows = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            rows.append(load_json(line))
+    return [
+        row for row in rows if isinstance(row, dict) and {*map(type, row.values())} <= {int, float} and "step" in row
+    ]
 
 
 def read_curves(run: Path) -> Curves:
@@ -24,17 +38,12 @@ def read_curves(run: Path) -> Curves:
     if not path.is_file():
         raise UserError(f"{run} holds no metrics.jsonl", "name the folder of a run")
     curves: Curves = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            step = int(row["step"])
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number} is no line of metrics", "name the folder of a run") from None
+    for row in read_metrics(path):
         for name, value in row.items():
             if name in PANELS or name.startswith("valid_"):
                 steps, values = curves.setdefault(name, ([], []))
-                steps.append(step)
-                values.append(float(value))
+                steps.append(row["step"])
+                values.append(value)
     if not curves:
         raise UserError(f"{path} has no figures yet", "wait for the first run.log_every steps")
     return curves

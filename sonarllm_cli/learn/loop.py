@@ -26,11 +26,11 @@ from ..nets.layers import flop_counter
 from ..runtime import Runtime, give_back, log, multiplies_bfloat16
 from . import optim
 from .ahead import Ahead, steps_ahead
-from .build import make_task
+from .build import make_task, trained_parameters
 from .checkpoint import Checkpoints, claimed, restore, state_of
 from .ranks import Ranks, gathered, last_of_step, layers_of, shard, together
 from .recipe import Settings, changes, to_toml
-from .watch import Watch, Window, peak_rate
+from .watch import Watch, Window, check_trackers, peak_rate
 
 PACE = 8  # steps before a run's pace is told
 ENDLESS = 1 << 62  # steps
@@ -108,7 +108,8 @@ class Trainer:
             figures = self._finish() if self.step == total else {}
         self.ranks.leave()
         if self.step < total:
-            raise RunError(f"stopped at step {self.step} of {total}", "continue with --resume")
+            of = "" if total == ENDLESS else f" of {total}"
+            raise RunError(f"stopped at step {self.step}{of}", "continue with --resume")
         return figures
 
     def _horizon(self, most: int) -> int:
@@ -164,6 +165,8 @@ class Trainer:
     def _start(self, resume: bool) -> None:
         """Data, network and optimizers, as they were when the run was left off where it goes on."""
         newest = self._newest(resume)
+        if self.ranks.first:
+            check_trackers(self.settings)
         torch.manual_seed(self.settings.run.seed)
         self.task = self._first_then_others()
         self._freeze()
@@ -191,14 +194,9 @@ class Trainer:
         return task
 
     def _freeze(self) -> None:
-        only = self.settings.run.train_only
-        if not only:
-            return
+        trained = trained_parameters(self.settings, self.task.model)
         for name, parameter in self.task.model.named_parameters():
-            parameter.requires_grad_(any(name.startswith(prefix) for prefix in only))
-        if not any(p.requires_grad for p in self.task.model.parameters()):
-            names = sorted({name.split(".")[0] for name, _ in self.task.model.named_parameters()})
-            raise UserError(f"run.train_only {only} matches no parameter", f"use a prefix such as {names[0]}.")
+            parameter.requires_grad_(name in trained)
 
     def _lay_out(self) -> None:
         """The model on its device, its layers (and those of a frozen decoder) recomputed, compiled and sharded as the

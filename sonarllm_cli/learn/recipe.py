@@ -29,6 +29,7 @@ else:
     import tomli as tomllib
 
 WEIGHTS = ("float32", "float16", "bfloat16", "int8")
+SMALLEST, LARGEST = 1e-37, 1e38  # sizes of a number that float32 has in full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +70,8 @@ class Speech:
     max_seconds: Positive = 20.0  # of a clip; longer ones are left out and counted
     workers: Whole = 2  # threads that make features in advance; 0: none
     keep: bool = False  # features in the run's folder, 8 KB a second of sound, so that they are made once
-    statistics: Annotated[str, OneOf(("frozen", "masked"))] = (
-        "frozen"  # of BatchNorm: frozen, or masked: those of the batch's steps that hold sound
-    )
+    # Of BatchNorm: frozen, or masked: those of the batch's steps that hold sound.
+    statistics: Annotated[str, OneOf(("frozen", "masked"))] = "frozen"
     time_masks: Whole = 2  # stretches of an utterance that are silenced,
     time_share: Annotated[float, Within(low=0, below=1)] = 0.05  # of up to so much of it
     bin_masks: Whole = 2  # bands of mel bins that are silenced,
@@ -106,9 +106,8 @@ class Run:
     seed: Whole = 42
     minutes: Weight = 0.0  # the run ends within them, its decay and last validation included; 0: by steps or epochs
     device: str = "auto"  # cpu, cuda or auto: each process' GPU, else the CPU
-    dtype: Annotated[str, OneOf(("float32", "tf32", "bfloat16"))] = (
-        "float32"  # of products in training; tf32, bfloat16 where the device has them; the rest is float32
-    )
+    # Of products in training; tf32, bfloat16 where the device has them; the rest is float32.
+    dtype: Annotated[str, OneOf(("float32", "tf32", "bfloat16"))] = "float32"
     compile: bool = False  # layers by torch.compile: slower to start, pays in long runs
     log_every: Count = 20
     track: Annotated[list[str], OneOf(("tensorboard", "wandb"))] = field(default_factory=list)  # tensorboard, wandb
@@ -120,11 +119,11 @@ class Run:
     valid_batches: Count = 20
     keep: Count = 2  # checkpoints
     best: str = ""  # the validation figure by whose minimum best/ is kept; the first one if not given
-    init: str = ""  # start from the weights of this model, of the same kind and, but for what is added, shape;
-    # of kind sonar also a concept model, for the space it lives in
-    writer: str = (
-        ""  # a concept model that learns along with the decoder of `init` (loss.guess): `writer.` in train_only
-    )
+    # Start from the weights of this model, of the same kind and, but for what is added, shape; of kind sonar also a
+    # concept model, for the space it lives in.
+    init: str = ""
+    # A concept model that learns along with the decoder of `init` (loss.guess): `writer.` in train_only.
+    writer: str = ""
     train_only: list[str] = field(default_factory=list)  # parameter prefixes; the rest is frozen
     weights: Annotated[str, OneOf(WEIGHTS)] = "float16"  # of the final folder: float32, float16, bfloat16 or int8
 
@@ -133,9 +132,8 @@ class Run:
 class Parallel:
     """How processes divide the work, and what a layer keeps for its backward pass."""
 
-    shard: Annotated[str, OneOf(("none", "full"))] = (
-        "none"  # full: weights, gradients and optimizer state in parts, one a process (FSDP2)
-    )
+    # full: weights, gradients and optimizer state in parts, one a process (FSDP2).
+    shard: Annotated[str, OneOf(("none", "full"))] = "none"
     recompute: bool = False  # activations of a layer are computed again in backward, not kept
 
 
@@ -164,9 +162,7 @@ class Settings:
                 f"use speech.batch_seconds = {self.speech.max_seconds:g} or more",
             )
         if self.parallel.shard == "full" and not kind_of(self.kind).shards:
-            raise UserError(
-                "parallel.shard = full does not cut this kind's two networks", 'use parallel.shard = "none"'
-            )
+            raise UserError(f"parallel.shard = full can't cut a {self.kind} model", 'use parallel.shard = "none"')
         if self.parallel.shard == "full" and self.optim.name == "muon":
             raise UserError("muon needs whole matrices, parallel.shard = full cuts them", 'use optim.name = "adamw"')
         if self.optim.batch_tokens < self.data.max_tokens:
@@ -185,8 +181,10 @@ def load(path: str, overrides: Sequence[str] = ()) -> Settings:
         table = tomllib.loads(Path(path).read_bytes().decode())
     except FileNotFoundError:
         raise UserError(f"no such recipe: {path}", "give the path of a .toml file, such as recipes/39m.toml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"can't read {path}: {error}", "give the path of a .toml file") from None
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}", "give the path of a .toml file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8", "store it as UTF-8, or give the path of a .toml file") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}", "mend it there") from None
     changes = [_assignment(text) for text in overrides]
@@ -281,24 +279,32 @@ def _check(kind: Any, value: Any, key: str) -> Any:
             raise UserError(f"{key} must be a section", f"write [{key}]")
         return value
     if kind in (int, float) and isinstance(value, int) and abs(value) > MOST:
-        raise UserError(f"{key} is too large", f"use {MOST:,} or less")
+        raise UserError(f"{key} is {value}", f"use {MOST} or less")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{key} must be {_NAMES[kind]}, not {value!r}", f"mend {key}")
+        what, such = _TYPES[kind]
+        raise UserError(f"{key} must be {what}, not {value!r}", f"write {key} = {such}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{key} is {value}", "use a finite number")
+    if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:  # 0 or infinite in float32
+        raise UserError(f"{key} is {value}", f"use {SMALLEST:g} to {LARGEST:g}")
     return value
 
 
-_NAMES = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}
+_TYPES = {  # what a value of each is called, and one such
+    int: ("a whole number", "1"),
+    float: ("a number", "0.1"),
+    str: ("a text in quotes", '"…"'),
+    bool: ("true or false", "true"),
+}
 
 
 def config_from(cls: type, table: dict[str, Any]) -> Any:
     """The recipe's [model] section → a network's config, with the same checks, and of its sizes."""
     for name, value in table.items():
         if isinstance(value, int) and value > most_of(name):
-            raise UserError(f"model.{name} is {value}", f"use {most_of(name):,} or less")
+            raise UserError(f"model.{name} is {value}", f"use {most_of(name)} or less")
     return _fill(cls, table, "model.")
 
 

@@ -22,6 +22,7 @@ import torch
 from ..errors import UserError
 from ..io.files import atomic_write
 from ..runtime import log
+from .curves import read_metrics
 from .recipe import Settings
 
 COUNTS = ("tokens", "sentences")  # what steps report as sums
@@ -66,11 +67,13 @@ class Tracker(Protocol):
 
 class TensorBoard:
     def __init__(self, folder: Path, settings: Settings) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError("run.track names tensorboard, which is not installed", "pip install tensorboard") from None
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer = self.library()(str(folder / "tensorboard"))
+
+    @staticmethod
+    def library() -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         for name, value in figures.items():
@@ -82,12 +85,14 @@ class TensorBoard:
 
 class WandB:
     def __init__(self, folder: Path, settings: Settings) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("run.track names wandb, which is not installed", "pip install wandb") from None
         name = settings.name or settings.kind
-        self.run = wandb.init(project="sonarllm", name=name, dir=str(folder), config=settings.as_dict())
+        self.run = self.library().init(project="sonarllm", name=name, dir=str(folder), config=settings.as_dict())
+
+    @staticmethod
+    def library() -> Any:
+        import wandb
+
+        return wandb
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         self.run.log(figures, step=step)
@@ -97,6 +102,15 @@ class WandB:
 
 
 TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WandB}
+
+
+def check_trackers(settings: Settings) -> None:
+    """UserError for one that the recipe names and that is not installed; asked before any data is read."""
+    for name in settings.run.track:
+        try:
+            TRACKERS[name].library()
+        except ImportError:
+            raise UserError(f"run.track names {name}, which is not installed", f"pip install {name}") from None
 
 
 class Watch:
@@ -179,13 +193,9 @@ def _shown(figures: dict[str, float]) -> str:
 
 def _trim(path: Path, step: int, again: Set[str] = frozenset()) -> None:
     """Drop what was written after `step`: those steps are taken again; and of `step` the line of the keys `again`."""
-    lines = []
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # the last, where the process was killed
-            row = json.loads(line)
-            if row["step"] <= step and step and not (row["step"] == step and row.keys() == again):
-                lines.append(line + "\n")
-    atomic_write(path, "".join(lines))
+    rows = read_metrics(path) if path.is_file() and step else []
+    kept = [row for row in rows if row["step"] < step or (row["step"] == step and row.keys() != again)]
+    atomic_write(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def most_memory(device: torch.device) -> int:
@@ -203,9 +213,8 @@ def most_memory(device: torch.device) -> int:
 def peak_rate(device: torch.device, dtype: torch.dtype, size: int = 0, seconds: float = 0.3) -> float:
     """FLOP/s of the device on square products in `dtype`, the best of a few: the peak that a share is taken of."""
     size = size or (8192 if device.type == "cuda" else 1024)
-    a, b = torch.randn(
-        2, size, size, device=device, dtype=dtype
-    )  # ones would cost less power, and tell too high a peak
+    # Random numbers: ones would cost less power, and tell too high a peak.
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     best, end = math.inf, time.monotonic() + seconds
     while time.monotonic() < end or best == math.inf:
         began = time.perf_counter()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RunError, UserError
+from ..io.files import load_json
 
 GRADES = ("grammar", "creativity", "consistency", "plot")
 LOOK = (
@@ -109,7 +110,7 @@ def grades(text: str) -> dict[str, float]:
 
 def _content(data: bytes, url: str) -> str:
     try:
-        return str(json.loads(data)["choices"][0]["message"]["content"] or "")
+        return str(load_json(data)["choices"][0]["message"]["content"] or "")
     except (ValueError, KeyError, IndexError, TypeError):
         raise RunError(f"{url} does not answer as OpenAI's does", "check --endpoint: it mostly ends in /v1") from None
 
@@ -117,7 +118,7 @@ def _content(data: bytes, url: str) -> str:
 def _first_line(data: bytes) -> str:
     """What an error reply says, if it says it as OpenAI's does."""
     try:
-        return ": " + " ".join(str(json.loads(data)["error"]["message"]).split())[:200]
+        return ": " + " ".join(str(load_json(data)["error"]["message"]).split())[:200]
     except (ValueError, KeyError, TypeError):
         return ""
 

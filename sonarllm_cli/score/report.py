@@ -8,16 +8,17 @@ one name (seeds) become a mean and a deviation. The page loads nothing, and is t
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..io.files import load_json
+from ..learn.curves import read_metrics
 from .page import Block, Code, Drawing, Grid, Heading, Note, html, markdown
 from .plot import COLOURS, Series, svg_plot
-from .scaling import curve, drawing_of
+from .scaling import drawing_of
 
 SAMPLES = 5  # texts shown of each task
 LONGEST = 400  # characters of a sample
@@ -33,10 +34,15 @@ def report(folder: str | Path, title: str = "") -> tuple[str, str]:
     if not (results or runs or laws):
         cure = "write results into it: sonarllm evaluate nlg … --json -o DIR/nlg.json"
         raise UserError(f"{root} holds no results and no runs", cure)
-    blocks: list[Block] = [*_models(results, runs), *_tables(results), *_laws(laws), *_curves(runs)]
-    blocks += [*_samples(results), *_commands(results, laws, runs)]
     title = title or f"Comparison: {root.resolve().name}"
+    blocks = _blocks(results, laws, runs)
     return html(title, blocks), markdown(title, blocks)
+
+
+def _blocks(results: Sequence[Record], laws: Sequence[Record], runs: Runs) -> list[Block]:
+    """What the page shows, in order."""
+    blocks: list[Block] = [*_models(results, runs), *_tables(results), *_laws(laws), *_curves(runs)]
+    return [*blocks, *_samples(results), *_commands(results, laws, runs)]
 
 
 # ---------------------------------------------------------------------------------------------- what is there
@@ -50,13 +56,20 @@ def _results(root: Path) -> tuple[list[Record], list[Record]]:
     laws: list[Record] = []
     for path in sorted(root.rglob("*.json")):
         try:
-            record = json.loads(path.read_text("utf-8"))
+            record = load_json(path.read_bytes())
         except (OSError, ValueError):
             continue
+        own: tuple[list[Record], list[Record]] = [], []
         if isinstance(record, dict) and isinstance(record.get("laws"), dict):
-            laws.append(record)
+            own[1].append(record)
         elif isinstance(record, dict) and {"figures", "settings", "model"} <= record.keys():
-            tasks.append(record)
+            own[0].append(record)
+        try:
+            html("", _blocks(*own, []))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            cure = "score again, or take it out of the folder"
+            raise UserError(f"{path} is no result as evaluate --json writes it", cure) from None
+        tasks, laws = tasks + own[0], laws + own[1]
     return tasks, laws
 
 
@@ -66,10 +79,10 @@ def _runs(root: Path) -> Runs:
 
     found = []
     for path in sorted(root.rglob("settings.toml")):
-        if (path.parent / "metrics.jsonl").is_file():
+        if (log := path.with_name("metrics.jsonl")).is_file():
             settings = load(str(path))
             about = {**settings.as_dict(), "parameters": trainable_parameters(settings)}
-            found.append((path.parent, about, curve(path.parent)))
+            found.append((path.parent, about, read_metrics(log)))
     return found
 
 

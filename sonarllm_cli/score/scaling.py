@@ -9,7 +9,6 @@ Golub & Pereyra 1973). Intervals are of Student's t with the curvature at the op
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..io.files import read_text
+from ..io.files import load_json, read_text
+from ..learn.curves import read_metrics
 from .plot import COLOURS, Series, svg_plot
 
 LOSSES = ("valid_text_mse", "valid_text_nll")  # what a run was taught, and so is judged by, the first that it has
@@ -144,7 +144,7 @@ def points_of_runs(folders: Sequence[str], figure: str = "") -> list[LossPoint]:
             )
         settings = load(str(folder / "settings.toml"))
         last: dict[str, float] = {}
-        for record in curve(folder):
+        for record in read_metrics(folder / "metrics.jsonl"):
             last |= record
         wanted = [figure] if figure else [*LOSSES]
         known = [w for w in wanted if w in last]
@@ -155,26 +155,17 @@ def points_of_runs(folders: Sequence[str], figure: str = "") -> list[LossPoint]:
     return points
 
 
-def curve(folder: Path) -> list[dict[str, float]]:
-    """A run's log: one record a line of metrics.jsonl; a line cut short by a crash is passed over."""
-    out = []
-    for text in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
-        try:
-            out.append(json.loads(text))
-        except ValueError:
-            continue
-    return out
-
-
 def points_of_file(path: str) -> list[LossPoint]:
     """A table of points → the same: CSV with the columns size, loss and, if it likes, kind; or JSON, a list of such."""
-    text = read_text(path)
+    text, cure = read_text(path), "give the columns size and loss, and kind where there are several"
     try:
-        rows = json.loads(text) if text.lstrip().startswith("[") else list(csv.DictReader(text.splitlines()))
-        return [LossPoint(str(row.get("kind") or ""), float(row["size"]), float(row["loss"])) for row in rows]
+        rows = load_json(text) if text.lstrip().startswith("[") else list(csv.DictReader(text.splitlines()))
+        points = [LossPoint(str(row.get("kind") or ""), float(row["size"]), float(row["loss"])) for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        cure = "give the columns size and loss, and kind where there are several"
         raise UserError(f"{path} is no table of points: {error!r}", cure) from None
+    if not points:
+        raise UserError(f"{path} holds no points", cure)
+    return points
 
 
 def _ends(interval: tuple[float, float]) -> list[float | None]:

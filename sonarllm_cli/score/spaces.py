@@ -5,7 +5,6 @@ Legend: N texts, Q queries, K nearest, D embedding.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,9 +19,9 @@ from ..errors import UserError
 from ..flow.decode import Search, decode_batch
 from ..flow.embed import embed, load_speech
 from ..flow.embed_speech import embed_recordings
-from ..flow.embed_text import Line, embed_sentences, embed_stream
+from ..flow.embed_text import Line, embed_sentences, embed_stream, joined_blocks
 from ..flow.say import say
-from ..io.files import read_text
+from ..io.files import load_json, read_text
 from ..languages import resolve
 from ..runtime import log
 from ..use import align
@@ -210,7 +209,7 @@ def _found(
 def _embedded(rows: Sequence[dict[str, Any]], space: Space) -> Tensor:
     """The texts of rows in their own languages: → embeddings_ND."""
     lines = [Line(row["text"], resolve(row["lang"], space.tokenizer.langs)) for row in rows]
-    return torch.cat([torch.from_numpy(block.embeddings_ND) for block in embed_stream(lines, space)])
+    return torch.from_numpy(joined_blocks(embed_stream(lines, space), space.dim))
 
 
 def aligned(noise: float, peer: str = "") -> Task:
@@ -293,8 +292,8 @@ def altered_types(path: str) -> dict[str, str]:
     several are a list. UserError for another file."""
     cure = 'write {"SENTENCE": {"errtype": "TYPE"}}'
     try:
-        table = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        table = load_json(read_text(path))
+    except ValueError as error:
         raise UserError(f"{path} is no JSON: {str(error)[:80]}", cure) from None
     if not isinstance(table, dict):
         raise UserError(f"{path} holds no JSON object", cure)

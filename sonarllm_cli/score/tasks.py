@@ -73,14 +73,17 @@ def evaluate(
     if tokenizer and tokenizer not in metrics.TOKENIZERS:
         raise UserError(f"BLEU has no tokenizer {tokenizer!r}", f"use one of {', '.join(metrics.TOKENIZERS)}")
     settings = {"task": task, "model": model, "limit": limit, "beam": beam, "seed": seed, "unseen only": bool(seen)}
-    settings |= {"seeds": seeds} if seeds > 1 else {}
-    settings |= {"words": words} if words != (1, MOST_WORDS) else {}
-    settings |= {"out of English": True} if out_of_english else {}
-    settings |= {"whole": True} if whole else {}
-    settings |= {"max sentences": max_sentences} if max_sentences else {}
-    settings |= {"tokenizer": tokenizer} if tokenizer else {}
-    settings |= {"sampling": sampling} if sampling else {}
-    settings |= {"rules": rules} if rules and Writing(**rules) != Writing() else {}
+    told = {
+        "seeds": seeds if seeds > 1 else None,
+        "words": words if words != (1, MOST_WORDS) else None,
+        "out of English": out_of_english,
+        "whole": whole,
+        "max sentences": max_sentences,
+        "tokenizer": tokenizer,
+        "sampling": sampling,
+        "rules": rules if rules and Writing(**rules) != Writing() else None,
+    }
+    settings |= {name: value for name, value in told.items() if value}  # what is not as by default
     hashes = {Path(name).name: _hash(name) for name in data}  # what can't be read is told before anything is loaded
     results: list[Result] = []
     for one in range(seed, seed + seeds):

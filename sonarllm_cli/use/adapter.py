@@ -21,7 +21,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..flow.embed import load_encoder
 from ..flow.embed_text import Line
-from ..flow.language import TOLD, likeliest_of
+from ..flow.language import AUTO, TOLD, likeliest_of, lines_told
+from ..io.files import TextLine
 from ..languages import resolve
 from ..runtime import Runtime, choose
 from ..weights.loaded import DEFAULT
@@ -40,12 +41,12 @@ class Figures:
 
 
 class SentenceEncoder:
-    """The encoder of a model as sentence-transformers would have it. `lang` is the language of the texts, or a function
-    that tells each text's; `encode` takes another for its own."""
+    """The encoder of a model as sentence-transformers would have it. `lang` is the language of the texts, "auto" as
+    `embed` has it, or a function that tells each text's; `encode` takes another for its own."""
 
     similarity_fn_name = "cosine"
 
-    def __init__(self, model: str = DEFAULT, *, lang: Lang = "eng_Latn", runtime: Runtime | None = None) -> None:
+    def __init__(self, model: str = DEFAULT, *, lang: Lang = AUTO, runtime: Runtime | None = None) -> None:
         self.runtime = runtime or choose()
         self.name, self.encoder = model, load_encoder(model, self.runtime)
         self.lang = lang
@@ -114,7 +115,11 @@ class SentenceEncoder:
         ):
             if value != usual:
                 raise UserError(f"{name} {value!r} means nothing to this encoder", "leave it out")
-        lines = [Line(text, self._lang(text, lang or self.lang), f"text {i + 1}") for i, text in enumerate(given)]
+        said = lang or self.lang
+        own, all_in = (said, AUTO) if callable(said) else (lambda text: None, said)
+        rows = (TextLine(i + 1, text, own(text)) for i, text in enumerate(given))
+        told = lines_told(rows, all_in, self.encoder.langs)
+        lines = [Line(row.text, code, f"text {row.number}") for row, code in told]
         vectors_ND = torch.from_numpy(self.encoder.embed(lines, batch_size=batch_size))[:, :truncate_dim]
         if normalize_embeddings:
             vectors_ND = F.normalize(vectors_ND, dim=1)
@@ -146,9 +151,6 @@ class SentenceEncoder:
         codes = named.get(subset) or [code for code in task.bcp47_codes if code.replace("-", "_") == subset]
         known = [resolve(code, self.encoder.langs) for code in codes or task.bcp47_codes]
         return likeliest_of("\n".join(texts[:TOLD]), known)
-
-    def _lang(self, text: str, lang: Lang) -> str:
-        return resolve(lang if isinstance(lang, str) else lang(text), self.encoder.langs)
 
 
 def _unit(vectors: np.ndarray | Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError
 
+TINY = 1e-15  # a length whose square float32 does not hold exactly; nor does it that of a huge one
 BLOCK = 4096  # vectors at once: 16 MiB of float32 at width 1024
 
 
@@ -26,16 +27,22 @@ def unit(
     """Vectors of length 1 in float32: vectors_ND → unit_ND. Row `first` of `name` is the first, for messages.
     `in_place` spares memory, and the time it takes to get some: those given may be overwritten.
 
-    UserError for a vector that is not finite or has length 0, and so no direction.
+    UserError for a vector that is not finite or all zeros, and so has no direction.
     """
     value_ND = torch.as_tensor(vectors_ND).float()
     length_N1 = value_ND.norm(dim=1, keepdim=True)
-    bad = torch.nonzero(~(length_N1[:, 0].isfinite() & (length_N1[:, 0] > 0)))
+    odd_K = torch.nonzero(~(length_N1[:, 0].isfinite() & (length_N1[:, 0] > TINY)))[:, 0]
+    odd_KD = value_ND[odd_K].double()
+    odd_K1 = odd_KD.norm(dim=1, keepdim=True)
+    bad = torch.nonzero(~(odd_K1[:, 0].isfinite() & (odd_K1[:, 0] > 0)))
     if len(bad):
-        row = int(bad[0])
-        what = "is all zeros" if length_N1[row] == 0 else "is not finite"
-        raise UserError(f"{name}, row {first + row + 1}: the vector {what}", "remove it, or embed its text again")
-    return value_ND.div_(length_N1) if in_place else value_ND / length_N1
+        at = int(bad[0])
+        what = "is all zeros" if odd_K1[at] == 0 else "is not finite"
+        cure = "remove it, or embed its text again"
+        raise UserError(f"{name}, row {first + int(odd_K[at]) + 1}: the vector {what}", cure)
+    unit_ND = value_ND.div_(length_N1) if in_place else value_ND / length_N1
+    unit_ND[odd_K] = (odd_KD / odd_K1).float()
+    return unit_ND
 
 
 def nearest_rows(query_QD: Tensor, blocks: Iterable[Tensor], k: int) -> tuple[Tensor, Tensor]:

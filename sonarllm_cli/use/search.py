@@ -12,7 +12,6 @@ Legend: Q queries, N sentences, K nearest, C those of all files, D embedding.
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,18 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.kept import Arrays, kept
 from ..errors import UserError
 from ..flow.embed import embed
 from ..flow.embed_speech import SpeechModel
-from ..flow.embed_text import Line, embed_stream, fits
+from ..flow.embed_text import Line, embed_stream, fits, joined_blocks
 from ..flow.hear import Ears, as_listened, hear_utterances
-from ..flow.language import language_of
+from ..flow.language import AUTO, language_of
 from ..flow.segment import Sentence, segment_stream
 from ..flow.utterances import Utterance
 from ..io.audio import Recording, check_speech, is_recording
-from ..io.files import JSON_ENDINGS, atomic_file, display_name, open_bytes, read_errors, text_ending
+from ..io.files import JSON_ENDINGS, display_name, make_folder, open_bytes, read_errors, text_ending
 from ..io.texts import INPUT_ENDINGS, expand, read_texts
-from ..runtime import log
 from ..weights import model_dir, registry
 from ..weights.loaded import Space
 from .neighbours import nearest_rows
@@ -48,8 +47,6 @@ from .sides import (
     same_space,
     unit_blocks,
 )
-
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def search(
     paths: Sequence[str],
     space: Space,
     *,
-    lang: str = "eng_Latn",
+    lang: str = AUTO,
     query_lang: str = "",
     speech: str | SpeechModel = "",
     k: int = 5,
@@ -214,7 +211,7 @@ def _side(
 
     def embedded() -> Arrays:
         stream = embed_stream([Line(text, lang) for text in lines], space, batch_size=batch_size)
-        return {"vectors": np.concatenate([block.embeddings_ND for block in stream])}
+        return {"vectors": joined_blocks(stream, space.dim)}
 
     facts = [space.fingerprint, str(space.runtime.dtype), lang, *lines]
     arrays = _kept(facts, embedded, cache and name != "-" and bool(space.fingerprint))
@@ -238,19 +235,11 @@ def _recorded(name: str, heard: SpeechModel, batch_size: int | None, cache: bool
 def _kept(facts: Sequence[str], make: Callable[[], Arrays], keep: bool) -> Arrays:
     """What `make` makes, from the cache if it is there, under a hash of the `facts` that it follows from."""
     what = hashlib.sha256("\n".join(facts).encode()).hexdigest()
-    place = registry.models_home().parent / "search" / f"{what[:40]}.npz"
-    if keep and place.is_file():
-        try:
-            with np.load(place, allow_pickle=False) as kept:
-                return dict(kept)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
-            log.info("%s is damaged: it is made again", place)
-    arrays = make()
-    if keep:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(place) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-    return arrays
+    if not keep:
+        return make()
+    place = registry.models_home().parent / "search" / f"{what[:40]}.safetensors"
+    make_folder(place.parent)
+    return kept(place, what, make)
 
 
 def _hits(pairs: list[list[tuple[float, int]]], shelf: _Shelf, context: int) -> list[list[Hit]]:

@@ -11,7 +11,6 @@ Legend: N rows, D embedding.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,13 +20,12 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..flow.embed_speech import SpeechModel
-from ..flow.embed_text import Line, embed_stream
+from ..flow.embed_text import Line, embed_stream, joined_blocks, with_hint
 from ..flow.hear import Listened, read_recording
-from ..flow.language import TOLD, language_of
+from ..flow.language import lines_told
 from ..io.audio import Recording, is_recording
-from ..io.files import JSON_ENDINGS, display_name, open_bytes, read_errors, read_lines, text_ending
+from ..io.files import JSON_ENDINGS, display_name, load_json, open_bytes, read_errors, read_lines, text_ending
 from ..io.vectors import read_embeddings
-from ..languages import resolve
 from ..runtime import log
 from ..weights import registry
 from ..weights.loaded import Space
@@ -159,7 +157,7 @@ def holds_vectors(path: str) -> bool:
     with read_errors(path), open_bytes(path) as stream:
         head = next((line for line in stream if line.strip()), b"")
     try:
-        first = json.loads(head)
+        first = load_json(head)
     except ValueError:
         return False  # which whoever reads its texts says
     return isinstance(first, list) or (isinstance(first, dict) and "embedding" in first)
@@ -173,10 +171,11 @@ def open_vectors(path: str) -> VectorFile:
 
 def embed_lines(name: str, lines: Sequence[Line], space: Space, batch_size: int | None = None) -> Embedded:
     """Texts, each in its language, as a side called `name`. UserError if there are none."""
-    blocks = [block.embeddings_ND for block in embed_stream(lines, space, batch_size=batch_size)]
-    if not blocks:
-        raise UserError(f"{display_name(name)} is empty", "give it some text")
-    return Embedded(display_name(name), space.fingerprint, [line.text for line in lines], np.concatenate(blocks))
+    name = display_name(name)
+    if not lines:
+        raise UserError(f"{name} is empty", "give it some text")
+    vectors_ND = joined_blocks(embed_stream(lines, space, batch_size=batch_size), space.dim, name)
+    return Embedded(name, space.fingerprint, [line.text for line in lines], vectors_ND)
 
 
 def read_recorded(
@@ -195,10 +194,11 @@ def read_side(
     speech: str | SpeechModel = "",
     batch_size: int | None = None,
     blank: bool = False,
+    hint: bool = False,
 ) -> Side:
     """A file of embeddings, a recording that the encoder `speech` hears (see `flow.hear`), or texts, one a line (JSON
-    Lines: their "text", in their "lang" if they have one, else in `lang`, which "auto" is what the first of them look
-    like). Blank ones are left out, or with `blank` keep their row, as no words, which is logged. UserError for an input
+    Lines: their "text") in the language that `lines_told` tells. Blank ones are left out, or with `blank` keep their
+    row, as no words, which is logged; with `hint` it is too that lines are several sentences. UserError for an input
     that is neither."""
     if holds_vectors(path):
         return open_vectors(path)
@@ -208,11 +208,9 @@ def read_side(
     if empty := [row.number for row in rows if not row.text.strip()]:
         log.warning("%s: %d blank (first: line %d), taken as no words", display_name(path), len(empty), empty[0])
     loaded = space()
-    langs = loaded.tokenizer.langs
-    untold = "\n".join([row.text for row in rows if not row.lang][:TOLD])
-    own = language_of(untold, lang, langs, display_name(path))
-    lines = [Line(row.text, resolve(row.lang, langs) if row.lang else own, f"line {row.number}") for row in rows]
-    return embed_lines(path, lines, loaded, batch_size)
+    told = lines_told(rows, lang, loaded.tokenizer.langs, display_name(path))
+    told = with_hint(told, display_name(path)) if hint else told
+    return embed_lines(path, [Line(row.text, own, f"line {row.number}") for row, own in told], loaded, batch_size)
 
 
 def same_space(a: Side, b: Side) -> None:

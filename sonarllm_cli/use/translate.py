@@ -1,66 +1,52 @@
-"""Documents in one language → in another, sentence by sentence through a space, their layout kept.
+"""Documents in one language → in another, sentence by sentence through a space, their layout and marks kept.
 
-    for part in translate(text, translator(space, "ita_Latn", "eng_Latn"), lang="ita_Latn"): print(part.text, end="")
+    translate("Ich habe *keine* Zeit.", to="en").text                   # as the command does
+    for part in translated(text, "", run, lang="deu_Latn", space=space): ...       # a document, part by part
 
-What is no prose passes as it stands: blank lines, list marks, headings' marks, code and tables' rules of Markdown; of
-subtitles (.srt, .vtt) numbers, times and settings, and the marks around a cue (markup.py); addresses, and what has no
-letters, or letters of no language of the space. The prose of a block of lines is segmented, embedded and decoded. Of a
-recording each utterance is a line, or a cue of subtitles.
+What is no prose passes as it stands (pieces.py), and so does what is no words (markup.py), or in letters of no language
+of the space. The prose of a block of lines is segmented, embedded and decoded. A sentence around an address or code is
+translated in parts. Of a recording each utterance is a line, or a cue of subtitles.
 """
 
 from __future__ import annotations
 
-import os
-import re
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from ..errors import UserError
+from ..flow.back import Distances
+from ..flow.clauses import fitted
+from ..flow.cut import Fits
 from ..flow.decode import Search
+from ..flow.embed_speech import SpeechModel
 from ..flow.embed_text import fits
-from ..flow.hear import Listened
+from ..flow.hear import Ears, Listened, read_recording
+from ..flow.language import AUTO, language_of
+from ..flow.marks import flat
 from ..flow.say import Said, nearest_of, say
 from ..flow.segment import segment
 from ..flow.utterances import Utterance
-from ..io.audio import ENDINGS as SOUND_ENDINGS
-from ..io.audio import Recording, is_recording
-from ..io.files import display_name, text_ending, uncompressed
-from ..io.texts import HTML_ENDINGS, expand, read_texts
-from ..languages import foreign_letters
-from ..weights.loaded import Space
-from .markup import escaped, plain, turns
+from ..io.audio import Recording
+from ..languages import foreign_letters, resolve
+from ..runtime import Runtime, log
+from ..weights.loaded import DEFAULT, Space, load_space
+from .markup import Bare, Mark, breaks, cue, escaped, prose, put_back
+from .pieces import SUBTITLES, Piece, pieces
 
 SENTENCES = 256  # translated at once
-SUBTITLES = (".srt", ".vtt")
-TAKEN = (".txt", ".text", ".md", ".rst", *SUBTITLES, *SOUND_ENDINGS)  # what is taken of a folder
 Translate = Callable[[Sequence[str]], list[Said]]  # sentences on one line each → theirs
-_CLOCK = r"(?:(\d{1,3}):)?([0-5]\d):([0-5]\d[.,]\d{3})"
-_TIMES = re.compile(rf"\s*{_CLOCK}\s+-->\s+{_CLOCK}(?:\s.*)?")
-_FORM = "write them as 00:01:02,500 --> 00:01:04,000"
-_PREFIX = re.compile(r"[^\S\n]*(?:(?:>|#{1,6}|[-*+•–]|\d{1,3}[.)]|[A-Za-z]\))[^\S\n]+)*(?:\[[ xX]\]\s+)?")
-_FENCE = re.compile(r"\s*(?:```|~~~)")
-_RULE = re.compile(r"[\s|:=*_~+-]*")
-_ADDRESS = re.compile(
-    r"[<(\[]?(?:(?:[a-z][a-z\d+.-]*://|www\.)\S+|(?:mailto:)?[\w.+-]+@[\w-]+(?:\.[\w-]+)+[>)\].,;:!?]*)", re.I
-)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Part of a document: what passes as it stands, `before` its prose and `after` it. `prose` may be empty."""
-
-    before: str
-    prose: str = ""
-    after: str = ""
 
 
 @dataclass(frozen=True)
 class Translated:
     """A sentence of a document, whose characters `start` to `end` it is, from the line `line` (from 1) on; and what it
-    is in the other language; None of one in foreign letters, which stands as it is. Or an utterance: its words, if they
-    were asked for, seconds, and number."""
+    is in the other language, both without marks. None of one in foreign letters, which stands as it is. Of a sentence
+    that was translated in parts the score is their mean, the cosine the least. Or an utterance: its words, if they were
+    asked for, seconds, and number."""
 
     source: str
     start: float
@@ -77,206 +63,243 @@ class Part:
     sentences: list[Translated]
 
 
-def translator(
-    space: Space,
-    lang: str,
-    to: str,
-    search: Search | None = None,
-    batch_size: int | None = None,
-    by_clauses: bool = True,
-) -> Translate:
-    """What translates sentences from one language of a space to another; see `flow.say`."""
-    space.tokenizer.lang_id(to)  # UserError for a language that the space has not
-    return lambda sentences: say(sentences, lang, to, space, search, batch_size=batch_size, by_clauses=by_clauses)
+@dataclass(frozen=True, kw_only=True)
+class Translator:
+    """What translates documents into the language `to` of a space. They are in `lang`, "auto" in what each looks like;
+    `kind` is ".srt" or ".vtt" of subtitles (of a recording what is written), ".md" of Markdown, else plain text. With
+    `bilingual` each block, or cue, is followed by its translation on a line of its own; with `clauses` a long sentence
+    that came out far is tried clause by clause. `speech` is the encoder of recordings (see `flow.hear`)."""
+
+    space: Space
+    to: str
+    lang: str = AUTO
+    bilingual: bool = False
+    clauses: bool = True
+    search: Search = field(default_factory=Search)
+    batch_size: int | None = None
+    speech: str | SpeechModel = ""
+
+    @functools.cached_property
+    def _ears(self) -> Ears:
+        return Ears(self.space, self.speech)
+
+    def parts(self, document: str | Recording, kind: str = "", name: str = "", tell: str = "") -> Iterator[Part]:
+        """A document's parts, in order: joined their texts are it. How many sentences came out far from what they say,
+        and where, is logged, after what is to `tell`. Messages call the document by its `name`.
+
+        UserError for a language that the space has not, and a text in the language that is to be written."""
+        space, to = self.space, resolve(self.to, self.space.tokenizer.langs)
+        if isinstance(document, Recording):
+            ears = self._ears.of(document.name)
+            heard = read_recording(document, space, self.lang, speech=ears, batch_size=self.batch_size)
+            parts = translate_speech(heard, to, kind=kind, search=self.search, bilingual=self.bilingual)
+            return _told(parts, tell, "utterance")
+        lang = language_of(document, self.lang, space.tokenizer.langs, name or "the text")
+        if lang == to:
+            cure = "--lang says what it is in, --to what to write"
+            raise UserError(f"{name or 'the text'} would go from {lang} into {to}", cure)
+        options: dict[str, Any] = {"batch_size": self.batch_size, "by_clauses": self.clauses}
+
+        def run(sentences: Sequence[str]) -> list[Said]:
+            return say(sentences, lang, to, space, self.search, **options)
+
+        parts = translated(document, kind, run, lang=lang, to=to, space=space, bilingual=self.bilingual)
+        return _told(parts, tell, "line")
 
 
-def check_kept(names: Sequence[str], place: str | Path) -> None:
-    """UserError where one of the files would be written over by what is written to `place`."""
-    for name in names:
-        if name != "-" and os.path.realpath(place) == os.path.realpath(name):
-            raise UserError(f"{name} would be written over", "choose another -o")
-
-
-def files_of_documents(paths: Sequence[str], folder: str, kind: str = "") -> list[tuple[str, Path]]:
-    """The files that `paths` mean, each with the place of its translation in `folder`: a file's own name, within a
-    folder its path there, without .gz and the like; of a recording `kind`, its ending as subtitles, or .txt comes
-    after, of HTML .txt. What is in `folder` itself is not taken of a folder around it. UserError where two would have
-    one place, or one would be written over."""
-    target = Path(os.path.realpath(folder))
-    found: dict[Path, str] = {}
-    for path in paths:
-        if path == "-":
-            raise UserError("standard input has no name to be written under", "translate it by itself, with -o FILE")
-        around = os.path.isdir(path) and Path(os.path.realpath(path)) in target.parents
-        for name in expand([path], TAKEN):
-            if around and target in Path(os.path.realpath(name)).parents:
-                continue
-            own = os.path.relpath(name, path) if os.path.isdir(path) else os.path.basename(name)
-            if is_recording(name):
-                own += kind if kind in SUBTITLES else ".txt"
+def _told(parts: Iterator[Part], tell: str, place: str) -> Iterator[Part]:
+    distances = Distances()
+    for part in parts:
+        for one in part.sentences:
+            if one.said:
+                distances.see(one.line, one.said.cosine)
             else:
-                own = uncompressed(own) + (".txt" if text_ending(own) in HTML_ENDINGS else "")
-            place = Path(folder, own)
-            if place in found:
-                raise UserError(f"two files are named {own}", "choose another -o, or translate them one by one")
-            check_kept([name], place)
-            found[place] = name
-    if not found:
-        raise UserError(f"every text there is lies in {folder}, where translations go", "choose another -o")
-    return [(name, place) for place, name in found.items()]
-
-
-def read_translatable(name: str, kind: str = "") -> tuple[str | Recording, str]:
-    """A file's text, and its `kind` (see `pieces`), by its ending unless it is given; or a recording, not read yet, and
-    the kind of subtitles that is given. UserError for a text that can't be read, is empty, or has broken times."""
-    if is_recording(name):
-        return Recording(name), kind if kind in SUBTITLES else ""
-    [(_, text)] = read_texts([name])
-    kind = kind or ("" if name == "-" else text_ending(name))
-    kind = kind if kind in (*SUBTITLES, ".md") else ""
-    try:
-        for _ in pieces(text, kind):
-            pass
-    except UserError as error:
-        raise UserError(f"{display_name(name)}, {error.message}", error.cure) from None
-    return text, kind
-
-
-def pieces(text: str, kind: str = "") -> Iterator[Piece]:
-    """A document in parts; joined they are the document. `kind` is ".srt" or ".vtt" of subtitles, ".md" of Markdown;
-    anything else is plain text, whose lines are prose but for list marks. UserError for broken times."""
-    return _cues(text, kind) if kind in SUBTITLES else _blocks(text, kind == ".md")
-
-
-def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
-    """Plain text and Markdown: a block is the lines from a mark, or a blank line, to the next."""
-    held: list[str] = []
-    mark, fenced = "", False
-
-    def block() -> Iterator[Piece]:
-        if held:
-            whole = "".join(held)
-            prose = whole.rstrip()
-            yield Piece(mark, prose, whole[len(prose) :])
-            held.clear()
-
-    for line in text.splitlines(keepends=True):
-        fence = markdown and bool(_FENCE.match(line))
-        found = _PREFIX.match(line)
-        prefix = found.group() if found else ""
-        if fence or fenced or _RULE.fullmatch(line) or (markdown and line.startswith(("    ", "\t")) and not held):
-            yield from block()
-            yield Piece(line)
-            fenced ^= fence
-            continue
-        if prefix.strip() or not held:
-            yield from block()
-            mark, line = prefix, line[len(prefix) :]
-        held.append(line)
-        if markdown and mark.lstrip().startswith("#"):  # a heading is one line
-            yield from block()
-    yield from block()
-
-
-def _cues(text: str, kind: str) -> Iterator[Piece]:
-    """Subtitles: a cue's lines after its times are prose, up to a blank line."""
-    held: list[str] = []
-    passed: list[str] = []
-    spoken, cues = False, 0
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        if "-->" in line:
-            if not _whole(line):
-                raise UserError(f"line {number}: broken times {line.strip()!r}", _FORM)
-            spoken, cues = True, cues + 1
-            passed.append(line)
-        elif not line.strip():
-            if held:
-                yield from _cue(passed, held)
-            spoken = False
-            passed.append(line)
-        elif spoken:
-            held.append(line)
-        else:
-            passed.append(line)
-    if held:
-        yield from _cue(passed, held)
-    elif passed:
-        yield Piece("".join(passed))
-    if not cues:
-        raise UserError(f"there are no times in subtitles ({kind})", f"{_FORM}; or rename the file to .txt")
-
-
-def _whole(line: str) -> bool:
-    """Whether a cue's times are both there, and its end is not before its start."""
-    found = _TIMES.fullmatch(line.rstrip("\r\n"))
-    if not found:
-        return False
-    start, end = (
-        [int(hours or 0), int(minutes), float(seconds.replace(",", "."))]
-        for hours, minutes, seconds in (found.groups()[:3], found.groups()[3:])
-    )
-    return start <= end
-
-
-def _cue(passed: list[str], held: list[str]) -> Iterator[Piece]:
-    for before, prose, after in turns("".join(held)):
-        yield Piece("".join(passed) + before, prose, after)
-        passed.clear()
-    held.clear()
+                distances.leave(one.line)
+        yield part
+    if told := distances.told("sentences", place):
+        log.info("%s%s", tell, told)
 
 
 def translate(
+    text: str | Recording,
+    to: str = "eng_Latn",
+    *,
+    lang: str = AUTO,
+    model: str | Space = DEFAULT,
+    runtime: Runtime | None = None,
+    kind: str = "",
+    bilingual: bool = False,
+    clauses: bool = True,
+    speech: str | SpeechModel = "",
+    batch_size: int | None = None,
+    **options: Any,
+) -> Part:
+    """A text, or a recording, in the language `to`, with its layout: → its text and sentences. `options` are fields of
+    `Search`, the others those of a `Translator`.
+
+    >>> translate("Ich habe keine Zeit.", to="en").text      # doctest: +SKIP
+
+    Raises UserError for a language that the model has not, a text in the language `to`, and broken subtitles.
+    """
+    space = model if isinstance(model, Space) else load_space(model, runtime)
+    own: dict[str, Any] = {"lang": lang, "bilingual": bilingual, "clauses": clauses, "batch_size": batch_size}
+    translator = Translator(space=space, to=to, speech=speech, search=Search(**options), **own)
+    parts = [*translator.parts(text, kind)]
+    return Part("".join(part.text for part in parts), [one for part in parts for one in part.sentences])
+
+
+class _Bit(NamedTuple):
+    """A stretch of a sentence, whether it stands as it is, and whether white space is before it."""
+
+    text: str
+    stands: bool
+    apart: bool
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    """A sentence without its marks: its place in the words of its piece, its bits, the marks within it each with its
+    words, and the signs before and after it of marks around several."""
+
+    start: int
+    end: int
+    bits: list[_Bit]
+    marks: list[tuple[Mark, str]]
+    before: str
+    after: str
+
+    @property
+    def source(self) -> str:
+        return self._whole([bit.text for bit in self.bits])
+
+    @property
+    def wanted(self) -> list[str]:
+        """What is to be said for it: the bits that don't stand, and the words of marks that are not around all of it;
+        nothing of a sentence without words."""
+        bits = [bit.text for bit in self.bits if not bit.stands]
+        return [*bits, *(words for mark, words in self.marks if self._alone(mark, words))] if bits else []
+
+    def said(self, found: Iterator[Said], to: str) -> tuple[Said, str]:
+        """Of what was said of all that is wanted its own: the sentence, and the same with marks."""
+        parts = {i: next(found) for i, bit in enumerate(self.bits) if not bit.stands}
+        last = len(self.bits) - 1
+        texts = [
+            fitted(parts[i].text, bit.text, to, i > 0, i < last) if i in parts else bit.text
+            for i, bit in enumerate(self.bits)
+        ]
+        own = [next(found).text if self._alone(mark, words) else words for mark, words in self.marks]
+        text = self._whole(texts)
+        score, cosine = fmean(part.score for part in parts.values()), min(part.cosine for part in parts.values())
+        return Said(text, score, cosine), self.marked(text, own)
+
+    def marked(self, text: str, own: Sequence[str] | None = None) -> str:
+        """A text, the sentence or what was said of it, with its marks."""
+        own = [words for _, words in self.marks] if own is None else own
+        length = self.end - self.start
+        return f"{self.before}{put_back(text, [m for m, _ in self.marks], own, length)}{self.after}"
+
+    def _alone(self, mark: Mark, words: str) -> bool:
+        return mark.end - mark.start < self.end - self.start and any(map(str.isalpha, words))
+
+    def _whole(self, texts: Sequence[str]) -> str:
+        return "".join(f"{' ' * (bit.apart and i > 0)}{text}" for i, (bit, text) in enumerate(zip(self.bits, texts)))
+
+
+def _sentences(text: Bare, lang: str, fit: Fits | None) -> list[_Sentence]:
+    """The sentences of a piece. None ends within a link, or within what stands."""
+    spans = [(s.start, s.end) for s in segment(text.words, lang=lang, fits=fit)]
+    begins, ends = {start for start, _ in spans}, {end for _, end in spans}
+    around = [m for m in text.marks if m.start in begins and m.end in ends]
+    whole = [*text.stands, *((m.start, m.end) for m in text.marks if m.kept and m not in around)]
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        if joined and any(a < joined[-1][1] and b > start for a, b in whole):
+            start = joined.pop()[0]
+        joined.append((start, end))
+    out = []
+    for i, (start, end) in enumerate(joined):
+        next_start = joined[i + 1][0] if i + 1 < len(joined) else len(text.words) + 1
+        inner = [
+            (m, flat(text.words[m.start : m.end]))
+            for m in text.marks
+            if (start <= m.start < m.end <= end)
+            or (m.start == m.end and (start <= m.start or i == 0) and m.start < next_start)
+        ]
+        several = [m for m in around if m.end - m.start > end - start]
+        before = "".join(m.opening for m in several if m.start == start)
+        after = "".join(m.closing for m in several if m.end == end)
+        out.append(_Sentence(start, end, _bits(text, start, end), inner, before, after))
+    return out
+
+
+def _bits(text: Bare, start: int, end: int) -> list[_Bit]:
+    """A sentence cut around what stands; a stretch without letters stands too."""
+    stands = [(max(a, start), min(b, end)) for a, b in text.stands if a < end and b > start]
+    edges = [start, *(edge for span in stands for edge in span), end]
+    out = []
+    for i, (a, b) in enumerate(pairwise(edges)):
+        words = text.words[a:b]
+        if own := flat(words):
+            apart = words[0].isspace() or (a > 0 and text.words[a - 1].isspace())
+            out.append(_Bit(own, i % 2 == 1 or not any(map(str.isalpha, own)), apart))
+    return out
+
+
+def translated(
     text: str,
+    kind: str,
     run: Translate,
     *,
     lang: str,
-    kind: str = "",
+    to: str = "",
     space: Space | None = None,
     bilingual: bool = False,
     most: int = SENTENCES,
 ) -> Iterator[Part]:
-    """The document's parts, translated, in order: joined their texts are it. With `bilingual` each block, or cue, is
-    followed by its translation on a line of its own. Sentences over the limit of `space` are cut first, and those in
-    letters that none of its languages has stand as they are."""
+    """The parts of a document, whose `kind` is one of `pieces`, as `run` translates its sentences. Those over the limit
+    of `space` are cut first, and those in letters that none of its languages has stand as they are."""
     parts = pieces(text, kind)
     fit = fits(space) if space else None
     langs = space.tokenizer.langs if space else []
     newline = "\r\n" if "\r\n" in text else "\n"
     offset, line = 0, 1  # of the piece
     while group := list(islice(parts, most)):
-        words = [plain(p.prose) if kind in SUBTITLES else (p.prose, range(len(p.prose) + 1)) for p in group]
-        sentences = [[] if _wordless(prose) else segment(prose, lang=lang, fits=fit) for prose, _ in words]
-        foreign = {s.flat for own in sentences for s in own if langs and foreign_letters(s.flat, langs)}
-        flat = [s.flat for own in sentences for s in own if not (_wordless(s.flat) or s.flat in foreign)]
-        found = iter(run(flat) if flat else [])
-        for piece, (_, places), own in zip(group, words, sentences):
+        read = [cue(piece.prose) if kind in SUBTITLES else prose(piece.prose) for piece in group]
+        sentences = [_sentences(words, lang, fit) for words in read]
+        foreign = {
+            s.source for own in sentences for s in own if langs and s.wanted and foreign_letters(s.source, langs)
+        }
+        wanted = [words for own in sentences for s in own if s.source not in foreign for words in s.wanted]
+        found = iter(run(wanted) if wanted else [])
+        for piece, words, own in zip(group, read, sentences):
             at = offset + len(piece.before)
             above = line + piece.before.count("\n")
-            out = [
-                Translated(
-                    s.flat,
-                    at + places[s.start],
-                    at + places[s.end],
-                    above + piece.prose.count("\n", 0, places[s.start]),
-                    None if _wordless(s.flat) or s.flat in foreign else next(found),
-                )
-                for s in own
-            ]
-            said = piece.prose
-            if any(t.said for t in out):
-                said = " ".join(t.said.text if t.said else t.source for t in out)
-                if kind in SUBTITLES:
-                    said = escaped(_wrapped(said, piece.prose.count("\n") + 1, newline), piece.prose, kind)
-                if bilingual:
-                    said = f"{piece.prose}{newline}{said}"
-            yield Part(piece.before + said + piece.after, [t for t in out if t.said or t.source in foreign])
+            out: list[Translated] = []
+            text, ended = "", 0
+            for s in own:
+                said, marked = None, s.marked(s.source)
+                if s.wanted and s.source not in foreign:
+                    said, marked = s.said(found, to)
+                place, end = words.places[s.start], words.places[s.end]
+                row = above + piece.prose.count("\n", 0, place)
+                out.append(Translated(s.source, at + place, at + end, row, said))
+                text += words.words[ended : s.start] + marked
+                ended = s.end
+            yield Part(
+                piece.before + _shown(piece, out, text, kind, newline, bilingual) + piece.after,
+                [one for one in out if one.said or one.source in foreign],
+            )
             whole = piece.before + piece.prose + piece.after
             offset, line = offset + len(whole), line + whole.count("\n")
 
 
-def _wordless(text: str) -> bool:
-    """Whether a text has no words, but numbers, marks and addresses."""
-    return not any(any(map(str.isalpha, word)) and not _ADDRESS.fullmatch(word) for word in text.split())
+def _shown(piece: Piece, sentences: list[Translated], text: str, kind: str, newline: str, bilingual: bool) -> str:
+    """The prose of a piece as it is in the other language."""
+    if not any(one.said for one in sentences):
+        return piece.prose
+    if kind in SUBTITLES:
+        text = escaped(_wrapped(text, *breaks(piece.prose, newline)), piece.prose, kind)
+    return f"{piece.prose}{newline}{text}" if bilingual else text
 
 
 def translate_speech(
@@ -308,7 +331,7 @@ def _cue_head(number: int, time: Utterance, kind: str) -> str:
 
 def _wrapped(text: str, lines: int, newline: str) -> str:
     """A text on so many lines of like length, or fewer."""
-    words = text.split(" ")
+    words = text.split()
     out = [""]
     for word in words:
         if len(out) < lines and len(out[-1]) + len(word) / 2 > len(text) / lines:

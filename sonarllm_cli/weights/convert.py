@@ -200,7 +200,7 @@ def import_speech(
 def speech_beginning(path: PathName) -> tuple[SpeechConfig, dict[str, Tensor]]:
     """The encoder of a checkpoint that a student may start from: a published SONAR encoder, w2v-BERT 2.0 or SeamlessM4T
     v1 in transformers' layout (a folder with config.json). → its shape, and its weights by our names, float32."""
-    found = match(read_source(path), (*SPEECH_ENCODERS, *SPEECH_BEGINNINGS), "speech encoder")
+    found = _speech_start(path)
     shape = _speech_shape(found, None, None)
     with torch.device("meta"):
         net = SpeechEncoder(shape)
@@ -208,6 +208,15 @@ def speech_beginning(path: PathName) -> tuple[SpeechConfig, dict[str, Tensor]]:
     if missing := [name for name, _ in net.named_parameters() if name.startswith("layers.") and name not in names]:
         raise UserError(f"{path} has no {missing[0]}", "is the file whole? fetch it again")
     return shape, {name: found.tensor(name).float() for name in names}
+
+
+def speech_shape(path: PathName) -> SpeechConfig:
+    """The shape of the encoder of such a checkpoint."""
+    return _speech_shape(_speech_start(path), None, None)
+
+
+def _speech_start(path: PathName) -> Found:
+    return match(read_source(path), (*SPEECH_ENCODERS, *SPEECH_BEGINNINGS), "speech encoder")
 
 
 def _speech_shape(found: Found, heads: int | None, pooler_heads: int | None) -> SpeechConfig:
@@ -299,7 +308,12 @@ def _llama_shape(found: Found, settings: dict[str, Any]) -> SonarLLMConfig:
     for key, want in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
         if llama.get(key, want) != want:
             raise UserError(f"{path}: {key} {llama[key]!r} is not supported", f"SONAR-LLM has {want!r}")
-    rope = {**llama, **(llama.get("rope_scaling") or {}), **(llama.get("rope_parameters") or {})}
+    scaled = [llama[key] for key in ("rope_scaling", "rope_parameters") if llama.get(key)]
+    if not all(isinstance(one, dict) for one in scaled):
+        raise UserError(
+            f"the config of {path} has no table of rotary settings, but {str(scaled[0])[:80]}", "fetch it again"
+        )
+    rope = {key: value for table in (llama, *scaled) for key, value in table.items()}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "llama3"):
         raise UserError(f"{path}: rotary scaling {kind!r} is not supported", "supported are default and llama3")

@@ -206,33 +206,9 @@ def write_tokenizer(words: Tokenizer, folder: Path, limit: int) -> None:
 def _write_sentence_transformers(stored: StoredWeights, folder: Path, weights: str, lang: str) -> None:
     """The modules one after the other: encoder, a layer before pooling, pooling, projection, norm."""
     shape, net = stored.shape, stored.net()
-    limit, width = shape.max_source_tokens, shape.width
-    values = _named(MEGATRON_BERT, stored, "encoder.", net.encoder)
-    words, (rows, read) = "embeddings.word_embeddings.weight", values["embeddings.word_embeddings.weight"]
-    values[words] = rows, lambda name: read(name) * width**0.5
-    values["embeddings.position_embeddings.weight"] = (limit, width), lambda _: sinusoid_TM(limit, width)
-    values["embeddings.token_type_embeddings.weight"] = (1, width), lambda _: torch.zeros(1, width)
-    values["pooler.dense.weight"] = (width, width), lambda _: torch.zeros(width, width)  # loaded, and read by nobody
-    values["pooler.dense.bias"] = (width,), lambda _: torch.zeros(width)
-    config = {
-        "model_type": "megatron-bert",
-        "architectures": ["MegatronBertModel"],
-        "hidden_size": width,
-        "num_hidden_layers": shape.encoder_layers,
-        "num_attention_heads": shape.heads,
-        "intermediate_size": shape.ffn,
-        "hidden_act": "relu",
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "layer_norm_eps": 1e-5,
-        "max_position_embeddings": limit,
-        "type_vocab_size": 1,
-        "vocab_size": shape.vocab_size,
-        "dtype": weights,
-        **_IDS,
-    }
-    _part(folder, config, weights, values, stored, limit)
-    _json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
+    config, values = _megatron_bert(stored, net, weights)
+    _part(folder, config, weights, values, stored, shape.max_source_tokens)
+    _json(folder / "sentence_bert_config.json", {"max_seq_length": shape.max_source_tokens, "do_lower_case": False})
 
     modules = [("", "Transformer")]
 
@@ -259,7 +235,7 @@ def _write_sentence_transformers(stored: StoredWeights, folder: Path, weights: s
         dense("pool_proj", "activation.ReLU", "token_embeddings")
     modes = dict(zip(("mean", "max", "last"), ("mean_tokens", "max_tokens", "lasttoken"), strict=True))
     chosen = {f"pooling_mode_{mode}": pooling == shape.pooling for pooling, mode in modes.items()}
-    pooling = {"word_embedding_dimension": shape.pool_width or width, "pooling_mode_cls_token": False, **chosen}
+    pooling = {"word_embedding_dimension": shape.pool_width or shape.width, "pooling_mode_cls_token": False, **chosen}
     module("Pooling", {**pooling, "include_prompt": True}, {})
     if any(name.startswith("out_proj.") for name, _ in net.encoder.named_parameters()):
         dense("out_proj", "linear.Identity", "sentence_embedding")
@@ -278,6 +254,38 @@ def _write_sentence_transformers(stored: StoredWeights, folder: Path, weights: s
     settings = {"prompts": prompts, "default_prompt_name": lang, "similarity_fn_name": "cosine"}
     _json(folder / "config_sentence_transformers.json", settings)
     _card(stored, folder, _ST_USE.replace("LANG", lang))
+
+
+def _megatron_bert(
+    stored: StoredWeights, net: Sonar, weights: str
+) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], Values]]]:
+    """The encoder's layers as transformers' MegatronBert: its config, and its weights by name."""
+    shape, limit, width = stored.shape, stored.shape.max_source_tokens, stored.shape.width
+    values = _named(MEGATRON_BERT, stored, "encoder.", net.encoder)
+    words, (rows, read) = "embeddings.word_embeddings.weight", values["embeddings.word_embeddings.weight"]
+    values[words] = rows, lambda name: read(name) * width**0.5
+    values["embeddings.position_embeddings.weight"] = (limit, width), lambda _: sinusoid_TM(limit, width)
+    values["embeddings.token_type_embeddings.weight"] = (1, width), lambda _: torch.zeros(1, width)
+    values["pooler.dense.weight"] = (width, width), lambda _: torch.zeros(width, width)  # loaded, and read by nobody
+    values["pooler.dense.bias"] = (width,), lambda _: torch.zeros(width)
+    config = {
+        "model_type": "megatron-bert",
+        "architectures": ["MegatronBertModel"],
+        "hidden_size": width,
+        "num_hidden_layers": shape.encoder_layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.ffn,
+        "hidden_act": "relu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": limit,
+        "type_vocab_size": 1,
+        "vocab_size": shape.vocab_size,
+        "dtype": weights,
+        **_IDS,
+    }
+    return config, values
 
 
 # ---------------------------------------------------------------------------------------------- what they share

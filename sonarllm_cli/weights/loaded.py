@@ -2,6 +2,8 @@
 
 space = load_space("mini-sonar", runtime)
 writer = load_writer("mini", runtime)      # with its space
+
+Legend: W words that may be written.
 """
 
 from __future__ import annotations

@@ -53,10 +53,13 @@ def read_source(path: PathName) -> Source:
         if (path / name).is_file():
             return Source(path / name, _read_file(path / name), config)
         if (index := path / f"{name}.index.json").is_file():
-            files = sorted(set(model_dir.read_json(index).get("weight_map", {}).values()))
+            named = model_dir.read_json(index).get("weight_map")
+            files = {*named.values()} if isinstance(named, dict) and all(type(f) is str for f in named.values()) else {}
+            if not files:
+                raise UserError(f"{index} has no weight_map of files", model_dir.AGAIN)
             if any(Path(file).name != file for file in files):
                 raise UserError(f"{index} names a file outside its folder", model_dir.AGAIN)
-            shards = [_read_file(path / file) for file in files]
+            shards = [_read_file(path / file) for file in sorted(files)]
             return Source(path, {key: value for shard in shards for key, value in shard.items()}, config)
     raise UserError(f"{path} holds no model.safetensors and no pytorch_model.bin", "name the weights' file itself")
 

@@ -2,6 +2,8 @@
 
 Weights are float32, float16, bfloat16, or int8 with one float16 scale a row (`NAME` int8, `NAME.scale`). They are read
 memory-mapped, tensor by tensor, straight into the model, so that loading holds one copy.
+
+Legend: N rows of a matrix, M its columns.
 """
 
 from __future__ import annotations

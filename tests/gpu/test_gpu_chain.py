@@ -11,8 +11,10 @@ import torch
 from conftest import PARITY
 from safetensors.torch import load_file
 
-from sonarllm_cli.flow import embed, embed_speech
+from sonarllm_cli.flow import embed_text
 from sonarllm_cli.flow.decode import decode
+from sonarllm_cli.flow.embed import load_speech
+from sonarllm_cli.flow.embed_speech import encode_utterances
 from sonarllm_cli.flow.embed_text import embed_sentences, encode
 from sonarllm_cli.flow.predict import Reader, predict
 from sonarllm_cli.nets import fbank
@@ -76,11 +78,11 @@ def test_speech_is_heard_as_sonar_space_hears_it(home, runtime, tmp_path, monkey
     folder = PARITY.parent / "parity-speech"
     monkeypatch.setenv("SONARLLM_HOME", str(tmp_path))
     convert.import_speech("ears", checkpoint=folder / "speech_encoder.fairseq1.pt", lang="en")
-    want, ears = load_file(folder / "expected.safetensors"), embed_speech.load_speech("ears", runtime)
+    want, ears = load_file(folder / "expected.safetensors"), load_speech("ears", runtime)
     clips = [key.removeprefix("fbank.") for key in want if key.startswith("fbank.")]
     clips.remove("pauses")  # whose features are nearly equal in silence
     steps = [(frames := want[f"fbank.{c}"])[: len(frames) // 2 * 2].reshape(-1, fbank.FEATURES) for c in clips]
-    got_ND = embed_speech.encode_utterances(steps, ears)
+    got_ND = encode_utterances(steps, ears)
     agree(got_ND, torch.stack([want[f"embedding.{clip}"] for clip in clips]), runtime)
 
 
@@ -124,14 +126,14 @@ def starved(device, monkeypatch):
         yield starve
         torch.cuda.set_per_process_memory_fraction(1.0)
         return
-    plain = embed._encode_batch
+    plain = embed_text._encode_batch
 
     def full(ids, space):
         if len(ids) > 200:
             raise torch.OutOfMemoryError("no room")
         return plain(ids, space)
 
-    yield lambda: monkeypatch.setattr(embed, "_encode_batch", full)
+    yield lambda: monkeypatch.setattr(embed_text, "_encode_batch", full)
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved(device, starved, caplog, monkeypatch):

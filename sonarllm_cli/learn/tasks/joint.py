@@ -29,7 +29,7 @@ from ...nets.sonar import Sonar
 from ...runtime import log
 from ...weights import model_dir, registry
 from ...weights.loaded import Space
-from ..build import shape_of, trained_parameters
+from ..build import check_trained, shape_of, trained_parameters
 from ..recipe import Settings
 from .sonar import CPU, ItemBatch, SonarTask
 from .sonar_llm import Group, SonarLLMTask
@@ -79,24 +79,25 @@ class JointTask:
         """UserError for a recipe that lacks one of the two models, or in which one can't learn; nothing is read yet."""
         run = self.settings.run
         if not run.init:
-            raise UserError("run.writer needs a space to start from", "add run.init, a sonar model")
+            raise UserError("run.writer needs a space to start from", 'add run.init, such as "mini-sonar"')
         if not run.writer:
-            raise UserError("loss.guess needs a concept model", "add run.writer, a sonar-llm model")
+            raise UserError("loss.guess needs a concept model", 'add run.writer, such as "mini"')
         if not self.settings.loss.guess:
             raise UserError("run.writer learns nothing while loss.guess is 0", "add loss.guess, such as 1.0")
         registry.find_space(run.init)
         space, writer = SonarTask.shape(self.settings), shape_of(run.writer, KIND, "run.writer")
         if writer.embedding != space.embedding:
-            cure = f"name one whose vectors have {space.embedding}"
-            raise UserError(f"run.writer {run.writer} predicts vectors of {writer.embedding} numbers", cure)
+            what = f"run.writer {run.writer} predicts vectors of {writer.embedding} numbers"
+            raise UserError(f"{what}, run.init {run.init} has {space.embedding}", f"name a {KIND} model of that space")
         with torch.device("meta"):
             model = Joint(Sonar(space), kind_of(KIND).net(writer))
+        check_trained(self.settings, model)
         learning = {name.split(".")[0] for name in trained_parameters(self.settings, model)}
-        cure = 'add run.train_only = ["decoder.layers", "decoder.layer_norm", "writer"]'
+        cure = 'use run.train_only = ["decoder.layers", "decoder.layer_norm", "writer"]'
         if "encoder" in learning:
             raise UserError("the encoder can't learn beside run.writer: documents are embedded once", cure)
-        if missing := {"decoder", "writer"} - learning:
-            raise UserError(f"of the two that learn together run.train_only leaves out the {missing.pop()}", cure)
+        if missing := sorted({"decoder", "writer"} - learning):
+            raise UserError(f"of the two that learn together run.train_only leaves out the {missing[0]}", cure)
 
     def _writers(self, space: Space) -> Settings:
         """The recipe as the concept model's: what it is called and how it is stored are as they were."""

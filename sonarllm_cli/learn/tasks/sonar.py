@@ -158,7 +158,8 @@ class SonarTask(Cost):
         source = prepared.read(Path(data.root, data.prepared))
         self.tokenizer = source.vocabulary
         if self.base and self.base.tokenizer.model_bytes != self.tokenizer.model_bytes:
-            raise UserError(f"run.init {self.base.name} has another vocabulary than data.prepared", "leave it out")
+            cure = "name the space that it was prepared by, or leave run.init out"
+            raise UserError(f"run.init {self.base.name} has another vocabulary than data.prepared", cure)
         if self.settings.loss.teacher and not len(source.teacher):
             log.info("data.prepared has no teacher: loss.teacher is left out")
         self.train = corpus.of_prepared(source, data.max_tokens, held=False)

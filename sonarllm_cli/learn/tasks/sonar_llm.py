@@ -111,12 +111,18 @@ class SonarLLMTask(Cost):
         if not (init := self.settings.run.init):
             return self._start(net_class(self.config).init_())
         shape = shape_of(init, self.settings.kind)
-        if shape != self.config:
-            raise UserError(f"run.init {init} has another shape than the recipe", "leave [model] out")
+        for name, own in asdict(shape).items():
+            if (value := getattr(self.config, name)) != own:
+                told = self.settings.model.get(name) == value
+                cure = f"leave model.{name} out" if told else f"name a model of the space {self.space.name}"
+                raise UserError(f"run.init {init} has {name} {own}, the run {value}", cure)
         with torch.device("meta"):
             model = net_class(shape)
+        learns = [p.requires_grad for p in model.parameters()]  # a normaliser does not
         tensors.load_weights(model, registry.find(init), CPU, torch.float32)
-        return model.requires_grad_(True)
+        for p, does in zip(model.parameters(), learns, strict=True):
+            p.requires_grad_(does)
+        return model
 
     def _start(self, model: Any) -> Any:
         model.project_out.bias.data.copy_(self.data.mean())

@@ -10,6 +10,7 @@ Source: Duquenne et al. 2023 (arXiv 2308.11466), 3.3; Park et al. 2019 (SpecAugm
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -86,9 +87,10 @@ class SpeechTask(Cost):
         if settings.loss.spell:  # a part of the model as long as it learns
             self.speller = Speller((clip.text for clip in self.train), self.model.config)
             self.model.add_module("speller", self.speller)
-        if settings.speech.statistics == "masked" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        learns = any(isinstance(module, StepNorm) and module.learns for module in self.model.modules())
+        if learns and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             cure = 'use speech.statistics = "frozen", or model.conv_norm = "layer"'
-            raise UserError("masked statistics are of one process' clips alone", cure)
+            raise UserError('speech.statistics = "masked" would count one process\' clips alone', cure)
         hours = sum(clip.seconds for clip in self.train) / 3600
         log.info("%d clips, %.2f hours, in %s", len(self.train), hours, ", ".join(self.langs))
 
@@ -98,10 +100,19 @@ class SpeechTask(Cost):
 
     @classmethod
     def shape(cls, settings: Settings) -> SpeechConfig:
-        """The config of the network that the recipe describes, if it is a new one."""
-        fields = {"embedding": space_config(settings.sonar).embedding, **settings.model}
+        """The config of the network that the recipe describes; where it begins with one that is not on this machine, as
+        if it were a new one."""
+        begun = {}
+        with contextlib.suppress(UserError):
+            begun = asdict(_beginning(settings.run.init, shape=True)[0]) if settings.run.init else {}
+        fields = {**begun, "embedding": space_config(settings.sonar).embedding, **settings.model}
         config: SpeechConfig = config_from(SpeechConfig, fields)
         return config
+
+    @classmethod
+    def beside(cls, settings: Settings) -> Sequence[str]:
+        """The speller."""
+        return ["speller.proj.weight", "speller.proj.bias"] if settings.loss.spell else ()
 
     @classmethod
     def size(cls, settings: Settings) -> tuple[int, int, str]:
@@ -245,8 +256,9 @@ def starting_network(settings: Settings, dim: int) -> SpeechEncoder:
         config, known = _beginning(init)
         shape = asdict(config)
     config = config_from(SpeechConfig, {**shape, **settings.model, "embedding": dim})
-    if settings.model.get("embedding", dim) != dim:
-        raise UserError(f"model.embedding is not {dim}, as the teacher's vectors", "leave model.embedding out")
+    if (own_dim := settings.model.get("embedding", dim)) != dim:
+        what = f"model.embedding is {own_dim}, the teacher's vectors have {dim} numbers"
+        raise UserError(what, "leave model.embedding out")
     model = SpeechEncoder(config)
     own = model.state_dict()
     kept = {name: value for name, value in known.items() if name in own and own[name].shape == value.shape}
@@ -259,16 +271,19 @@ def starting_network(settings: Settings, dim: int) -> SpeechEncoder:
     return model
 
 
-def _beginning(init: str) -> tuple[SpeechConfig, dict[str, Tensor]]:
+def _beginning(init: str, *, shape: bool = False) -> tuple[SpeechConfig, dict[str, Tensor]]:
+    """The config of what a run starts from, and its weights, unless its `shape` alone is asked for."""
     try:
         folder = registry.find(init)
         config = model_dir.read_config(folder)
     except UserError:
         if not os.path.exists(os.path.expanduser(init)):
             raise
-        return convert.speech_beginning(init)
+        return (convert.speech_shape(init), {}) if shape else convert.speech_beginning(init)
     if kind_of(config["kind"]).reads != SOUND:
         raise UserError(f"run.init {init} is a {config['kind']} model", "name a speech encoder")
+    if shape:
+        return model_dir.net_config(SpeechConfig, folder, config), {}
     model = tensors.load_net(folder, config, CPU, torch.float32)
     return model.config, dict(model.state_dict())
 

@@ -1,0 +1,119 @@
+"""A document → the parts that are prose, and what passes as it stands around them.
+
+    [*pieces("# Heading\n\n- one\n", ".md")]
+    # [Piece("# ", "Heading", "\n"), Piece("\n"), Piece("- ", "one", "\n")]
+
+Blank lines, list marks, headings' marks, code, link definitions and tables' rules of Markdown are no prose, nor are
+numbers, times and settings of subtitles and the marks around a cue (markup.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import UserError
+from .markup import turns
+
+SUBTITLES = (".srt", ".vtt")
+_CLOCK = r"(?:(\d{1,3}):)?([0-5]\d):([0-5]\d[.,]\d{3})"
+_TIMES = re.compile(rf"\s*{_CLOCK}\s+-->\s+{_CLOCK}(?:\s.*)?")
+_FORM = "write them as 00:01:02,500 --> 00:01:04,000"
+_PREFIX = re.compile(r"[^\S\n]*(?:(?:>|#{1,6}|[-*+•–]|\d{1,3}[.)]|[A-Za-z]\))[^\S\n]+)*(?:\[[ xX]\]\s+)?")
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_RULE = re.compile(r"[\s|:=*_~+-]*")
+_DEFINITION = re.compile(r" {0,3}\[[^\[\]]+\]:[^\S\n]+\S")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a document: what passes as it stands, `before` its prose and `after` it. `prose` may be empty."""
+
+    before: str
+    prose: str = ""
+    after: str = ""
+
+
+def pieces(text: str, kind: str = "") -> Iterator[Piece]:
+    """A document in parts; joined they are the document. `kind` is ".srt" or ".vtt" of subtitles, ".md" of Markdown;
+    anything else is plain text, whose lines are prose but for list marks. UserError for broken times."""
+    return _cues(text, kind) if kind in SUBTITLES else _blocks(text, kind == ".md")
+
+
+def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
+    """Plain text and Markdown: a block is the lines from a mark, or a blank line, to the next."""
+    held: list[str] = []
+    mark, fenced = "", False
+
+    def block() -> Iterator[Piece]:
+        if held:
+            whole = "".join(held)
+            prose = whole.rstrip()
+            yield Piece(mark, prose, whole[len(prose) :])
+            held.clear()
+
+    for line in text.splitlines(keepends=True):
+        fence = markdown and bool(_FENCE.match(line))
+        found = _PREFIX.match(line)
+        prefix = found.group() if found else ""
+        code = markdown and line.startswith(("    ", "\t")) and not held
+        if fence or fenced or code or _RULE.fullmatch(line) or (markdown and _DEFINITION.match(line)):
+            yield from block()
+            yield Piece(line)
+            fenced ^= fence
+            continue
+        if prefix.strip() or not held:
+            yield from block()
+            mark, line = prefix, line[len(prefix) :]
+        held.append(line)
+        if markdown and mark.lstrip().startswith("#"):  # a heading is one line
+            yield from block()
+    yield from block()
+
+
+def _cues(text: str, kind: str) -> Iterator[Piece]:
+    """Subtitles: a cue's lines after its times are prose, up to a blank line."""
+    held: list[str] = []
+    passed: list[str] = []
+    spoken, cues = False, 0
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if "-->" in line:
+            if not _whole(line):
+                raise UserError(f"line {number}: broken times {line.strip()!r}", _FORM)
+            spoken, cues = True, cues + 1
+            passed.append(line)
+        elif not line.strip():
+            if held:
+                yield from _cue(passed, held)
+            spoken = False
+            passed.append(line)
+        elif spoken:
+            held.append(line)
+        else:
+            passed.append(line)
+    if held:
+        yield from _cue(passed, held)
+    elif passed:
+        yield Piece("".join(passed))
+    if not cues:
+        raise UserError(f"there are no times in subtitles ({kind})", f"{_FORM}; or rename the file to .txt")
+
+
+def _whole(line: str) -> bool:
+    """Whether a cue's times are both there, and its end is not before its start."""
+    found = _TIMES.fullmatch(line.rstrip("\r\n"))
+    if not found:
+        return False
+    start, end = (
+        [int(hours or 0), int(minutes), float(seconds.replace(",", "."))]
+        for hours, minutes, seconds in (found.groups()[:3], found.groups()[3:])
+    )
+    return start <= end
+
+
+def _cue(passed: list[str], held: list[str]) -> Iterator[Piece]:
+    for before, prose, after in turns("".join(held)):
+        yield Piece("".join(passed) + before, prose, after)
+        passed.clear()
+    held.clear()
