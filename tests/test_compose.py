@@ -21,9 +21,9 @@ from sonarllm_cli.flow.familiar import blurred, reconstruction
 from sonarllm_cli.flow.predict import Reader, predict
 from sonarllm_cli.flow.read import read_document
 from sonarllm_cli.flow.summarize import summarize
-from sonarllm_cli.flow.write import PENALTY
+from sonarllm_cli.flow.write import PLAIN, PREDICTED, author_of
 
-SHORT = Search(beam=2, max_tokens=8, repetition_penalty=1.0)
+SHORT = Search(beam=2, max_tokens=8, **PLAIN)
 
 
 def context(writer, count=9):
@@ -63,7 +63,7 @@ def test_the_text_ends_at_the_threshold_and_the_ending_is_not_written(writer, st
 
 
 def test_an_ending_that_comes_too_soon_is_passed_over_for_the_next_best_hypothesis(writer):
-    search = Search(beam=3, max_tokens=8)
+    search = Search(beam=3, max_tokens=8, **PLAIN)
     best, second = decode(predict(writer, context(writer)), model=writer.space, beam=3, max_tokens=8, num_return=2)[0]
     ends = dataclasses.replace(writer, ending=best.text)
     assert not list(generate_stream(context(writer), ends, Writing(max_sentences=1, search=search)))
@@ -78,7 +78,7 @@ def test_no_repeat_writes_no_sentence_twice(writer):
 
 
 def test_the_verbs_take_what_the_commands_take(writer):
-    how = {"beam": 2, "max_tokens": 8, "repetition_penalty": 1.0}
+    how = {"beam": 2, "max_tokens": 8, **PLAIN}
     writing = Writing(max_sentences=2, search=SHORT, stop_threshold=2)
     want = generate("A text.", model=writer, writing=writing)
     assert generate("A text.", model=writer, max_sentences=2, stop_threshold=2, **how) == want
@@ -173,15 +173,9 @@ def test_a_text_that_goes_on_in_another_language_is_told_how_to_keep_its_own(wri
     assert len(caplog.records) == notes
 
 
-def test_a_model_writes_with_the_penalty_of_repetition_unless_told_and_a_vector_is_decoded_without(writer):
+def test_a_model_writes_by_the_rules_for_predictions_unless_told_and_a_vector_is_decoded_without(writer):
+    for said, want in ((Search(), Search(**PREDICTED)), (Search(**PLAIN), Search(**PLAIN))):
+        assert author_of(writer, "eng_Latn", said).search == want
     context_SD = embed_sentences(["The first one is here."], "eng_Latn", writer.space)
-
-    def scores(**options):
-        writing = Writing(max_sentences=2, stop_threshold=NEVER, repeat_threshold=NEVER).but(max_tokens=12, **options)
-        return [s.score for s in generate_stream(context_SD, writer, writing)]
-
-    assert scores() == scores(repetition_penalty=PENALTY) != scores(repetition_penalty=1.0)
-    found, plain = (
-        decode(context_SD, model=writer.space, max_tokens=12, **how) for how in ({}, {"repetition_penalty": 1})
-    )
+    found, plain = (decode(context_SD, model=writer.space, max_tokens=12, **how) for how in ({}, PLAIN))
     assert found == plain

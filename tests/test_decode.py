@@ -11,7 +11,17 @@ from conftest import PARITY
 from safetensors.torch import load_file
 
 from sonarllm_cli.errors import UserError
-from sonarllm_cli.flow.decode import Search, _draw, beam_search, decode, decode_stream, discouraged, log_softmax
+from sonarllm_cli.flow.decode import (
+    Search,
+    _draw,
+    beam_search,
+    decode,
+    decode_batch,
+    decode_stream,
+    discouraged,
+    log_softmax,
+    ngrams,
+)
 from sonarllm_cli.flow.embed import embed
 from sonarllm_cli.io.vectors import EmbeddingBatch
 from sonarllm_cli.nets.layers import moves
@@ -126,6 +136,7 @@ def test_top_p_draws_only_from_the_smallest_set_of_that_mass():
     drawn = _draw(log_p, Search(top_p=0.7), torch.Generator().manual_seed(0))
     assert set(drawn.tolist()) == {0, 1}
     assert (drawn == 0).float().mean().item() == pytest.approx(0.5 / 0.8, abs=0.04)
+    assert set(_draw(log_p, Search(top_p=1e-300), torch.Generator()).tolist()) == {0}
 
 
 @pytest.mark.parametrize(
@@ -184,14 +195,19 @@ def test_what_was_written_is_discouraged_as_the_search_says():
     logits, written = torch.tensor([[1.0, -2.0, 3.0, 0.0]] * 2), torch.tensor([[0, 1, 0], [2, 2, 1]])
     no = -math.inf
 
-    def found(**rules):
-        return discouraged(logits.clone(), written, Search(**rules)).tolist()
+    def found(before=(), **rules):
+        search = Search(**rules)
+        return discouraged(logits.clone(), written, search, ngrams(before, search)).tolist()
 
     assert found() == logits.tolist()
     assert found(repetition_penalty=2.0) == [[0.5, -4.0, 3.0, 0.0], [1.0, -4.0, 1.5, 0.0]]
     assert found(no_repeat_ngram=1) == [[no, no, 3.0, 0.0], [1.0, no, no, 0.0]]
     assert found(no_repeat_ngram=2) == [[1.0, no, 3.0, 0.0], [1.0, -2.0, 3.0, 0.0]]
     assert found(no_repeat_ngram=4) == logits.tolist()
+    earlier = [[3], [2, 2, 1, 3], [1, 0, 2]]  # sentences that stand already
+    assert found(earlier, no_repeat_ngram=4) == [[1.0, -2.0, 3.0, 0.0], [1.0, -2.0, 3.0, no]]
+    assert found(earlier, no_repeat_ngram=3) == [[1.0, -2.0, no, 0.0], [1.0, -2.0, 3.0, no]]
+    assert found(earlier) == logits.tolist()
 
 
 @pytest.mark.parametrize("how", [{"beam": 3}, {"temperature": 0.5}])
@@ -202,6 +218,31 @@ def test_no_ngram_of_tokens_stands_twice(space, how):
         return sum(len(p) - len(set(p)) for p in pairs)
 
     assert repeats() > 0 == repeats(no_repeat_ngram=2)
+
+
+@pytest.mark.parametrize("how", [{"beam": 3}, {"temperature": 0.5}])
+@pytest.mark.parametrize("few", [False, True])
+def test_no_ngram_of_sentences_that_a_text_has_is_written(space, how, few):
+    """By their ids, whether all words may be written or few, among which is not every one of theirs."""
+
+    def pairs(h):
+        return set(zip(h.ids, h.ids[1:]))
+
+    if few:
+        space = shortlisted_ids(space, {i for (h,) in decode(EMBEDDINGS, model=space, max_tokens=12) for i in h.ids})
+    search = Search(max_tokens=12, no_repeat_ngram=2, **how)
+    [first] = decode_batch(EMBEDDINGS[:1], "eng_Latn", space, search)[0]
+    unknown = next(i for i in range(9, 99) if not few or i not in space.shortlist.id_W)
+    before = [first.ids[:-1], [first.ids[0], unknown]]
+    [again] = decode_batch(EMBEDDINGS[:1], "eng_Latn", space, search, before=before)[0]
+    assert not pairs(first) & pairs(again) - {(first.ids[-2], EOS)} and again.text
+
+
+def test_a_length_penalty_ranks_by_log_probability_over_a_power_of_the_length():
+    """7 tokens of -1 each beside 3 of -1.2; the prompt counts one."""
+    long, short = ((1,) * 7, -1.0), ((1,) * 3, -1.2)
+    for power, want in ((None, long), (1, long), (0.75, long), (0.7, short), (0, short)):
+        assert Search(length_penalty=power).ranked([short, long], 2)[0] == want
 
 
 @pytest.mark.parametrize("cut", [1, 2])
@@ -230,6 +271,7 @@ def test_bytes_that_make_no_whole_character_are_not_written(cut):
         {"top_p": 1.5},
         {"max_tokens": 2},
         {"beam": 2, "num_return": 3},
+        {"length_penalty": -0.1},
         {"no_repeat_ngram": -1},
         {"repetition_penalty": 0.5},
         {"repetition_penalty": math.nan},

@@ -106,6 +106,20 @@ def test_every_kind_continues_and_summarises(writer):
     assert len(summarize("It is good. It works.", sentences=1, model=writer, writing=Writing(search=SHORT))) == 1
 
 
+def test_no_kind_writes_a_token_twice_in_a_text_where_none_may(writer):
+    def repeated(count):
+        search = Search(temperature=5.0, max_tokens=40, no_repeat_ngram=count)
+        author = author_of(writer, writer.lang, search, torch.Generator().manual_seed(0))
+        texts, ids = ["It is good. It works."], []
+        for _ in range(3):
+            [best], _ = author.next(texts, embed_sentences(texts, writer.lang, writer.space))
+            texts = [best.text]
+            ids += best.ids[:-1]
+        return len(ids) - len(set(ids))
+
+    assert repeated(0) > 0 == repeated(1)
+
+
 def test_no_kind_says_its_ending(writer, monkeypatch):
     """Whatever a kind's author proposes: the ending's words in any form are passed over, or end the text."""
     zero_1D = torch.eye(1, writer.space.dim)

@@ -11,9 +11,11 @@ import pytest
 from test_loop import changed, newest
 from test_train import corpus, sonar  # noqa: F401
 
+from sonarllm_cli import parent
 from sonarllm_cli.learn.checkpoint import claimed
 from sonarllm_cli.learn.recipe import to_toml
 
+ALONE = {name: value for name, value in os.environ.items() if name not in (parent.LAUNCHER, parent.TORCHRUN)}
 SEGMENTING = """
 import sys, time
 from pathlib import Path
@@ -67,6 +69,26 @@ def test_workers_that_segment_end_with_their_run(tmp_path, by):
         assert run.stdout.readline() == b"began\n"
     with claimed(tmp_path / "r"):
         pass
+
+
+@pytest.mark.parametrize("told", [parent.LAUNCHER, parent.TORCHRUN])
+def test_a_process_ends_with_a_launcher_that_it_is_told_of(told):
+    rank = "import time; from sonarllm_cli.parent import *; end_with_launcher(); print('began', flush=True); "
+    start = f"os.environ[{told!r}] = str(os.getpid()); subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    launch = [sys.executable, "-c", f"import os, subprocess, sys; {start}", f"{rank} time.sleep(600)"]
+    with killed(launch, env=ALONE) as launcher:
+        assert launcher.stdout.readline() == b"began\n"
+
+
+def test_any_other_goes_on_without_its_parent():
+    rank = "import os, time; from sonarllm_cli.parent import *; end_with_launcher(); print(os.getppid(), flush=True)"
+    wait = "first = os.getppid()\nwhile os.getppid() == first: time.sleep(0.01)\nprint('goes on')"
+    start = "subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
+    launch = [sys.executable, "-c", f"import subprocess, sys; {start}.wait()", f"{rank}\n{wait}"]
+    process = subprocess.Popen(launch, stdout=subprocess.PIPE, env=ALONE)
+    assert int(process.stdout.readline()) == process.pid
+    process.kill()
+    assert process.communicate(timeout=20)[0] == b"goes on\n"
 
 
 def test_whose_parent_was_gone_before_ends_at_once():

@@ -11,9 +11,10 @@ from sonarllm_cli.flow.compose import Writing
 from sonarllm_cli.flow.decode import Search, decode
 from sonarllm_cli.flow.embed_text import embed_sentences
 from sonarllm_cli.flow.familiar import reconstruction
-from sonarllm_cli.flow.summarize import summarize
+from sonarllm_cli.flow.summarize import shortened, summarize
+from sonarllm_cli.flow.write import PLAIN
 
-SHORT = Search(beam=2, max_tokens=8, repetition_penalty=1.0)
+SHORT = Search(beam=2, max_tokens=8, **PLAIN)
 
 
 def test_extract_gives_distinct_sentences_of_the_article(writer):
@@ -74,3 +75,15 @@ def test_text_that_is_better_not_rewritten_is_summarised_in_its_own_sentences(
     assert all(line.startswith("news.txt") for line in said if "own sentences" in line)
     assert {s.how for s in found} == {"extracted" if own else "written"}
     assert all((s.score is None) == own == (s.start is not None) for s in found)
+
+
+def test_a_summary_is_written_without_a_wish_for_short_sentences_unless_told(writer, monkeypatch):
+    def wished(**options):
+        seen = []
+        monkeypatch.setattr(
+            "sonarllm_cli.flow.summarize.generate_stream", lambda _, __, how, *a, **k: seen.append(how) or []
+        )
+        shortened(["A text."], torch.zeros(1, writer.space.dim), writer, Writing().but(**options), 1)
+        return seen[0].search.length_penalty
+
+    assert (wished(), wished(length_penalty=0.7)) == (1.0, 0.7)

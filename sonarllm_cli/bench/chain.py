@@ -21,6 +21,7 @@ from ..flow.compose import NEVER, Writing, generate_stream
 from ..flow.decode import Search, beam_search
 from ..flow.embed_text import embed_sentences, encode
 from ..flow.predict import Reader, predict
+from ..flow.write import PLAIN
 from ..nets.layers import onednn_serves
 from ..nets.llama import LlamaConfig
 from ..nets.sonar import Sonar
@@ -261,7 +262,7 @@ def _loop_rows(wish: Wish, dtype: str, writer: Writer, sentences: int, peers: Se
     """A text written, and the same by the published loop."""
     space = writer.space
     context_1D = _context(wish, space, 1)
-    search = Search(beam=wish.beam, max_tokens=wish.max_tokens, repetition_penalty=1.0)  # as the published loop
+    search = Search(beam=wish.beam, max_tokens=wish.max_tokens, **PLAIN)
     writing = Writing(max_sentences=sentences, stop_threshold=NEVER, repeat_threshold=NEVER, search=search)
     texts: dict[str, list[str]] = {}
     plain = _plain(wish, dtype, writer)

@@ -197,9 +197,9 @@ def load_torch() -> None:
 
 
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--beam`, `--temperature`, `--top-p`, `--max-tokens`, `--no-repeat-ngram`, `--repetition-penalty`; the command
-    gets those that have a value as a dict `search`, fields of a `Search`."""
-    names = ("beam", "temperature", "top_p", "max_tokens", "no_repeat_ngram", "repetition_penalty")
+    """`--beam`, `--temperature`, `--top-p`, `--max-tokens`, `--length-penalty`, `--no-repeat-ngram`,
+    `--repetition-penalty`; the command gets those that have a value as a dict `search`, fields of a `Search`."""
+    names = ("beam", "temperature", "top_p", "max_tokens", "length_penalty", "no_repeat_ngram", "repetition_penalty")
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> Any:
@@ -215,9 +215,13 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--no-repeat-ngram",
             type=Whole(0),
-            default=0,
             metavar="N",
-            help="No N tokens twice in a sentence; 0: they may.",
+            help="No N tokens twice in what is written; 0: they may. By default 4 of what a concept model predicts.",
+        ),
+        click.option(
+            "--length-penalty",
+            type=float,
+            help="Below 1 shorter sentences are chosen. By default 0.7 where a concept model continues a text, else 1.",
         ),
         click.option(
             "--max-tokens", type=COUNT, default=256, show_default=True, help="Of a sentence, prompt and </s> included."

@@ -2,7 +2,8 @@
 
 Beam search is fairseq2's, as sonar-space runs it: token for token and score for score. A sentence ends when it has
 `beam` finished hypotheses; `</s>` counts only among the best `beam` candidates of a step; a hypothesis' score is its
-log-probability, language token included, over its length less one.
+log-probability, language token included, over its length less one. They are ranked by that, or as a length penalty
+says.
 
 Legend: S sentences still decoded, K beams, V vocabulary, M model width, D embedding, L layers, R rows, T tokens
 written, G their n-grams, B those that would stand twice.
@@ -42,6 +43,7 @@ class Hypothesis(NamedTuple):
 
 
 NOTHING = Hypothesis("", 0.0, ())  # of no words
+Found = list[tuple[tuple[int, ...], float]]  # (ids after the prompt, score), best first; none where numbers overflowed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +51,11 @@ class Search:
     """How to decode. With a `temperature` or `top_p` tokens are sampled, else beam search finds them.
 
     `max_tokens` counts as sonar-space's max_seq_len: prompt (2) and `</s>` included. `no_repeat_ngram`: no so many
-    tokens stand twice in a text (0: they may). `repetition_penalty`: a token that was written has its logit divided by
-    it where above 0, else multiplied (Keskar et al. 2019); None is no penalty, but of what a concept model predicts
-    (flow/write.py). Scores are of the distribution that this leaves.
+    tokens stand twice in what is written, a sentence or a text of several (0: they may). `repetition_penalty`: a token
+    that was written in the sentence has its logit divided by it where above 0, else multiplied (Keskar et al. 2019).
+    `length_penalty`: hypotheses are ranked by their log-probability over this power of their length (Wu et al. 2016):
+    less than 1 favours short ones. None is 0, 1 and 1, but of what a concept model predicts (`PREDICTED` in
+    flow/write.py). Scores are of the distribution that this leaves.
     """
 
     beam: int = 5
@@ -59,8 +63,8 @@ class Search:
     top_p: float | None = None
     num_return: int = 1
     max_tokens: int = 256
-    length_penalty: float = 1.0
-    no_repeat_ngram: int = 0
+    length_penalty: float | None = None
+    no_repeat_ngram: int | None = None
     repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
@@ -75,8 +79,10 @@ class Search:
             raise UserError(f"temperature {self.temperature} is not a number above 0", "use 0.6, or none for beams")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top-p {self.top_p} is not in (0, 1]", "use 0.9")
-        if self.no_repeat_ngram < 0:
+        if self.ngram < 0:
             raise UserError(f"no-repeat-ngram {self.no_repeat_ngram} is below 0", "use 3, or 0 for none")
+        if self.length_penalty is not None and not 0 <= self.length_penalty < math.inf:
+            raise UserError(f"length-penalty {self.length_penalty} is not 0 or more", "use 0.7, or 1 for none")
         if not 1 <= self.penalty < math.inf:
             raise UserError(f"repetition-penalty {self.repetition_penalty} is not 1 or more", "use 1.2, or 1 for none")
         if not self.samples and self.num_return > self.beam:
@@ -92,9 +98,19 @@ class Search:
         return 1.0 if self.repetition_penalty is None else self.repetition_penalty
 
     @property
+    def ngram(self) -> int:
+        """Tokens that don't stand twice; 0 is none."""
+        return self.no_repeat_ngram or 0
+
+    def ranked(self, found: Found, prompt: int) -> Found:
+        """What was found after a prompt of so many tokens, by its scores a token, best first."""
+        power = 0.0 if self.length_penalty is None else 1 - self.length_penalty
+        return sorted(found, key=lambda h: -h[1] * (len(h[0]) + prompt - 1) ** power)
+
+    @property
     def discourages(self) -> bool:
         """Whether it keeps a text from repeating itself."""
-        return self.no_repeat_ngram > 0 or self.penalty != 1
+        return self.ngram > 0 or self.penalty != 1
 
 
 def decode(
@@ -109,8 +125,8 @@ def decode(
     """The texts of embeddings (N, D), or of one (D,): `num_return` hypotheses for each, best first, with their cosines.
 
     Tensors may be of any dtype, on any device. `options` are fields of `Search`: beam, temperature, top_p,
-    num_return, max_tokens, no_repeat_ngram, repetition_penalty. Raises UserError for embeddings of another width, or
-    that are not finite, or that overflow.
+    num_return, max_tokens, length_penalty, no_repeat_ngram, repetition_penalty. Raises UserError for embeddings of
+    another width, or that are not finite, or that overflow.
 
     >>> decode(embed("A text."))[0][0].text      # doctest: +SKIP
     'A text.'
@@ -173,10 +189,12 @@ def decode_batch(
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
     first: int = 0,
+    before: Sequence[Sequence[int]] = (),
     name: str = "the embeddings",
 ) -> list[list[Hypothesis]]:
     """As `decode`, on a loaded space; `generator` goes on from call to call. Row `first` (from 0) of `name` is
-    the first, for messages: UserError names the first embedding that can't be decoded."""
+    the first, for messages: UserError names the first embedding that can't be decoded. `before` are the ids of
+    sentences that each row's text has already, for `no_repeat_ngram`."""
     embedding_ND = embedding_ND.to(space.runtime.device, space.runtime.dtype)
     prompt = space.tokenizer.prompt(lang)
     generator = generator or (space.runtime.generator() if search.samples else None)
@@ -184,9 +202,9 @@ def decode_batch(
     def run(rows: Sequence[int]) -> list[list[Hypothesis]]:
         part_SD = embedding_ND[torch.tensor(list(rows), device=embedding_ND.device)]
         if search.samples:
-            found = sample(space, part_SD, prompt, search, generator)
+            found = sample(space, part_SD, prompt, search, generator, before)
         else:
-            found = beam_search(space, part_SD, prompt, search)
+            found = beam_search(space, part_SD, prompt, search, before)
         for row, hyps in zip(rows, found):
             _check_found(f"{name}, row {first + row + 1}", len(hyps), search, space)
         return [
@@ -209,9 +227,6 @@ def _check_found(row: str, count: int, search: Search, space: Space) -> None:
         raise UserError(f"{row} has only {count} texts", f"use --num-return {count}")
 
 
-Found = list[tuple[tuple[int, ...], float]]  # (ids after the prompt, score), best first; none where numbers overflowed
-
-
 class Speaker(Protocol):
     """What a search asks of a model: the next token's logits, row by row. `score_S` is what the prompt of
     `prompt` tokens has already, `log_SV` of the first token, `limit` the tokens that prompt and text may have."""
@@ -225,21 +240,24 @@ class Speaker(Protocol):
         """A token for each row; with `source_R`, row r goes on from the row `source_R[r]`. → logits_RV"""
 
 
-def beam_search(space: Space, embedding_SD: Tensor, prompt: list[int], search: Search) -> list[Found]:
+def beam_search(
+    space: Space, embedding_SD: Tensor, prompt: list[int], search: Search, before: Sequence[Sequence[int]] = ()
+) -> list[Found]:
     """embedding_SD → for each sentence its `beam` finished hypotheses, best first."""
     state = _Prefill(space, embedding_SD, prompt, search.max_tokens)
-    return state.found(search_beams(state, search))
+    return state.found(search_beams(state, search, state.placed(ngrams(before, search))))
 
 
-def search_beams(state: Speaker, search: Search) -> list[Found]:
-    """For each row of a prompt that was read, its `beam` finished hypotheses, best first."""
+def search_beams(state: Speaker, search: Search, before_GN: Tensor) -> list[Found]:
+    """For each row of a prompt that was read, its `beam` finished hypotheses, best first, without the n-grams
+    `before_GN`."""
     K, V = search.beam, state.log_SV.shape[1]
     width = min(2 * K, V - 1)
     alive = list(range(len(state.score_S)))  # the sentence that each row group is
     finished: list[Found] = [[] for _ in alive]
     score_SK = state.score_S[:, None]
     tokens_SKT = torch.zeros(len(alive), 1, 0, dtype=torch.long, device=score_SK.device)
-    logits_RV = state.log_SV
+    logits_RV = discouraged(state.log_SV, tokens_SKT.flatten(0, 1), search, before_GN)
     limit = state.limit
     for length in range(state.prompt + 1, limit + 1):  # of the sequence with the token chosen here
         S, now = score_SK.shape
@@ -255,7 +273,7 @@ def search_beams(state: Speaker, search: Search) -> list[Found]:
             found = finished[alive[s]]
             if len(found) < K and best_SW[s, w] > -torch.inf:
                 ids = (*tokens_SKT[s, beam_SW[s, w]].tolist(), EOS)
-                found.append((ids, best_SW[s, w].item() / (length - 1) ** search.length_penalty))
+                found.append((ids, best_SW[s, w].item() / (length - 1)))
         keep = [s for s in range(S) if len(finished[alive[s]]) < K]
         if not keep or length == limit:
             break
@@ -269,29 +287,35 @@ def search_beams(state: Speaker, search: Search) -> list[Found]:
         tokens_SKT = torch.cat([tokens_SKT[row_S[:, None], beam_SK], next_SK[..., None]], -1)
         alive = [alive[s] for s in keep]
         source_R = (row_S[:, None] * now + beam_SK).flatten()
-        logits_RV = discouraged(state.step(next_SK.flatten(), source_R), tokens_SKT.flatten(0, 1), search)
-    return [sorted(found, key=lambda h: -h[1]) for found in finished]
+        logits_RV = discouraged(state.step(next_SK.flatten(), source_R), tokens_SKT.flatten(0, 1), search, before_GN)
+    return [search.ranked(found, state.prompt) for found in finished]
 
 
 def sample(
-    space: Space, embedding_SD: Tensor, prompt: list[int], search: Search, generator: torch.Generator | None
+    space: Space,
+    embedding_SD: Tensor,
+    prompt: list[int],
+    search: Search,
+    generator: torch.Generator | None,
+    before: Sequence[Sequence[int]] = (),
 ) -> list[Found]:
     """embedding_SD → `num_return` sampled token sequences for each, best score first."""
     many_RD = embedding_SD.repeat_interleave(search.num_return, 0)
     state = _Prefill(space, many_RD, prompt, search.max_tokens)
-    return state.found(draw_tokens(state, search, generator))
+    return state.found(draw_tokens(state, search, generator, state.placed(ngrams(before, search))))
 
 
-def draw_tokens(state: Speaker, search: Search, generator: torch.Generator | None) -> list[Found]:
+def draw_tokens(state: Speaker, search: Search, generator: torch.Generator | None, before_GN: Tensor) -> list[Found]:
     """As `search_beams`, on rows that already are `num_return` for each prompt, by sampling: temperature first, then
     the smallest set of tokens whose mass reaches `top_p` (Holtzman et al. 2020)."""
     n, limit = search.num_return, state.limit
-    log_RV, score_R = state.log_SV, state.score_S
-    rows = len(score_R)
+    score_R = state.score_S
+    rows, vocab_size = state.log_SV.shape
     ids: list[list[int]] = [[] for _ in range(rows)]
     score = score_R.tolist()
     done = [False] * rows
     drawn_RT = torch.zeros(rows, 0, dtype=torch.long, device=score_R.device)
+    log_RV = log_softmax(discouraged(state.log_SV, drawn_RT, search, before_GN), vocab_size)
     for length in range(state.prompt + 1, limit + 1):
         log_RV[:, PAD] = -torch.inf
         last = length == limit  # that place is for </s>
@@ -305,15 +329,15 @@ def draw_tokens(state: Speaker, search: Search, generator: torch.Generator | Non
         if all(done):
             break
         drawn_RT = torch.cat([drawn_RT, next_R[:, None]], 1)
-        log_RV = log_softmax(discouraged(state.step(next_R), drawn_RT, search), log_RV.shape[1])
+        log_RV = log_softmax(discouraged(state.step(next_R), drawn_RT, search, before_GN), vocab_size)
     out: list[Found] = []
     for s in range(0, rows, n):
         hyps: Found = [
-            (tuple(ids[r]), score[r] / (len(ids[r]) + state.prompt - 1) ** search.length_penalty)
+            (tuple(ids[r]), score[r] / (len(ids[r]) + state.prompt - 1))
             for r in range(s, s + n)
             if math.isfinite(score[r])
         ]
-        out.append(sorted(hyps, key=lambda h: -h[1]))
+        out.append(search.ranked(hyps, state.prompt))
     return out
 
 
@@ -322,14 +346,22 @@ def _draw(log_RV: Tensor, search: Search, generator: torch.Generator | None) -> 
     if search.top_p is not None and search.top_p < 1:
         sorted_RV, order_RV = p_RV.sort(-1, descending=True)
         outside = sorted_RV.cumsum(-1) - sorted_RV >= search.top_p
+        outside[:, 0] = False  # the likeliest stays, however small a mass float32 takes for none
         p_RV = torch.zeros_like(p_RV).scatter(1, order_RV, sorted_RV.masked_fill(outside, 0.0))
     p_RV[p_RV[:, 0].isnan()] = 1.0  # a row that overflowed: anything, its score tells
     return torch.multinomial(p_RV, 1, generator=generator)[:, 0]
 
 
-def discouraged(logits_RV: Tensor, written_RT: Tensor, search: Search) -> Tensor:
-    """Logits of the next token, those of tokens already written lowered as `search` says: → logits_RV, as they were
-    where it says nothing."""
+def ngrams(before: Sequence[Sequence[int]], search: Search) -> Tensor:
+    """Ids of sentences → those of their n-grams that don't stand twice, as `search` says: → before_GN"""
+    n = search.ngram
+    found = [ids[i : i + n] for ids in before for i in range(len(ids) - n + 1)] if n else []
+    return torch.tensor(found, dtype=torch.long).view(len(found), n)
+
+
+def discouraged(logits_RV: Tensor, written_RT: Tensor, search: Search, before_GN: Tensor) -> Tensor:
+    """Logits of the next token, those of tokens already written lowered as `search` says; n-grams are those of the
+    sentence and `before_GN`. → logits_RV, as they were where it says nothing."""
     if not search.discourages:
         return logits_RV
     logits_RV = logits_RV.float()
@@ -337,10 +369,13 @@ def discouraged(logits_RV: Tensor, written_RT: Tensor, search: Search) -> Tensor
         had_RT = logits_RV.gather(1, written_RT)
         less_RT = torch.where(had_RT > 0, had_RT / search.penalty, had_RT * search.penalty)
         logits_RV = logits_RV.scatter(1, written_RT, less_RT)
-    n, T = search.no_repeat_ngram, written_RT.shape[1]
-    if 0 < n <= T:
-        grams_RGN = written_RT.unfold(1, n, 1)
-        again_RG = (grams_RGN[..., :-1] == written_RT[:, None, T - n + 1 :]).all(-1)
+    n, T = search.ngram, written_RT.shape[1]
+    if 0 < n <= T + 1:
+        last_R1N = written_RT[:, None, T - n + 1 :]
+        grams_RGN = before_GN.to(written_RT.device).expand(len(written_RT), -1, -1)
+        if n <= T:
+            grams_RGN = torch.cat([grams_RGN, written_RT.unfold(1, n, 1)], 1)
+        again_RG = (grams_RGN[..., :-1] == last_R1N).all(-1)
         row_B, gram_B = again_RG.nonzero(as_tuple=True)
         logits_RV[row_B, grams_RGN[row_B, gram_B, -1]] = -torch.inf
     return logits_RV
@@ -404,6 +439,14 @@ class _Prefill:
         if self.shortlist is not None:
             return self.shortlist.logits(hidden)
         return self.decoder.logits(hidden)[..., : self.vocab_size]
+
+    def placed(self, before_GN: Tensor) -> Tensor:
+        """N-grams in the tokenizer's ids, by the numbers of what may be written; those of other words are left out."""
+        if self.shortlist is None:
+            return before_GN
+        id_W, before_GN = self.shortlist.id_W, before_GN.to(self.shortlist.id_W.device)
+        place_GN = self.shortlist.place(before_GN).clamp(max=len(id_W) - 1)
+        return place_GN[(id_W[place_GN] == before_GN).all(1)]
 
     def found(self, found: list[Found]) -> list[Found]:
         """What a search found, in the tokenizer's ids."""

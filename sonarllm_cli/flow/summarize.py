@@ -138,11 +138,13 @@ def shortened(
     report: Report | None = None,
 ) -> list[Written]:
     """What the model writes after an article and its marker: `most` sentences at most, never the ending; none where it
-    has nothing else to say."""
+    has nothing else to say. What tells the whole is no better for being short (docs/quality.md)."""
     context_SD, texts = article_SD, [*article]
     if writer.marker:
         context_SD = torch.cat([article_SD, embed_sentences([writer.marker], writer.lang, writer.space)])
         texts = [*article, writer.marker]
+    if writing.search.length_penalty is None:
+        writing = writing.but(length_penalty=1.0)
     writing = replace(writing, max_sentences=most, min_sentences=1)
     stream = generate_stream(
         context_SD, writer, writing, [writer.ending], texts=texts, generator=generator, report=report

@@ -24,11 +24,13 @@ from ..nets.layers import KVCache, moves
 from ..nets.token_lm import TokenLM
 from ..tokens import EOS
 from ..weights.loaded import Writer
-from .decode import Hypothesis, Search, decode_batch, draw_tokens, log_softmax, search_beams
+from .decode import Hypothesis, Search, decode_batch, draw_tokens, log_softmax, ngrams, search_beams
 from .embed_text import embed_sentences
 from .predict import Reader, Report
 
-PENALTY = 1.1  # of repetition, where nothing else is said: a prediction is vaguer than a sentence; docs/quality.md
+# How what is predicted is decoded, where nothing else is said: it is vaguer than a sentence's vector. docs/quality.md
+PREDICTED: dict[str, Any] = {"repetition_penalty": 1.1, "no_repeat_ngram": 4, "length_penalty": 0.7}
+PLAIN: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram": 0, "length_penalty": 1.0}  # the published way
 Proposal = tuple[list[Hypothesis], Tensor]  # best first, and the predicted embedding_1D
 
 
@@ -53,6 +55,23 @@ def author_of(
     return TokenAuthor(writer, writer.net, search, generator)
 
 
+class _Own:
+    """What an author wrote: the ids of those of its proposals that were then read."""
+
+    def __init__(self) -> None:
+        self.ids: list[tuple[int, ...]] = []
+        self.proposed: dict[str, tuple[int, ...]] = {}
+
+    def read(self, texts: Sequence[str]) -> None:
+        """Sentences are read: the beginning, then one that was proposed, again and again."""
+        self.ids += [self.proposed[text] for text in texts if text in self.proposed]
+
+    def propose(self, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+        """The hypotheses, which are remembered."""
+        self.proposed = {h.text: h.ids[:-1] for h in reversed(hypotheses)}
+        return hypotheses
+
+
 class ConceptAuthor:
     """Embeddings → the next embedding → its hypotheses, by the space's decoder."""
 
@@ -64,15 +83,17 @@ class ConceptAuthor:
         generator: torch.Generator | None,
         sampling: Any,
     ) -> None:
-        if search.repetition_penalty is None:
-            search = replace(search, repetition_penalty=PENALTY)
+        search = replace(search, **{name: value for name, value in PREDICTED.items() if getattr(search, name) is None})
         self.space, self.lang, self.search, self.generator = writer.space, lang, search, generator
         self.reader = Reader(writer, generator, sampling)
+        self.own = _Own()
 
     def next(self, texts: Sequence[str], embedding_SD: Tensor, report: Report | None = None) -> Proposal:
+        self.own.read(texts)
         next_1D = self.reader.read(embedding_SD, report)[None]
         generator = self.generator if self.search.samples else None
-        return decode_batch(next_1D, self.lang, self.space, self.search, generator=generator)[0], next_1D
+        found = decode_batch(next_1D, self.lang, self.space, self.search, generator=generator, before=self.own.ids)
+        return self.own.propose(found[0]), next_1D
 
 
 class TokenAuthor:
@@ -82,25 +103,29 @@ class TokenAuthor:
         self.writer, self.net, self.search, self.generator = writer, net, search, generator
         self.caches = net.body.caches(512)
         self.unread: list[int] = list(writer.space.tokenizer.prompt(writer.lang))
+        self.own = _Own()
 
     @torch.inference_mode()
     def next(self, texts: Sequence[str], embedding_SD: Tensor, report: Report | None = None) -> Proposal:
         if len(texts) != len(embedding_SD):
             raise UserError(f"{self.writer.name} reads words, not embeddings", "give it the text")
         space = self.writer.space
+        self.own.read(texts)
         for words in space.tokenizer.content(texts):
             self.unread += [*words, EOS]
         ids_1T = torch.tensor([self.unread], device=space.runtime.device)
         log_1V = log_softmax(self.net.logits(self.net(ids_1T, self.caches)[:, -1]), space.tokenizer.vocab_size)
         self.unread = []
         state = _Continuation(self.net, self.caches, log_1V, self.search)
-        found = (
-            draw_tokens(state, self.search, self.generator) if self.search.samples else search_beams(state, self.search)
-        )
+        before_GN = ngrams(self.own.ids, self.search)
+        if self.search.samples:
+            found = draw_tokens(state, self.search, self.generator, before_GN)
+        else:
+            found = search_beams(state, self.search, before_GN)
         hypotheses = [
             Hypothesis(space.tokenizer.text(ids), score, ids) for ids, score in found[0][: self.search.num_return]
         ]
-        return hypotheses, embed_sentences([hypotheses[0].text], self.writer.lang, space)
+        return self.own.propose(hypotheses), embed_sentences([hypotheses[0].text], self.writer.lang, space)
 
 
 class _Continuation:

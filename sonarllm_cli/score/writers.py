@@ -22,6 +22,7 @@ from ..flow.embed_text import embed_sentences
 from ..flow.predict import predict_all
 from ..flow.read import sentence_texts
 from ..flow.summarize import AUTO, shortened
+from ..flow.write import PLAIN
 from ..learn.losses import sentence_nll, token_nll
 from ..nets.kinds import TOKENS
 from ..nets.sonar_llm import ENDING
@@ -154,8 +155,7 @@ def nlg(model: str, data: list[str], run: Plan) -> Result:
     for name in ("short", "long"):
         cut = [2 if name == "short" else max(2, len(body) // 2) for body in bodies]
         long = [
-            continued(writer, body[:at], run, len(body) - at, len(body) - at, repetition_penalty=1.0)
-            for body, at in zip(bodies, cut)
+            continued(writer, body[:at], run, len(body) - at, len(body) - at, **PLAIN) for body, at in zip(bodies, cut)
         ]
         found = [list(itertools.takewhile(lambda s: not s.ended, written)) for written in long]
         sources = [" ".join(body[:at]) for body, at in zip(bodies, cut)]
