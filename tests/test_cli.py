@@ -473,7 +473,7 @@ def test_ctrl_c_is_one_line_and_130(home):
 
 @pytest.mark.parametrize(("redirect", "arguments", "code", "words"), [
     ("<&-", "embed -m tiny", 2, "standard input is closed"),
-    ("<&-", "embed -m tiny -o e.npy text", 0, ""),  # e.npy gets no stream's number
+    ("<&-", "embed -q -m tiny -o e.npy text", 0, ""),  # e.npy gets no stream's number
     ("2>&-", "segment text", 0, ""),
     ("2>&-", "segment none", 2, ""),
     ("2>/dev/full", "segment none", 2, ""),
