@@ -482,7 +482,7 @@ def test_ctrl_c_is_one_line_and_130(home):
     (">&- 2>&- <&-", "segment text", 1, ""),
 ])  # fmt: skip
 def test_a_closed_stream_is_no_traceback(home, tmp_path, redirect, arguments, code, words):
-    (tmp_path / "text").write_text("One. Two.\n")
+    (tmp_path / "text").write_text("One.\nTwo.\n")
     done = shell(f"cd {tmp_path}; sonarllm {arguments} {redirect}", home)
     assert (done.returncode, done.stderr.count("\n")) == (code, bool(words)) and words in done.stderr
     if redirect == "2>&-":
