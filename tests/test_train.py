@@ -108,6 +108,21 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(corpus, tmp_pat
     assert all(torch.equal(v, before[k]) for k, v in trainer.task.model.state_dict().items())
 
 
+def test_weights_that_are_not_finite_are_never_written(corpus, tmp_path):
+    trainer = Trainer(sonar(corpus, steps=1), tmp_path / "r")
+    step = trainer.train_step
+
+    def diverging(*args):
+        facts = step(*args)
+        next(trainer.task.model.parameters()).data.fill_(float("inf"))
+        return facts
+
+    trainer.train_step = diverging
+    with pytest.raises(RunError, match="weights after step 1 are not finite; none were written; lower optim.lr"):
+        trainer.run()
+    assert not (tmp_path / "r/model").exists()
+
+
 def test_micro_batches_share_a_steps_loss_by_their_tokens(corpus, tmp_path):
     settings = build(sonar(corpus, accumulate=3).as_dict() | {"loss": {"mse": 0.0, "mt_share": 0.0, "dae_share": 0.0}})
     task = Trainer(settings, tmp_path / "r").task

@@ -324,12 +324,16 @@ class Trainer:
         named = "; ".join(part for part in (describe(batch) for batch in suspects) if part)
         where = "; ".join(part for part in self.ranks.gather(named) if part)
         self._forget()
+        return RunError(
+            f"the {what} of step {self.step} is not finite ({where or 'all of it'}); nothing was changed by it",
+            self._way_back(),
+        )
+
+    def _way_back(self) -> str:
+        """The cure of a run that diverged."""
         self.checkpoints.wait()
         newest = self.checkpoints.newest()
-        cure = f"lower optim.lr and continue with --resume from {newest.name}" if newest else "lower optim.lr"
-        return RunError(
-            f"the {what} of step {self.step} is not finite ({where or 'all of it'}); nothing was changed by it", cure
-        )
+        return f"lower optim.lr and continue with --resume from {newest.name}" if newest else "lower optim.lr"
 
     # ------------------------------------------------------------------------------------------ figures
 
@@ -395,6 +399,9 @@ class Trainer:
         return by_step or time.monotonic() - saved > 60 * run.save_minutes
 
     def _save(self) -> None:
+        own = (p.to_local() if isinstance(p, DTensor) else p for p in self._trainable())
+        if not all(self.ranks.gather(all(bool(p.isfinite().all()) for p in own))):
+            raise RunError(f"the weights after step {self.step} are not finite; none were written", self._way_back())
         state, optimizers = state_of(self.task.model, self.optimizers)
         self.checkpoints.save(self.step, state, {**optimizers, **{name: getattr(self, name) for name in PROGRESS}})
 
