@@ -118,7 +118,7 @@ def test_weights_that_are_not_finite_are_never_written(corpus, tmp_path):
         return facts
 
     trainer.train_step = diverging
-    with pytest.raises(RunError, match="weights after step 1 are not finite; none were written; lower optim.lr"):
+    with pytest.raises(RunError, match=r"weights after step 1 are not finite; none were written; lower optim.lr"):
         trainer.run()
     assert not (tmp_path / "r/model").exists()
 
