@@ -19,6 +19,7 @@ from sonarllm_cli.cli.bench import tokens
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.compose import Writing, generate_stream
 from sonarllm_cli.flow.decode import Search
+from sonarllm_cli.flow.write import PLAIN
 from sonarllm_cli.nets import layers, llama
 from sonarllm_cli.nets.layers import KVCache, onednn_serves, plain_attend
 from sonarllm_cli.nets.llama import Llama, LlamaConfig
@@ -93,7 +94,7 @@ def test_the_token_model_reads_in_chunks_as_at_once(monkeypatch):
 
 
 def test_the_published_loop_writes_what_generate_writes(writer):
-    context_SD, search = torch.randn(4, writer.space.dim), Search(beam=2, max_tokens=8, repetition_penalty=1.0)
+    context_SD, search = torch.randn(4, writer.space.dim), Search(beam=2, max_tokens=8, **PLAIN)
     writing = Writing(max_sentences=3, stop_threshold=2, repeat_threshold=2, search=search)
     found = [s.text for s in generate_stream(context_SD, writer, writing)]
     assert published_loop(writer, context_SD, 3, search) == found

@@ -72,6 +72,13 @@ def test_another_language_than_said_is_noted_in_one_line(caplog, lang, notes):
     ] * notes
 
 
+def test_a_note_promises_auto_only_what_the_model_has():
+    text = "De kat slaapt op de bank. De deur was op slot en het regende de hele dag."
+    note = "x looks Dutch, which the model does not have, and is read as English"
+    assert language.reading(text, "en", MINI, "x")[1] == note
+    assert language.reading(text, "en", None, "x")[1].endswith("; --lang auto tells")
+
+
 def test_the_identifier_is_read_once_though_a_thread_began_to(monkeypatch):
     from py3langid.langid import LanguageIdentifier
 

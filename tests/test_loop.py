@@ -241,7 +241,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before(corpus, tmp_pa
         return plain(*arguments)
 
     monkeypatch.setattr(dcp.HuggingFaceStorageWriter, "write_data", write)
-    with pytest.raises(RunError, match="can't write the checkpoint of step 4: file write failed; free some space"):
+    with pytest.raises(RunError, match="checkpoint of step 4: file write failed; see that the disk has room"):
         trainer.run()
     monkeypatch.undo()
     assert Trainer(settings, tmp_path / "r", resume=True).step == 2

@@ -87,3 +87,12 @@ def test_a_summary_is_written_without_a_wish_for_short_sentences_unless_told(wri
         return seen[0].search.length_penalty
 
     assert (wished(), wished(length_penalty=0.7)) == (1.0, 0.7)
+
+
+def test_an_extract_in_another_language_is_said_to_be_translated(writer, caplog):
+    article = "The first one is here. A second follows it. Then a third."
+    with caplog.at_level(logging.INFO, "sonarllm"):
+        summarize(
+            article, model=dataclasses.replace(writer, familiar=0.0), writing=Writing(search=SHORT, out_lang="ita_Latn")
+        )
+    assert any("the text's own sentences, translated (--abstract" in record.getMessage() for record in caplog.records)

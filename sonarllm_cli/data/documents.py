@@ -277,7 +277,7 @@ class DocumentData:
                 self.table = Joined(parts)
         if not len(self.train):
             raise UserError("no document has two sentences", "check data.root, data.documents, data.store")
-        log.info("%d documents, %d sentences", len(self.train), len(self.table))
+        log.info("%d documents, %d different sentences", len(self.train), len(self.table))
         if len(self.train) < FEW:
             log.warning(
                 "%d documents are too few to learn from: the model will write nothing, or one thing; give it %d or "

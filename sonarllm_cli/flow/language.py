@@ -66,7 +66,11 @@ def reading(text: str, lang: str, known: Sequence[str] | None, name: str) -> tup
     code = likeliest_of(text, known or [USUAL, *share]) if lang == AUTO else resolve(lang, known)
     if not share or share[looks] < SURE or share.get(code) in (None, share[looks]):
         return code, ""
-    lacks, cure = (", which the model does not have", "") if lang == AUTO else ("", "; --lang auto tells")
+    has = known is None or looks in known
+    lacks, cure = (
+        "" if has else ", which the model does not have",
+        "; --lang auto tells" if has and lang != AUTO else "",
+    )
     return code, f"{name} looks {NAMES[looks]}{lacks}, and is read as {NAMES.get(code, code)}{cure}"
 
 

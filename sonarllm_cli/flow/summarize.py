@@ -94,16 +94,16 @@ def summarize(
     texts, article_SD, places, lang, note = read_input(text, lang, writer, report, speech, words, name or "the text")
     out_lang = resolve(writing.out_lang, writer.space.tokenizer.langs) if writing.out_lang else ""
     chosen = best_sentences(texts, sentences or min(AUTO, max(1, len(texts) // 3)))
-    choose = extract is None
+    choose, translated = extract is None, out_lang not in ("", lang)
     if choose:
         extract = len(texts) == 1 or unfamiliar(texts, article_SD, lang, writer) > 0
         if extract and len(texts) > 1 and not note:  # of a language misread there is nothing to learn
-            _told(name, f"{writer.name} has not learnt to write of such text", "what it writes")
+            _told(name, f"{writer.name} has not learnt to write of such text", translated, "what it writes")
     written: list[Written] = []
     if not extract:
         written = shortened(texts, article_SD, writer, writing, sentences or AUTO, report=report)
         if not written and any(texts):  # those of a recording may not have been decoded
-            _told(name, f"{writer.name} wrote nothing")
+            _told(name, f"{writer.name} wrote nothing", translated)
             extract = True
         elif not written:
             log.info("%s", nothing_written(writer))
@@ -111,11 +111,11 @@ def summarize(
             same = (out_lang or writer.lang) == lang
             extract = _unsupported(written, chosen, texts, writer, "" if same else lang)
             if extract:
-                _told(name, f"what {writer.name} wrote strays from the text", "what it wrote")
+                _told(name, f"what {writer.name} wrote strays from the text", translated, "what it wrote")
     found: list[Cited]
     if extract:
         found = _extracted(texts, article_SD, places, chosen, cite)
-        if out_lang not in ("", lang):
+        if translated:
             found = _said_in(out_lang, found, lang, article_SD[chosen], writer, writing.search, isinstance(text, str))
     else:
         tell_language(lang, writer, writing)
@@ -162,9 +162,9 @@ def _unsupported(written: list[Written], chosen: list[int], article: list[str], 
     return share(said, chosen, article) < SUPPORT
 
 
-def _told(name: str, why: str, abstract: str = "") -> None:
+def _told(name: str, why: str, translated: bool, abstract: str = "") -> None:
     """Say why a text is extracted, and what `--abstract` would give."""
-    other = f" (--abstract: {abstract})" if abstract else ""
+    other = (", translated" if translated else "") + (f" (--abstract: {abstract})" if abstract else "")
     log.info("%s%s, so these are the text's own sentences%s", f"{name}: " if name else "", why, other)
 
 
