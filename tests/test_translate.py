@@ -17,7 +17,7 @@ from sonarllm_cli.use.translate_files import files_of_documents
 
 
 def parts(text, kind="", **options):
-    def shout(sentences):
+    def shout(sentences, _):
         return [Said(s.upper(), -1.0, 0.5) for s in sentences]
 
     return list(translated(text, kind, shout, lang="eng_Latn", **options))
@@ -153,7 +153,7 @@ def test_what_is_no_words_stands_or_comes_back(text, want, kind):
 
 def test_the_words_of_a_mark_that_are_said_otherwise_lose_it_but_a_link_follows():
     said = {"See my book now.": "Sieh dir mein Buch an.", "my book": "Das meine.", "now": "jetzt"}
-    run = lambda sentences: [Said(said[s], -1.0, 0.5) for s in sentences]  # noqa: E731
+    run = lambda sentences, _: [Said(said[s], -1.0, 0.5) for s in sentences]  # noqa: E731
     [part] = translated("See [my book](u) *now*.", "", run, lang="eng_Latn", to="deu_Latn")
     assert part.text == "Sieh dir mein Buch an. [Das meine](u)"
     [one] = part.sentences
@@ -162,7 +162,7 @@ def test_the_words_of_a_mark_that_are_said_otherwise_lose_it_but_a_link_follows(
 
 def test_a_sentence_in_parts_is_joined_to_one():
     said = {"Write to": ("Schreib an.", -1.0, 0.9), "or": ("Oder.", -2.0, 0.5), "by May.": ("Bis Mai.", -3.0, 0.8)}
-    run = lambda sentences: [Said(*said[s]) for s in sentences]  # noqa: E731
+    run = lambda sentences, _: [Said(*said[s]) for s in sentences]  # noqa: E731
     [part] = translated("Write to a@b.org or x@y.de, by May.", "", run, lang="eng_Latn", to="deu_Latn")
     assert part.text == "Schreib an a@b.org oder x@y.de, Bis Mai."
     assert part.sentences[0].said == Said(part.text, -2.0, 0.5)
@@ -303,7 +303,7 @@ def test_the_verb_takes_what_the_command_takes(tmp_path, home, sonarllm):
     how = {"kind": ".md", "bilingual": True, "clauses": False, "beam": 2, "max_tokens": 6, "batch_size": 3}
     found = translate(text, "it", model="tiny", **how)
     assert found.text == done.out and [one.line for one in found.sentences] == [1, 3, 3]
-    with pytest.raises(UserError, match="the text would go from deu_Latn into deu_Latn"):
+    with pytest.raises(UserError, match="the text is in German already"):
         translate(text, "de", model="tiny")
 
 
@@ -315,5 +315,62 @@ def test_standard_input_among_files_has_no_name_in_the_folder(tmp_path):
 
 def test_a_text_is_not_translated_into_its_own_language(home, tmp_path, sonarllm):
     (tmp_path / "a.txt").write_text("It is late.")
-    done = sonarllm("translate", tmp_path / "a.txt", "-m", "mini", "--to", "en")
-    assert done.returncode == 2 and "would go from eng_Latn into eng_Latn; --lang says" in done.err
+    said = [sonarllm("translate", tmp_path / "a.txt", "-m", "mini", *lang) for lang in ([], ["--lang", "en"])]
+    assert [done.returncode for done in said] == [2, 2]
+    assert "a.txt is in English already; --to says" in said[0].err
+    assert "would go from English into English; --lang says" in said[1].err
+
+
+def test_a_line_in_another_language_is_read_in_its_own_and_stands_in_that_to_be_written():
+    own = lambda text, usual: {"A": "ita_Latn", "E": "eng_Latn"}.get(text.strip()[:1], usual)  # noqa: E731
+    run = lambda sentences, lang: [Said(f"{lang[0]}<{s}>", -1.0, 1.0) for s in sentences]  # noqa: E731
+    text = "- D x\n\nD d\nd.\n  A b\na\nE f\nOh.\nD, d\n"
+    found = list(translated(text, "", run, lang="deu_Latn", own=own, to="eng_Latn"))
+    assert "".join(part.text for part in found) == "- d<D x>\n\nd<D d d.>\n  i<A b a>\nE f\nd<Oh.>\nd<D, d>\n"
+    sentences = [one for part in found for one in part.sentences]
+    assert all(" ".join(text[one.start : one.end].split()) == one.source for one in sentences)
+    assert [one.line for one in sentences] == [1, 3, 5, 7, 8, 9] and [one.already for one in sentences].index(True) == 3
+
+
+LINES = "Das Haus ist sehr alt.\nLe chat dort dans la maison.\nThe weather is very cold today.\nJa.\n"
+
+
+def test_lines_in_several_languages_are_each_translated_and_those_already_there_told(home, tmp_path, sonarllm):
+    (tmp_path / "a.txt").write_text(LINES, "utf-8")
+    done = sonarllm("translate", tmp_path / "a.txt", "-m", "mini", "--to", "en", "--beam", 1)
+    first, second, *rest = done.out.splitlines()
+    assert first != LINES.splitlines()[0] and second != LINES.splitlines()[1] and done.returncode == 0
+    assert rest[0] == "The weather is very cold today."
+    assert "sentences, read as English, stand as they were (line" in done.err
+
+
+def test_of_several_files_one_that_is_there_already_is_copied(home, tmp_path, sonarllm):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_text("It is late.\n\n- So we go home now.\n")
+    (tmp_path / "in/b.txt").write_text("Das Haus ist alt.\n")
+    done = sonarllm("translate", tmp_path / "in", "-m", "mini", "--to", "en", "--beam", 1, "-o", tmp_path / "out")
+    assert done.returncode == 0 and "a.txt is in English already, and stands as it is" in done.err
+    assert (tmp_path / "out/a.txt").read_text() == (tmp_path / "in/a.txt").read_text()
+    assert (tmp_path / "out/b.txt").exists()
+
+
+@pytest.mark.parametrize("to", ["en", "de"])
+def test_a_text_in_a_language_that_the_model_lacks_is_told_once(home, tmp_path, sonarllm, to):
+    (tmp_path / "a.txt").write_text("今日は天気がとても良いです。\n私は学生です。\n", "utf-8")
+    done = sonarllm("translate", tmp_path / "a.txt", "-m", "mini", "--to", to)
+    assert (done.returncode, done.err.count("\n")) == (2, 1)
+    assert "a.txt is in Japanese, which the model does not have; -m" in done.err
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_front_matter_stands_but_a_rule_at_the_top_is_none(end):
+    text = "---\ntitle: One two\ntags: [a]\n---\n# A\n\n---\n\nb c\n".replace("\n", end)
+    assert shouted(text, ".md") == text.replace("b c", "B C")
+    assert shouted("---\n\na\n\n---\n", ".md") == "---\n\nA\n\n---\n"
+    assert shouted("---\na: b\n", ".md") == "---\nA: B\n"
+
+
+def test_a_sentence_that_comes_out_as_it_was_is_told(home, tmp_path, sonarllm):
+    (tmp_path / "a.txt").write_text("Hello, Anna.\n")
+    done = sonarllm("translate", tmp_path / "a.txt", "-m", "mini", "--to", "de")
+    assert done.out == "Hello, Anna.\n" and "1 of 1 sentences came out as they were (line 1)" in done.err

@@ -75,14 +75,19 @@ def translate(
     Of HTML its text is translated. Of a recording each utterance is a line, or with --format srt or vtt a cue of
     subtitles.
 
-    What came out is embedded again: how many sentences are far from what they say, and on which lines, is told. --json
+    Without --lang a line that is surely in another language than those around it is read in its own; what is in the
+    language --to already stands as it is.
+
+    What came out is embedded again: how many sentences are far from what they say, came out as they were, or stand, and
+    on which lines, is told. --json
     gives a record a sentence: file, source, start and end (in characters of the file; of a recording in seconds), text,
     score (the decoder's log-probability a token), back_cosine (of the text's embedding with the source's; 1 is best);
-    both null of a sentence in letters of no language that the model has.
+    both null of a sentence that stands, in letters of no language that the model has or in the language --to already.
 
     Several files, and the texts, subtitles and recordings of a DIR, are written to the folder -o, each under its own
     name, a recording's with .txt, .srt or .vtt after it, a page's (HTML) with .txt; what lies in that folder is not
-    taken of a DIR. One that can't be read is left out, told, and makes the exit code 1.
+    taken of a DIR. One that is in the language --to already is copied, and told. One that can't be read is left out,
+    told, and makes the exit code 1.
 
     \b
     Example:

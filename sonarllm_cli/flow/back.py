@@ -36,21 +36,29 @@ def back_cosines(texts: Sequence[Sequence[str]], lang: str, embedding_ND: Tensor
 
 @dataclass
 class Distances:
-    """What is to be told of many sentences: how many came out far, how many were left as they are, and where the first
-    of them are."""
+    """What is to be told of many sentences: how many came out far, how many were left as they are or came out so, and
+    where the first of them are."""
 
     count: int = 0
     far: int = 0
     places: list[int] = field(default_factory=list)
+    same: int = 0
+    same_places: list[int] = field(default_factory=list)
     left: int = 0
     left_places: list[int] = field(default_factory=list)
+    already: int = 0
+    already_places: list[int] = field(default_factory=list)
 
-    def see(self, place: int, cosine: float | None) -> None:
-        """A sentence at a place (the number of a line, a row), and its cosine; None of one without words."""
+    def see(self, place: int, cosine: float | None, *, same: bool = False) -> None:
+        """A sentence at a place (the number of a line, a row), and its cosine; None of one without words. Whether it
+        came out the `same` though in another language."""
         if cosine is None:
             return
         self.count += 1
-        if cosine < FAR:
+        if same:
+            self.same += 1
+            _note(place, self.same_places)
+        elif cosine < FAR:
             self.far += 1
             _note(place, self.places)
 
@@ -59,14 +67,30 @@ class Distances:
         self.count, self.left = self.count + 1, self.left + 1
         _note(place, self.left_places)
 
-    def told(self, what: str, place: str) -> str:
-        """A line that says so, of `what` ("sentences") by their `place` ("line"); "" if there is nothing to tell."""
+    def stand(self, place: int) -> None:
+        """A sentence that is in the language to be written already."""
+        self.count, self.already = self.count + 1, self.already + 1
+        _note(place, self.already_places)
+
+    def told(self, what: str, place: str, to: str = "") -> str:
+        """A line that says so, of `what` ("sentences") by their `place` ("line"), into the language named `to`; "" if
+        there is nothing to tell."""
         said = []
         if self.far:
             said.append(
                 f"{self.far:,} of {self.count:,} {what} came out far from what they say "
                 f"({_named(place, self.places, self.far)}): embedded again, their cosine is under {FAR}; shorter "
                 "sentences, or a larger model with -m, come nearer"
+            )
+        if self.same:
+            said.append(
+                f"{self.same:,} of {self.count:,} {what} came out as they were "
+                f"({_named(place, self.same_places, self.same)})"
+            )
+        if self.already:
+            said.append(
+                f"{self.already:,} of {self.count:,} {what}, read as {to}, stand as they were "
+                f"({_named(place, self.already_places, self.already)})"
             )
         if self.left:
             said.append(

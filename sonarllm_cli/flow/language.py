@@ -84,12 +84,24 @@ def lines_told(
     untold = [row.text for row in first if not row.lang]
     usual = language_of("\n".join(untold), lang, known, name)
     asked = lang == AUTO and (known is None or len(known) > 1)
-    mixed = asked and any(_likelier(text, known, usual, LINE_ODDS) != usual for text in untold)
+    mixed = asked and any(language_among(text, usual, known) != usual for text in untold)
     for row in chain(first, rows):
         if row.lang:
             yield row, resolve(row.lang, known)
         else:
-            yield row, _likelier(row.text, known, usual, LINE_ODDS) if mixed else usual
+            yield row, language_among(row.text, usual, known) if mixed else usual
+
+
+def language_among(text: str, usual: str, known: Sequence[str] | None) -> str:
+    """The language of a text among others in the `usual` one: another of those known only where it surely is."""
+    return _likelier(text, known, usual, LINE_ODDS)
+
+
+def lacking(text: str, known: Sequence[str]) -> str:
+    """The language that a text surely is in, if it is none of those known; else ""."""
+    share = _shares(text)
+    looks = next(iter(share), "")
+    return looks if looks not in known and share.get(looks, 0.0) >= SURE else ""
 
 
 def likeliest_of(text: str, known: Sequence[str]) -> str:

@@ -3,8 +3,8 @@
     [*pieces("# Heading\n\n- one\n", ".md")]
     # [Piece("# ", "Heading", "\n"), Piece("\n"), Piece("- ", "one", "\n")]
 
-Blank lines, list marks, headings' marks, code, link definitions, tables' bars and rules of Markdown are no prose, nor
-are numbers, times and settings of subtitles and the marks around a cue (markup.py).
+Blank lines, list marks, headings' marks, code, link definitions, front matter (YAML), tables' bars and rules of
+Markdown are no prose, nor are numbers, times and settings of subtitles and the marks around a cue (markup.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _TIMES = re.compile(rf"\s*{_CLOCK}\s+-->\s+{_CLOCK}(?:\s.*)?")
 _FORM = "write them as 00:01:02,500 --> 00:01:04,000"
 _PREFIX = re.compile(r"[^\S\n]*(?:(?:>|#{1,6}|[-*+•–]|\d{1,3}[.)]|[A-Za-z]\))[^\S\n]+)*(?:\[[ xX]\]\s+)?")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
+_FRONT = re.compile(r"---[^\S\n]*\n(?=[\w\"'#-][^\n]*\n)(?:.*\n)*?(?:---|\.\.\.)[^\S\n]*(?:\n|$)")  # YAML
 _RULE = re.compile(r"[\s|:=*_~+-]*")
 _ROW = re.compile(r"\s*\|.*\|\s*")
 _CELL = re.compile(r"(?:\\\||[^|\s])(?:(?:\\\||[^|\n])*(?:\\\||[^|\s]))?")
@@ -49,6 +50,9 @@ def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
     """Plain text and Markdown: a block is the lines from a mark, or a blank line, to the next."""
     held: list[str] = []
     mark, fenced = "", False
+    if front := _FRONT.match(text) if markdown else None:
+        yield Piece(front.group())
+        text = text[front.end() :]
 
     def block() -> Iterator[Piece]:
         if held:

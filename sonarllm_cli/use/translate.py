@@ -5,7 +5,8 @@
 
 What is no prose passes as it stands (pieces.py), and so does what is no words (markup.py), or in letters of no language
 of the space. The prose of a block of lines is segmented, embedded and decoded. A sentence around an address or code is
-translated in parts. Of a recording each utterance is a line, or a cue of subtitles.
+translated in parts. With `--lang auto` a line among others in another language is read in its own, and stands if that
+is the one to be written. Of a recording each utterance is a line, or a cue of subtitles.
 """
 
 from __future__ import annotations
@@ -25,34 +26,40 @@ from ..flow.decode import Search
 from ..flow.embed_speech import SpeechModel
 from ..flow.embed_text import fits
 from ..flow.hear import Ears, Listened, read_recording
-from ..flow.language import AUTO, language_of
+from ..flow.language import AUTO, lacking, language_among, reading
 from ..flow.marks import flat
 from ..flow.say import Said, nearest_of, say
 from ..flow.segment import segment
 from ..flow.utterances import Utterance
 from ..io.audio import Recording
-from ..languages import foreign_letters, resolve
+from ..languages import NAMES, foreign_letters, resolve
 from ..runtime import Runtime, log
 from ..weights.loaded import DEFAULT, Space, load_space
 from .markup import Bare, Mark, breaks, cue, escaped, prose, put_back
 from .pieces import SUBTITLES, Piece, pieces
 
 SENTENCES = 256  # translated at once
-Translate = Callable[[Sequence[str]], list[Said]]  # sentences on one line each → theirs
+Translate = Callable[[Sequence[str], str], list[Said]]  # sentences on one line each, of one language → theirs
+OwnLanguage = Callable[[str, str], str]  # a text, the language of what is around it → its own
+
+
+class Already(UserError):
+    """A text is in the language that is to be written."""
 
 
 @dataclass(frozen=True)
 class Translated:
     """A sentence of a document, whose characters `start` to `end` it is, from the line `line` (from 1) on; and what it
-    is in the other language, both without marks. None of one in foreign letters, which stands as it is. Of a sentence
-    that was translated in parts the score is their mean, the cosine the least. Or an utterance: its words, if they were
-    asked for, seconds, and number."""
+    is in the other language, both without marks. None of one in foreign letters, or `already` in the other language,
+    which stands as it is. Of a sentence that was translated in parts the score is their mean, the cosine the least. Or
+    an utterance: its words, if they were asked for, seconds, and number."""
 
     source: str
     start: float
     end: float
     line: int
     said: Said | None
+    already: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,36 +94,88 @@ class Translator:
         """A document's parts, in order: joined their texts are it. How many sentences came out far from what they say,
         and where, is logged, after what is to `tell`. Messages call the document by its `name`.
 
-        UserError for a language that the space has not, and a text in the language that is to be written."""
-        space, to = self.space, resolve(self.to, self.space.tokenizer.langs)
+        UserError for a language that the space has not; `Already` for a text in the language to be written."""
+        langs = self.space.tokenizer.langs
+        space, to = self.space, resolve(self.to, langs)
         if isinstance(document, Recording):
             ears = self._ears.of(document.name)
             heard = read_recording(document, space, self.lang, speech=ears, batch_size=self.batch_size)
             parts = translate_speech(heard, to, kind=kind, search=self.search, bilingual=self.bilingual)
-            return _told(parts, tell, "utterance")
-        lang = language_of(document, self.lang, space.tokenizer.langs, name or "the text")
-        if lang == to:
+            return _told(parts, tell, "utterance", to)
+        name = name or "the text"
+        own: OwnLanguage | None = None
+        if self.lang == AUTO and len(langs) > 1:
+            own = functools.partial(language_among, known=langs)
+        lang, note = reading(document, self.lang, langs, name)
+        if own:
+            _check_work(document, kind, lang, to, langs, own, name)
+        if note:
+            log.info("%s", note)
+        if lang == to and not own:
             cure = "--lang says what it is in, --to what to write"
-            raise UserError(f"{name or 'the text'} would go from {lang} into {to}", cure)
+            raise UserError(f"{name} would go from {NAMES.get(lang, lang)} into {NAMES.get(to, to)}", cure)
         options: dict[str, Any] = {"batch_size": self.batch_size, "by_clauses": self.clauses}
 
-        def run(sentences: Sequence[str]) -> list[Said]:
+        def run(sentences: Sequence[str], lang: str) -> list[Said]:
             return say(sentences, lang, to, space, self.search, **options)
 
-        parts = translated(document, kind, run, lang=lang, to=to, space=space, bilingual=self.bilingual)
-        return _told(parts, tell, "line")
+        parts = translated(document, kind, run, lang=lang, own=own, to=to, space=space, bilingual=self.bilingual)
+        return _told(parts, tell, "line", to)
 
 
-def _told(parts: Iterator[Part], tell: str, place: str) -> Iterator[Part]:
+def _check_work(text: str, kind: str, lang: str, to: str, langs: Sequence[str], own: OwnLanguage, name: str) -> None:
+    """UserError for a text with nothing to be translated: in a language that the space lacks, or in `to`."""
+    lines = [line for line in text.splitlines() if any(map(str.isalpha, line))]
+    if not lines:
+        return
+    foreign = all(foreign_letters(line, langs) for line in lines)
+    others = lang != to or any(language != to for piece in pieces(text, kind) for _, language in _own(piece, lang, own))
+    if others and not foreign:
+        return
+    if lacks := lacking(text, langs):
+        raise UserError(f"{name} is in {NAMES[lacks]}, which the model does not have", "-m names one that has it")
+    if foreign:
+        raise UserError(f"{name} is in letters of no language that the model has", "-m names one that has them")
+    cure = "--to says what to write, --lang what it is in if it only looks so"
+    raise Already(f"{name} is in {NAMES.get(to, to)} already", cure)
+
+
+def _own(piece: Piece, usual: str, own: OwnLanguage, *, lines: bool = True) -> Iterator[tuple[Piece, str]]:
+    """A piece, cut at the ends of `lines` where the text goes over into another language; each with its language."""
+    usual = own(piece.prose, usual)
+    stretches: list[tuple[str, str]] = []
+    for line in piece.prose.splitlines(keepends=True) if lines else []:
+        lang = own(line, usual)
+        if stretches:
+            before, last = stretches[-1]
+            goes_on = line.lstrip()[:1].islower() and before.rstrip()[-1:] not in ".!?…"  # a sentence
+            if lang == last or goes_on:
+                stretches[-1] = before + line, last
+                continue
+        stretches.append((line, lang))
+    if len(stretches) < 2:
+        yield piece, stretches[0][1] if stretches else usual
+        return
+    for i, (text, lang) in enumerate(stretches):
+        prose = text.rstrip()
+        after = text[len(prose) :] + piece.after * (i == len(stretches) - 1)
+        yield Piece(piece.before * (i == 0), prose, after), lang
+
+
+def _told(parts: Iterator[Part], tell: str, place: str, to: str) -> Iterator[Part]:
     distances = Distances()
     for part in parts:
         for one in part.sentences:
             if one.said:
-                distances.see(one.line, one.said.cosine)
+                distances.see(
+                    one.line, one.said.cosine, same=place == "line" and flat(one.said.text) == flat(one.source)
+                )
+            elif one.already:
+                distances.stand(one.line)
             else:
                 distances.leave(one.line)
         yield part
-    if told := distances.told("sentences", place):
+    if told := distances.told("sentences", place, NAMES.get(to, to)):
         log.info("%s%s", tell, told)
 
 
@@ -251,43 +310,50 @@ def translated(
     run: Translate,
     *,
     lang: str,
+    own: OwnLanguage | None = None,
     to: str = "",
     space: Space | None = None,
     bilingual: bool = False,
     most: int = SENTENCES,
 ) -> Iterator[Part]:
     """The parts of a document, whose `kind` is one of `pieces`, as `run` translates its sentences. Those over the limit
-    of `space` are cut first, and those in letters that none of its languages has stand as they are."""
-    parts = pieces(text, kind)
+    of `space` are cut first, and those in letters that none of its languages has stand as they are. The text is in the
+    language `lang`, but for what `own` tells to be in another; what is in `to` stands as well."""
+    cut = functools.partial(_own, usual=lang, own=own, lines=kind not in SUBTITLES) if own else lambda p: [(p, lang)]
+    parts = ((piece, language) for whole in pieces(text, kind) for piece, language in cut(whole))
     fit = fits(space) if space else None
     langs = space.tokenizer.langs if space else []
     newline = "\r\n" if "\r\n" in text else "\n"
     offset, line = 0, 1  # of the piece
     while group := list(islice(parts, most)):
-        read = [cue(piece.prose) if kind in SUBTITLES else prose(piece.prose) for piece in group]
-        sentences = [_sentences(words, lang, fit) for words in read]
+        read = [cue(piece.prose) if kind in SUBTITLES else prose(piece.prose) for piece, _ in group]
+        sentences = [_sentences(words, language, fit) for words, (_, language) in zip(read, group)]
         foreign = {
-            s.source for own in sentences for s in own if langs and s.wanted and foreign_letters(s.source, langs)
+            s.source for every in sentences for s in every if langs and s.wanted and foreign_letters(s.source, langs)
         }
-        wanted = [words for own in sentences for s in own if s.source not in foreign for words in s.wanted]
-        found = iter(run(wanted) if wanted else [])
-        for piece, words, own in zip(group, read, sentences):
+        wanted: dict[str, list[str]] = {}
+        for every, (_, language) in zip(sentences, group):
+            if language != to:
+                wanted.setdefault(language, []).extend(w for s in every if s.source not in foreign for w in s.wanted)
+        found = {language: iter(run(words, language)) for language, words in wanted.items() if words}
+        for (piece, language), words, every in zip(group, read, sentences):
             at = offset + len(piece.before)
             above = line + piece.before.count("\n")
             out: list[Translated] = []
             text, ended = "", 0
-            for s in own:
+            for s in every:
                 said, marked = None, s.marked(s.source)
-                if s.wanted and s.source not in foreign:
-                    said, marked = s.said(found, to)
+                translatable = bool(s.wanted) and s.source not in foreign
+                if translatable and language != to:
+                    said, marked = s.said(found[language], to)
                 place, end = words.places[s.start], words.places[s.end]
                 row = above + piece.prose.count("\n", 0, place)
-                out.append(Translated(s.source, at + place, at + end, row, said))
+                out.append(Translated(s.source, at + place, at + end, row, said, translatable and said is None))
                 text += words.words[ended : s.start] + marked
                 ended = s.end
             yield Part(
                 piece.before + _shown(piece, out, text, kind, newline, bilingual) + piece.after,
-                [one for one in out if one.said or one.source in foreign],
+                [one for one in out if one.said or one.already or one.source in foreign],
             )
             whole = piece.before + piece.prose + piece.after
             offset, line = offset + len(whole), line + whole.count("\n")

@@ -18,8 +18,9 @@ from ..io.audio import ENDINGS as SOUND_ENDINGS
 from ..io.audio import Recording, check_speech, is_recording
 from ..io.files import display_name, make_folder, open_output, text_ending, uncompressed
 from ..io.texts import HTML_ENDINGS, expand, read_texts
+from ..runtime import log
 from .pieces import SUBTITLES, pieces
-from .translate import Part, Translator
+from .translate import Already, Part, Translator
 
 TAKEN = (".txt", ".text", ".md", ".rst", *SUBTITLES, *SOUND_ENDINGS)  # what is taken of a folder
 Tell = Callable[[UserError], None]
@@ -38,8 +39,9 @@ def translate_files(
 ) -> Iterator[tuple[str, Part]]:
     """Each file's name with its parts, in order; none, or "-", is standard input. With `folder` each translation is
     written to the folder `output`, under the file's own name (see `files_of_documents`); else `output` is where the
-    caller writes them. `kind` is that of the files where their endings don't tell (see `Translator`). With `tell` a
-    file that can't be read or translated is told, and the others are done.
+    caller writes them. Of several, one that is in the language to be written already is copied. `kind` is that of the
+    files where their endings don't tell (see `Translator`). With `tell` a file that can't be read or translated is
+    told, and the others are done.
 
     `translator` is asked once the first file was read. UserError at once for files that are not there, a translation
     that would be written over its source, and a `speech` encoder with nothing to hear; and where no file can be read.
@@ -78,7 +80,13 @@ def _translated(
     for name, place, document, form in jobs:
         shown = display_name(name)
         try:
-            parts = run.parts(document, form, shown, f"{shown}: " if several else "")
+            try:
+                parts = run.parts(document, form, shown, f"{shown}: " if several else "")
+            except Already as error:
+                if not several or isinstance(document, Recording):
+                    raise
+                log.info("%s, and stands as it is", error.message)
+                parts = iter([Part(document, [])])
             if place:
                 make_folder(place.parent)
             with open_output(str(place)) if place else nullcontext() as out:
