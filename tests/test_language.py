@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow import language
 from sonarllm_cli.flow.language import language_of, lines_told
 from sonarllm_cli.io.files import TextLine
@@ -46,6 +47,18 @@ def test_a_model_of_one_language_is_asked_for_no_other(monkeypatch):
 def told(*texts, lang="auto"):
     rows = [TextLine(i, *text) if isinstance(text, tuple) else TextLine(i, text) for i, text in enumerate(texts)]
     return [own[:3] for _, own in lines_told(rows, lang, MINI)]
+
+
+@pytest.mark.parametrize(
+    ("lang", "found"), [("de", "deu"), (" EN ", "eng"), ("auto", "ita"), ("", "ita"), (None, "ita")]
+)
+def test_a_records_language_goes_first(lang, found):
+    assert told((TEXTS["ita_Latn"], lang)) == [found]
+
+
+def test_a_records_language_that_is_none_is_named_with_its_line():
+    with pytest.raises(UserError, match=r"^the text, line 1: unknown language 'xx'"):
+        told("A text.", ("Another.", "xx"))
 
 
 def test_lines_have_one_language_but_where_some_are_surely_in_another():
