@@ -166,7 +166,9 @@ def test_every_line_of_a_text_file_comes_back(tmp_path, texts):
 
 def test_json_lines_give_text_language_and_record(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "A.", "lang": "eng_Latn"}\n\n{"text": "\\u00e9\\ud83d\\ude00", "lang": null, "id": [1]}\n')
+    path.write_text(
+        '{"text": "A.", "lang": "eng_Latn"}\n\n{"text": "\\u00e9\\ud83d\\ude00", "lang": null, "id": [1]}\n'
+    )
     first, second = read_lines(str(path))
     assert first[:3] == (1, "A.", "eng_Latn") and second[:3] == (3, "é😀", None)
     assert second.record == {"text": "é😀", "lang": None, "id": [1]}

@@ -128,3 +128,9 @@ def test_every_command_that_reads_a_text_tells_its_language_and_notes_a_wrong_on
     assert (auto.returncode, auto.out, auto.err) == (0, said.out, said.err) and said.out and "looks" not in said.err
     notes = [line for line in wrong.err.splitlines() if "looks" in line]
     assert notes == ["it.txt looks Italian, and is read as English; --lang auto tells"]
+
+
+def test_auto_is_auto_in_any_case(sonarllm, tmp_path, monkeypatch):
+    (tmp_path / "it.txt").write_text(TEXTS["ita_Latn"], "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert sonarllm("segment", "it.txt", "--lang", "Auto ").out == sonarllm("segment", "it.txt").out != ""
