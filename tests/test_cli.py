@@ -594,6 +594,7 @@ def test_a_run_folder_is_its_own_recipe_and_stands_for_its_model(run, tmp_path):
         (["train", "runs/a"], "continue it with --resume"),
         (["train", "--resume", "runs/a", "-o", "b"], "leave -o out"),
         (["train", "--resume", "runs"], "is no run folder"),
+        (["train", "--resume", "runs/none"], "no such run folder: runs/none; name the folder"),
     ):
         code, _, err = run(*arguments)
         assert code == 2 and words in err

@@ -166,10 +166,12 @@ def test_every_line_of_a_text_file_comes_back(tmp_path, texts):
 
 def test_json_lines_give_text_language_and_record(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "A.", "lang": "eng_Latn"}\n\n{"text": "\\u00e9\\ud83d\\ude00", "lang": 3, "id": [1]}\n')
+    path.write_text(
+        '{"text": "A.", "lang": "eng_Latn"}\n\n{"text": "\\u00e9\\ud83d\\ude00", "lang": null, "id": [1]}\n'
+    )
     first, second = read_lines(str(path))
     assert first[:3] == (1, "A.", "eng_Latn") and second[:3] == (3, "é😀", None)
-    assert second.record == {"text": "é😀", "lang": 3, "id": [1]}
+    assert second.record == {"text": "é😀", "lang": None, "id": [1]}
 
 
 def test_a_text_field_makes_any_name_json_lines(tmp_path):
@@ -187,6 +189,7 @@ def test_a_text_field_makes_any_name_json_lines(tmp_path):
         (b'{"id": 1, "url": 2}', 'line 2: no field "text"', "its fields are: id, url"),
         (b"{}", 'line 2: no field "text"', "none"),
         (b'{"text": 3}', 'line 2: the field "text" is not a string', ""),
+        (b'{"text": "a", "lang": 5}', 'line 2: the field "lang" is not a string', ""),
         (b'{"text": "A."', "line 2: not JSON", "JSON Lines"),
         (b'["A."]', "line 2: not a JSON object", '{"text": "..."}'),
         (b'{"text": "\\ud800"}', "line 2: not JSON", ""),

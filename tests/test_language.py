@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow import language
 from sonarllm_cli.flow.language import language_of, lines_told
 from sonarllm_cli.io.files import TextLine
@@ -46,6 +47,18 @@ def test_a_model_of_one_language_is_asked_for_no_other(monkeypatch):
 def told(*texts, lang="auto"):
     rows = [TextLine(i, *text) if isinstance(text, tuple) else TextLine(i, text) for i, text in enumerate(texts)]
     return [own[:3] for _, own in lines_told(rows, lang, MINI)]
+
+
+@pytest.mark.parametrize(
+    ("lang", "found"), [("de", "deu"), (" EN ", "eng"), ("auto", "ita"), ("", "ita"), (None, "ita")]
+)
+def test_a_records_language_goes_first(lang, found):
+    assert told((TEXTS["ita_Latn"], lang)) == [found]
+
+
+def test_a_records_language_that_is_none_is_named_with_its_line():
+    with pytest.raises(UserError, match=r"^the text, line 1: unknown language 'xx'"):
+        told("A text.", ("Another.", "xx"))
 
 
 def test_lines_have_one_language_but_where_some_are_surely_in_another():
@@ -115,3 +128,9 @@ def test_every_command_that_reads_a_text_tells_its_language_and_notes_a_wrong_on
     assert (auto.returncode, auto.out, auto.err) == (0, said.out, said.err) and said.out and "looks" not in said.err
     notes = [line for line in wrong.err.splitlines() if "looks" in line]
     assert notes == ["it.txt looks Italian, and is read as English; --lang auto tells"]
+
+
+def test_auto_is_auto_in_any_case(sonarllm, tmp_path, monkeypatch):
+    (tmp_path / "it.txt").write_text(TEXTS["ita_Latn"], "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert sonarllm("segment", "it.txt", "--lang", "Auto ").out == sonarllm("segment", "it.txt").out != ""

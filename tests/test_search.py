@@ -2,6 +2,7 @@
 
 import io
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -119,6 +120,13 @@ def test_an_index_without_texts_or_of_another_space_is_refused(space, tmp_path):
 def test_a_query_without_words_is_refused(notes, space, queries, says):
     with pytest.raises(UserError, match=says):
         search(queries, [str(notes)], space)
+
+
+def test_where_no_vectors_can_be_kept_they_are_made_and_it_is_said(notes, home, sonarllm, monkeypatch):
+    kept = sonarllm("search", "A chess game.", notes, "-k", 1, "-m", "tiny")
+    monkeypatch.setattr("sonarllm_cli.use.search.check_file", Mock(side_effect=UserError("cannot write it")))
+    done = sonarllm("search", "A chess game.", notes, "-k", 1, "-m", "tiny")
+    assert (done.returncode, done.out) == (0, kept.out) and "vectors are not kept: cannot write it" in done.err
 
 
 def test_a_bad_file_of_a_folder_is_told_and_the_others_are_searched(notes, home, sonarllm, monkeypatch):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import platform
 import sys
@@ -124,11 +125,12 @@ def test_curves_are_read_by_figure(runs):
 @pytest.mark.parametrize(
     "line", [b"\xff\xfe", b'{"step": 3, "nl', b"[" * 100_000, b"null", b'{"step": "3"}', b'{"nll": 1}']
 )
-def test_a_damaged_line_of_metrics_is_passed_over(runs, line):
+def test_a_damaged_line_of_metrics_is_passed_over_and_told(runs, line, caplog):
+    caplog.set_level(logging.INFO, "sonarllm")
     path = runs[0] / "metrics.jsonl"
     want, good = read_metrics(path), path.read_bytes()
     path.write_bytes(good + line)
-    assert read_metrics(path) == want
+    assert read_metrics(path) == want and caplog.messages == [f"{path}: damaged lines passed over: 1"]
     watch._trim(path, 2, {"step", "valid_text_nll"})
     assert read_metrics(path) == want[:2]
 

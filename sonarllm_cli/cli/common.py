@@ -69,7 +69,19 @@ files_argument = click.argument("files", nargs=-1, metavar="[FILE|DIR|-]…", ty
 
 def language_option(flag: str, help: str, default: str = "auto") -> Callable[[F], F]:
     """An option that takes a language, which shells complete."""
-    return click.option(flag, default=default, show_default=bool(default), help=help, shell_complete=complete.languages)
+    return click.option(
+        flag,
+        default=default,
+        show_default=bool(default),
+        help=help,
+        shell_complete=complete.languages,
+        callback=lambda _, __, value: _plain_auto(value),
+    )
+
+
+def _plain_auto(value: str) -> str:
+    """A language as it was given, "auto" in whatever case."""
+    return "auto" if value.strip().casefold() == "auto" else value
 
 
 text_lang_option = language_option(

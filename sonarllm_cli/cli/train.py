@@ -98,6 +98,8 @@ def train(
 
 def _places(named: str, output: str | None, resume: bool) -> tuple[str, Path | None]:
     """The recipe, and the run folder if it is known: a run is its own recipe, and goes on in its folder."""
+    if resume and not Path(named).exists() and Path(named).suffix != ".toml":
+        raise UserError(f"no such run folder: {named}", "name the folder that the run's -o gave, or a recipe")
     if not Path(named).is_dir():
         return named, Path(output) if output else None
     recipe = Path(named, "settings.toml")

@@ -20,6 +20,7 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
+from ..errors import UserError
 from ..io.files import TextLine
 from ..languages import NAMES, readings_of, resolve
 from ..weights import registry
@@ -78,16 +79,20 @@ def lines_told(
     rows: Iterable[TextLine], lang: str, known: Sequence[str] | None, name: str = "the text"
 ) -> Iterator[tuple[TextLine, str]]:
     """Lines that are texts of their own, each with its language: that of its record, or `lang`; of "auto" what the
-    first fifty look like, and where one of these is surely in another language, so is each line that surely is."""
+    first fifty look like, and where one of these is surely in another language, so is each line that surely is. A
+    record's language that is not known is a UserError with its line."""
     rows = iter(rows)
     first = list(islice(rows, TOLD))
-    untold = [row.text for row in first if not row.lang]
+    untold = [row.text for row in first if _to_tell(row)]
     usual = language_of("\n".join(untold), lang, known, name)
     asked = lang == AUTO and (known is None or len(known) > 1)
     mixed = asked and any(language_among(text, usual, known) != usual for text in untold)
     for row in chain(first, rows):
-        if row.lang:
-            yield row, resolve(row.lang, known)
+        if not _to_tell(row):
+            try:
+                yield row, resolve(row.lang or "", known)
+            except UserError as error:
+                raise UserError(f"{name}, line {row.number}: {error.message}", error.cure) from None
         else:
             yield row, language_among(row.text, usual, known) if mixed else usual
 
@@ -102,6 +107,11 @@ def lacking(text: str, known: Sequence[str]) -> str:
     share = _shares(text)
     looks = next(iter(share), "")
     return looks if looks not in known and share.get(looks, 0.0) >= SURE else ""
+
+
+def _to_tell(row: TextLine) -> bool:
+    """Whether a line does not say what it is in."""
+    return row.lang in (None, "", AUTO)
 
 
 def likeliest_of(text: str, known: Sequence[str]) -> str:

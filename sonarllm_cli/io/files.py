@@ -277,7 +277,9 @@ def _text_record(number: int, line: str, where: str, field: str) -> TextLine:
         raise UserError(f'{where}: the field "{field}" is not a string', "name the field that holds the text")
     if "\0" in text:
         raise UserError(f"{where}: binary data (a NUL character)", "give plain text")
-    return TextLine(number, text, lang if isinstance(lang, str) else None, record)
+    if not isinstance(lang, str | None):
+        raise UserError(f'{where}: the field "lang" is not a string', 'give a language, as "en", or leave it out')
+    return TextLine(number, text, lang, record)
 
 
 # ---------------------------------------------------------------------------------------------- writing

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..io.files import atomic_file, check_file, load_json, read_errors
+from ..runtime import log
 
 PANELS = ("nll", "loss", "bpb", "grad_norm", "lr", "tokens_s")  # of training, those that a run has
 PICTURES = (".png", ".svg", ".pdf")
@@ -27,9 +28,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         with contextlib.suppress(ValueError):
             rows.append(load_json(line))
-    return [
+    sound = [
         row for row in rows if isinstance(row, dict) and {*map(type, row.values())} <= {int, float} and "step" in row
     ]
+    if len(sound) < len(lines):
+        log.info("%s: damaged lines passed over: %d", path, len(lines) - len(sound))
+    return sound
 
 
 def read_curves(run: Path) -> Curves:

@@ -31,8 +31,9 @@ from ..flow.language import AUTO, language_of
 from ..flow.segment import Sentence, segment_stream
 from ..flow.utterances import Utterance
 from ..io.audio import Recording, check_speech, is_recording
-from ..io.files import JSON_ENDINGS, display_name, make_folder, open_bytes, read_errors, text_ending
+from ..io.files import JSON_ENDINGS, check_file, display_name, make_folder, open_bytes, read_errors, text_ending
 from ..io.texts import INPUT_ENDINGS, expand, read_texts
+from ..runtime import log
 from ..weights import model_dir, registry
 from ..weights.loaded import Space
 from .neighbours import nearest_rows
@@ -238,7 +239,12 @@ def _kept(facts: Sequence[str], make: Callable[[], Arrays], keep: bool) -> Array
     if not keep:
         return make()
     place = registry.models_home().parent / "search" / f"{what[:40]}.safetensors"
-    make_folder(place.parent)
+    try:
+        make_folder(place.parent)
+        check_file(place)
+    except UserError as error:
+        log.info("vectors are not kept: %s", error.message)
+        return make()
     return kept(place, what, make)
 
 

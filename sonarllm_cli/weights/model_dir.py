@@ -83,7 +83,8 @@ def _check_types(path: Path, config: dict[str, Any]) -> None:
         check(key not in config or type(config[key]) in kinds, key)
     check(config.get("weights", STORED[0]) in STORED, "weights")
     check(0 <= config.get("familiar_bpb", 0) < math.inf, "familiar_bpb")
-    check(all(isinstance(lang, str) for lang in config.get("langs", [])), "langs")
+    langs = config.get("langs", ["none"])  # a kind without words has none
+    check(all(isinstance(lang, str) for lang in langs) and 0 < len({*langs}) == len(langs), "langs")
     check(all(type(value) is str for value in config.get("sonar", {}).values()), "sonar")
     settings = config.get("training", {}).get("settings", {})
     check(isinstance(settings, dict) and type(settings.get("sonar", "")) is str, "training")
