@@ -17,8 +17,8 @@ from ..errors import RunError, UserError
 from ..io.audio import ENDINGS as SOUND_ENDINGS
 from ..io.audio import Recording, check_speech, is_recording
 from ..io.files import display_name, make_folder, open_output, text_ending, uncompressed
+from ..io.pieces import SUBTITLES, pieces
 from ..io.texts import HTML_ENDINGS, expand, read_texts
-from .pieces import SUBTITLES, pieces
 from .translate import Part, Translator
 
 TAKEN = (".txt", ".text", ".md", ".rst", *SUBTITLES, *SOUND_ENDINGS)  # what is taken of a folder
