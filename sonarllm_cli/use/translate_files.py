@@ -135,7 +135,7 @@ def read_translatable(name: str, kind: str = "") -> tuple[str | Recording, str]:
     the kind of subtitles that is given. UserError for a text that can't be read, is empty, or has broken times."""
     if is_recording(name):
         return Recording(name), kind if kind in SUBTITLES else ""
-    [(_, text)] = read_texts([name])
+    [(_, text)] = read_texts([name], marked=True)
     kind = kind or ("" if name == "-" else text_ending(name))
     kind = kind if kind in (*SUBTITLES, ".md") else ""
     try:
