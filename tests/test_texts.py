@@ -155,3 +155,19 @@ def test_records_are_no_text(folder):
     (folder / "docs.jsonl").write_text('{"text": "One. Two."}\n', "utf-8")
     with pytest.raises(UserError, match=r"holds records .*jq -r \.text notes/docs\.jsonl"):
         list(read_texts(["notes/docs.jsonl"]))
+
+
+SRT = "1\n00:00:01,000 --> 00:00:02,000\n<i>It is cold\nthis</i> morning\n\n2\n00:00:03,000 --> 00:00:04,000\n"
+SRT += "and {\\an8}dark &amp; wet.\n\n3\n00:00:05,000 --> 00:00:06,000\n- ANN: [SIGHS] Is it?\n- Yes.\n"
+
+
+def test_of_subtitles_what_is_said_is_read_without_numbers_times_tags_and_sounds(folder):
+    (folder / "a.srt").write_text(SRT, "utf-8")
+    (folder / "b.vtt").write_text("WEBVTT\n\nNOTE x\n\n00:01.000 --> 00:02.000 align:left\n<v Bob>Hi.\n", "utf-8")
+    (folder / "bad.srt").write_text("1\n00:01 --> 2\nx\n", "utf-8")
+    said = "It is cold this morning\nand dark & wet.\nIs it?\nYes.\n"
+    assert list(read_texts(["notes/a.srt", "notes/b.vtt"])) == [("notes/a.srt", said), ("notes/b.vtt", "Hi.\n")]
+    assert list(read_texts(["notes/a.srt"], marked=True)) == [("notes/a.srt", SRT)]
+    done = CliRunner().invoke(sonarllm, ["segment", "notes/a.srt", "notes/bad.srt"])
+    assert done.stdout == "It is cold this morning and dark & wet.\nIs it?\nYes.\n"
+    assert "notes/bad.srt, line 2: broken times" in done.stderr

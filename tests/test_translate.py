@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sonarllm_cli.errors import UserError
 from sonarllm_cli.flow.say import Said
-from sonarllm_cli.use.markup import prose, turns
-from sonarllm_cli.use.pieces import pieces
+from sonarllm_cli.io.markup import prose, turns
+from sonarllm_cli.io.pieces import pieces
 from sonarllm_cli.use.translate import translate, translated
 from sonarllm_cli.use.translate_files import files_of_documents
 

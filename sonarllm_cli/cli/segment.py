@@ -55,10 +55,10 @@ def segment(
     """Split texts into sentences, one a line (--json: text, file, start, end), or recordings into utterances: seconds
     at which each starts and ends (--json: file, start, end).
 
-    A FILE is plain text or HTML, a DIR the text files in it. A blank line ends a sentence; nothing but white space is
-    lost. Headings, list items, rows of tables, code and a mail's head are sentences of their own. A sentence longer
-    than the model's encoder takes is cut at clause marks, then at words. Places are characters of the text; of HTML,
-    of the text taken from it.
+    A FILE is plain text, HTML or subtitles (.srt, .vtt), a DIR the text files in it. A blank line ends a sentence;
+    nothing but white space is lost. Headings, list items, rows of tables, code and a mail's head are sentences of their
+    own. A sentence longer than the model's encoder takes is cut at clause marks, then at words. Places are characters
+    of the text; of HTML, of the text taken from it, and of subtitles, of what is said, a turn a line.
 
     \b
     Example:

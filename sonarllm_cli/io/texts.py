@@ -1,7 +1,7 @@
 """Texts of files, folders and standard input, whole, each with its name.
 
-In: paths as a user gives them: plain UTF-8 text or HTML, compressed or not, folders of them, "-".
-Out: (name, text); of HTML its text, a block a paragraph.
+In: paths as a user gives them: plain UTF-8 text, HTML or subtitles, compressed or not, folders of them, "-".
+Out: (name, text); of HTML its text, a block a paragraph; of subtitles what is said, a turn a line.
 
     python -c "from sonarllm_cli.io.texts import read_texts; print([(n, len(t)) for n, t in read_texts(['README.md'])])"
 """
@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import TypeVar
@@ -20,21 +21,26 @@ from ..errors import UserError
 from .audio import ENDINGS as SOUND_ENDINGS
 from .audio import Recording, is_recording
 from .files import decode_text, display_name, open_bytes, read_errors, text_ending
+from .pieces import SUBTITLES, spoken
 
 HTML_ENDINGS = (".html", ".htm", ".xhtml")
-TEXT_ENDINGS = (".txt", ".text", ".md", ".rst", *HTML_ENDINGS)  # what is taken of a folder, compressed or not
+# Taken of a folder, compressed or not.
+TEXT_ENDINGS = (".txt", ".text", ".md", ".rst", *HTML_ENDINGS, *SUBTITLES)
 INPUT_ENDINGS = (*TEXT_ENDINGS, *SOUND_ENDINGS)
 
 
-def read_texts(paths: Sequence[str], tell: Callable[[UserError], None] | None = None) -> Iterator[tuple[str, str]]:
+def read_texts(
+    paths: Sequence[str], tell: Callable[[UserError], None] | None = None, *, marked: bool = False
+) -> Iterator[tuple[str, str]]:
     """(name, text) of each file of `expand(paths)`, read as it is asked for; standard input is named "-". With `tell`
-    what can't be read is told and the others are read.
+    what can't be read is told and the others are read. With `marked` subtitles come as they stand, times and all.
 
     Blank files within folders are passed over. Raises UserError at once for paths that are not there, and on the way
-    for what cannot be read as text: other encodings, PDF and other documents, records, and a file named that is blank.
+    for what cannot be read as text: other encodings, PDF and other documents, records, subtitles with broken
+    times, and a file named that is blank.
     """
     names = expand(paths)
-    return _read(names, {"-", *paths}, tell, _text)
+    return _read(names, {"-", *paths}, tell, partial(_text, marked=marked))
 
 
 def read_inputs(
@@ -110,7 +116,7 @@ def _read(
         raise UserError("every file is empty", "give some text")
 
 
-def _text(path: str) -> str:
+def _text(path: str, marked: bool = False) -> str:
     with read_errors(path), open_bytes(path) as stream:
         data = stream.read()
     for magic, kind, tool in _DOCUMENTS:
@@ -121,7 +127,13 @@ def _text(path: str) -> str:
     if text_ending(path) in _RECORDS and text.strip():
         cure = f"take its texts out first: jq -r .text {shlex.quote(path)}"
         raise UserError(f"{display_name(path)} holds records (JSON Lines), not text", cure)
-    return html_text(text) if text_ending(path) in HTML_ENDINGS or _IS_HTML.match(text) else text
+    kind = text_ending(path)
+    if kind in SUBTITLES and text.strip() and not marked:
+        try:
+            return spoken(text, kind)
+        except UserError as error:
+            raise UserError(f"{path}, {error.message}", error.cure) from None
+    return html_text(text) if kind in HTML_ENDINGS or _IS_HTML.match(text) else text
 
 
 _RECORDS = (".jsonl", ".ndjson")

@@ -32,11 +32,11 @@ from ..flow.say import Said, nearest_of, say
 from ..flow.segment import segment
 from ..flow.utterances import Utterance
 from ..io.audio import Recording
+from ..io.markup import Bare, Mark, breaks, cue, escaped, prose, put_back
+from ..io.pieces import SUBTITLES, Piece, pieces
 from ..languages import NAMES, foreign_letters, resolve
 from ..runtime import Runtime, log
 from ..weights.loaded import DEFAULT, Space, load_space
-from .markup import Bare, Mark, breaks, cue, escaped, prose, put_back
-from .pieces import SUBTITLES, Piece, pieces
 
 SENTENCES = 256  # translated at once
 Translate = Callable[[Sequence[str], str], list[Said]]  # sentences on one line each, of one language → theirs

@@ -17,9 +17,9 @@ from ..errors import RunError, UserError
 from ..io.audio import ENDINGS as SOUND_ENDINGS
 from ..io.audio import Recording, check_speech, is_recording
 from ..io.files import display_name, make_folder, open_output, text_ending, uncompressed
+from ..io.pieces import SUBTITLES, pieces
 from ..io.texts import HTML_ENDINGS, expand, read_texts
 from ..runtime import log
-from .pieces import SUBTITLES, pieces
 from .translate import Already, Part, Translator
 
 TAKEN = (".txt", ".text", ".md", ".rst", *SUBTITLES, *SOUND_ENDINGS)  # what is taken of a folder
@@ -143,7 +143,7 @@ def read_translatable(name: str, kind: str = "") -> tuple[str | Recording, str]:
     the kind of subtitles that is given. UserError for a text that can't be read, is empty, or has broken times."""
     if is_recording(name):
         return Recording(name), kind if kind in SUBTITLES else ""
-    [(_, text)] = read_texts([name])
+    [(_, text)] = read_texts([name], marked=True)
     kind = kind or ("" if name == "-" else text_ending(name))
     kind = kind if kind in (*SUBTITLES, ".md") else ""
     try:

@@ -3,6 +3,9 @@
     [*pieces("# Heading\n\n- one\n", ".md")]
     # [Piece("# ", "Heading", "\n"), Piece("\n"), Piece("- ", "one", "\n")]
 
+
+    spoken("1\n00:00:01,000 --> 00:00:02,000\n<i>One\nday.</i>\n", ".srt")     # 'One day.\n'
+
 Blank lines, list marks, headings' marks, code, link definitions, front matter (YAML), tables' bars and rules of
 Markdown are no prose, nor are numbers, times and settings of subtitles and the marks around a cue (markup.py).
 """
@@ -14,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import UserError
-from .markup import turns
+from .markup import said, turns
 
 SUBTITLES = (".srt", ".vtt")
 _CLOCK = r"(?:(\d{1,3}):)?([0-5]\d):([0-5]\d[.,]\d{3})"
@@ -44,6 +47,11 @@ def pieces(text: str, kind: str = "") -> Iterator[Piece]:
     """A document in parts; joined they are the document. `kind` is ".srt" or ".vtt" of subtitles, ".md" of Markdown;
     anything else is plain text, whose lines are prose but for list marks. UserError for broken times."""
     return _cues(text, kind) if kind in SUBTITLES else _blocks(text, kind == ".md")
+
+
+def spoken(text: str, kind: str) -> str:
+    """What is said in subtitles, a turn (of a speaker in a cue) a line; UserError for broken times."""
+    return "\n".join(filter(None, (said(piece.prose) for piece in _cues(text, kind)))) + "\n"
 
 
 def _blocks(text: str, markdown: bool) -> Iterator[Piece]:

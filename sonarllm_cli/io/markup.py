@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape, unescape
 from typing import NamedTuple
@@ -289,9 +289,21 @@ def cue(text: str) -> Bare:
             words.append(stands)
             places += [until] * len(stands)
             at = found.end()
-    said = "".join(words)
-    sounds = [_word(said, *m.span()) for m in _SOUND.finditer(said) if said[m.start()] == "[" or m.group().isupper()]
-    return Bare(said, [*places, len(text)], _joined([*_standing(said), *sounds]))
+    whole = "".join(words)
+    sounds = [_word(whole, *m.span()) for m in _sounds(whole)]
+    return Bare(whole, [*places, len(text)], _joined([*_standing(whole), *sounds]))
+
+
+def said(turn: str) -> str:
+    """The words of a turn on one line, without its sounds."""
+    words = cue(turn).words
+    for sound in reversed([*_sounds(words)]):
+        words = f"{words[: sound.start()]} {words[sound.end() :]}"
+    return " ".join(words.split())
+
+
+def _sounds(words: str) -> Iterator[re.Match[str]]:
+    return (m for m in _SOUND.finditer(words) if m.group()[0] == "[" or m.group().isupper())
 
 
 def breaks(text: str, newline: str) -> tuple[int, str]:
