@@ -59,7 +59,12 @@ def test_a_blank_file_is_an_error_where_it_was_named_and_passed_over_in_a_folder
 
 @pytest.mark.parametrize(
     "data, tool",
-    [(b"%PDF-1.7\n\xe2\xe3\0", "pdftotext"), (b"PK\x03\x04\0", "pandoc -t plain"), (b"{\\rtf1", "pandoc -f rtf")],
+    [
+        (b"%PDF-1.7\n\xe2\xe3\0", "pdftotext"),
+        (b"PK\x03\x04\0", "pandoc -t plain"),
+        (b"{\\rtf1", "pandoc -f rtf"),
+        (b"[Script Info]\r\nTitle: x", "ffmpeg -i"),
+    ],
 )
 def test_a_document_that_is_no_text_names_the_tool_that_reads_it(folder, data, tool):
     (folder / "my doc").write_bytes(data)

@@ -33,6 +33,25 @@ def test_lists_headings_blank_lines_and_code_stay():
     assert shouted(text, ".md") == want
 
 
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("````\n```\na b\n```\n````\nc d\n", "````\n```\na b\n```\n````\nC D\n"),
+        ("~~~ sh\n```\na b\n~~~\nc d\n", "~~~ sh\n```\na b\n~~~\nC D\n"),
+        ("<div>a b</div>\n<!-- c -->\n$$x = y$$\nd e\n", "<div>a b</div>\n<!-- c -->\n$$x = y$$\nD E\n"),
+        ("a [b [c] d](https://e.org/f) g", "A [B [C] d](https://e.org/f) G"),
+    ],
+)
+def test_code_html_formulas_and_addresses_of_markdown_stand(text, want):
+    assert shouted(text, ".md") == want
+
+
+@pytest.mark.parametrize("number", ["2\n", ""])
+def test_a_cue_begins_with_its_times_where_no_blank_line_stands(number):
+    text = f"1\n00:00:01,000 --> 00:00:02,000\na b\n{number}00:00:03,000 --> 00:00:04,000\nc d\n"
+    assert shouted(text, ".srt") == text.replace("a b", "A B").replace("c d", "C D")
+
+
 def test_lines_of_a_paragraph_are_one_text_and_what_is_between_sentences_stays():
     assert shouted("one\ntwo. three\n\n\nfour") == "ONE TWO. THREE\n\n\nFOUR"
     assert shouted("One.  \nTwo.") == "ONE.  \nTWO."

@@ -109,6 +109,9 @@ def prose(text: str) -> Bare:
     nothing is a word's."""
     inline = _Inline(text, _standing(text))
     inline.read(0, len(text))
+    for word in re.finditer(r"\S*\]\(\S+", text):  # what looks like a link and is none that is read here
+        if _ADDRESS.search(word.group()) and not any(a < word.end() and word.start() < b for a, b in inline.cuts):
+            inline.stands.append(word.span())
     words, places, at = [], list[int](), 0
     for start, end in [*sorted(inline.cuts), (len(text), len(text))]:
         words.append(text[at:start])

@@ -3,7 +3,6 @@
     [*pieces("# Heading\n\n- one\n", ".md")]
     # [Piece("# ", "Heading", "\n"), Piece("\n"), Piece("- ", "one", "\n")]
 
-
     spoken("1\n00:00:01,000 --> 00:00:02,000\n<i>One\nday.</i>\n", ".srt")     # 'One day.\n'
 
 Blank lines, list marks, headings' marks, code, link definitions, front matter (YAML), tables' bars and rules of
@@ -24,7 +23,8 @@ _CLOCK = r"(?:(\d{1,3}):)?([0-5]\d):([0-5]\d[.,]\d{3})"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s+-->\s+{_CLOCK}(?:\s.*)?")
 _FORM = "write them as 00:01:02,500 --> 00:01:04,000"
 _PREFIX = re.compile(r"[^\S\n]*(?:(?:>|#{1,6}|[-*+•–]|\d{1,3}[.)]|[A-Za-z]\))[^\S\n]+)*(?:\[[ xX]\]\s+)?")
-_FENCE = re.compile(r"\s*(?:```|~~~)")
+_FENCE = re.compile(r"\s*(`{3,}|~{3,})(.*)")
+_MARKUP = re.compile(r" {0,3}(?:</?[A-Za-z][^<>]*>|<!--|\$\$)")  # HTML and formulas
 _FRONT = re.compile(r"---[^\S\n]*\n(?=[\w\"'#-][^\n]*\n)(?:.*\n)*?(?:---|\.\.\.)[^\S\n]*(?:\n|$)")  # YAML
 _RULE = re.compile(r"[\s|:=*_~+-]*")
 _ROW = re.compile(r"\s*\|.*\|\s*")
@@ -57,7 +57,7 @@ def spoken(text: str, kind: str) -> str:
 def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
     """Plain text and Markdown: a block is the lines from a mark, or a blank line, to the next."""
     held: list[str] = []
-    mark, fenced = "", False
+    mark, fence = "", ""
     if front := _FRONT.match(text) if markdown else None:
         yield Piece(front.group())
         text = text[front.end() :]
@@ -70,14 +70,17 @@ def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
             held.clear()
 
     for line in text.splitlines(keepends=True):
-        fence = markdown and bool(_FENCE.match(line))
+        sign = _FENCE.match(line) if markdown else None
         found = _PREFIX.match(line)
         prefix = found.group() if found else ""
-        code = markdown and line.startswith(("    ", "\t")) and not held
-        if fence or fenced or code or _RULE.fullmatch(line) or (markdown and _DEFINITION.match(line)):
+        code = markdown and ((line.startswith(("    ", "\t")) and not held) or _MARKUP.match(line))
+        if sign or fence or code or _RULE.fullmatch(line) or (markdown and _DEFINITION.match(line)):
             yield from block()
             yield Piece(line)
-            fenced ^= fence
+            if sign and not fence:
+                fence = sign[1]
+            elif sign and sign[1].startswith(fence) and not sign[2].strip():  # as long, of the same kind
+                fence = ""
             continue
         if markdown and _ROW.fullmatch(line):
             yield from block()
@@ -101,7 +104,7 @@ def _cells(row: str) -> Iterator[Piece]:
 
 
 def _cues(text: str, kind: str) -> Iterator[Piece]:
-    """Subtitles: a cue's lines after its times are prose, up to a blank line."""
+    """Subtitles: a cue's lines after its times are prose, up to a blank line, or the next cue's number and times."""
     held: list[str] = []
     passed: list[str] = []
     spoken, cues = False, 0
@@ -109,6 +112,11 @@ def _cues(text: str, kind: str) -> Iterator[Piece]:
         if "-->" in line:
             if not _whole(line):
                 raise UserError(f"line {number}: broken times {line.strip()!r}", _FORM)
+            if held:  # no blank line between
+                count = [held.pop()] if held[-1].strip().isdecimal() else []
+                if held:
+                    yield from _cue(passed, held)
+                passed += count
             spoken, cues = True, cues + 1
             passed.append(line)
         elif not line.strip():

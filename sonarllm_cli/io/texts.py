@@ -140,6 +140,11 @@ _RECORDS = (".jsonl", ".ndjson")
 _DOCUMENTS = (  # first bytes, what they are, what makes text of it
     (b"%PDF-", "a PDF", "make text of it first: pdftotext {file} - (of poppler-utils)"),
     (b"PK\x03\x04", "a zip archive (.docx, .odt, .epub …)", "make text of it first: pandoc -t plain {file}"),
+    (
+        b"[Script Info]",
+        "Advanced SubStation Alpha",
+        "make it .srt first: ffmpeg -i {file} out.srt",
+    ),
     (b"{\\rtf", "RTF", "make text of it first: pandoc -f rtf -t plain {file}"),
 )
 
