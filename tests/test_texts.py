@@ -176,3 +176,15 @@ def test_of_subtitles_what_is_said_is_read_without_numbers_times_tags_and_sounds
     done = CliRunner().invoke(sonarllm, ["segment", "notes/a.srt", "notes/bad.srt"])
     assert done.stdout == "It is cold this morning and dark & wet.\nIs it?\nYes.\n"
     assert "notes/bad.srt, line 2: broken times" in done.stderr
+
+
+def test_of_markdown_front_matter_fenced_code_and_rules_are_no_text_and_places_stay(folder):
+    text = "---\ntitle: Notes\n---\nOne.\n\n---\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n"
+    text += "- ```sh\n  ls\n  ~~~\n  ```\nTwo.\n```\nthree\n"
+    (folder / "a.md").write_text(text, "utf-8")
+    [(_, read)] = read_texts(["notes/a.md"])
+    assert len(read) == len(text) and " ".join(read.split()) == "One. | a | b | | 1 | 2 | Two. ``` three"
+    assert read.index("Two.") == text.index("Two.")
+    assert list(read_texts(["notes/a.md"], marked=True)) == [("notes/a.md", text)]
+    (folder / "b.txt").write_text(text, "utf-8")
+    assert list(read_texts(["notes/b.txt"])) == [("notes/b.txt", text)]

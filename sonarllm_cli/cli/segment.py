@@ -59,6 +59,7 @@ def segment(
     nothing but white space is lost. Headings, list items, rows of tables, code and a mail's head are sentences of their
     own. A sentence longer than the model's encoder takes is cut at clause marks, then at words. Places are characters
     of the text; of HTML, of the text taken from it, and of subtitles, of what is said, a turn a line.
+    Markdown (.md) is read without front matter, code within fences and rules.
 
     \b
     Example:

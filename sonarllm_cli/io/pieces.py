@@ -54,6 +54,32 @@ def spoken(text: str, kind: str) -> str:
     return "\n".join(filter(None, (said(piece.prose) for piece in _cues(text, kind)))) + "\n"
 
 
+_FRONT = re.compile(r"\A---[^\S\n]*\n(?:(?:\w[\w -]*:.*|[ \t\r#-].*|)\n)*?(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)")
+_OPEN = re.compile(r"\s*(?:[-*+]\s+|>\s*|\d{1,3}[.)]\s+)*(`{3,}(?=[^`]*\Z)|~{3,})(.*)")
+_SEEN = re.compile(r"[^\r\n]")
+
+
+def without_code(markdown: str) -> str:
+    """Markdown with blanks for what is no sentence: front matter, code within fences, rules. Places stay. A fence that
+    nothing closes is none; a text that holds nothing else stays."""
+    front = _FRONT.match(markdown)
+    out = [_SEEN.sub(" ", front.group())] if front else []
+    fence, held = "", list[str]()  # the fence that is open, and its lines
+    for line in markdown[front.end() if front else 0 :].splitlines(keepends=True):
+        found = _OPEN.match(line)
+        if fence:
+            held.append(line)
+            if found and found[1].startswith(fence) and not found[2].strip():
+                out += [_SEEN.sub(" ", one) for one in held]
+                fence, held = "", []
+        elif found:
+            fence, held = found[1], [line]
+        else:
+            out.append(_SEEN.sub(" ", line) if _RULE.fullmatch(line) else line)
+    text = "".join(out + held)
+    return text if text.strip() else markdown
+
+
 def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
     """Plain text and Markdown: a block is the lines from a mark, or a blank line, to the next."""
     held: list[str] = []

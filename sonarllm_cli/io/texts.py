@@ -21,7 +21,7 @@ from ..errors import UserError
 from .audio import ENDINGS as SOUND_ENDINGS
 from .audio import Recording, is_recording
 from .files import decode_text, display_name, open_bytes, read_errors, text_ending
-from .pieces import SUBTITLES, spoken
+from .pieces import SUBTITLES, spoken, without_code
 
 HTML_ENDINGS = (".html", ".htm", ".xhtml")
 # Taken of a folder, compressed or not.
@@ -33,7 +33,8 @@ def read_texts(
     paths: Sequence[str], tell: Callable[[UserError], None] | None = None, *, marked: bool = False
 ) -> Iterator[tuple[str, str]]:
     """(name, text) of each file of `expand(paths)`, read as it is asked for; standard input is named "-". With `tell`
-    what can't be read is told and the others are read. With `marked` subtitles come as they stand, times and all.
+    what can't be read is told and the others are read. With `marked` subtitles and Markdown come as they
+    stand, times, code and all.
 
     Blank files within folders are passed over. Raises UserError at once for paths that are not there, and on the way
     for what cannot be read as text: other encodings, PDF and other documents, records, subtitles with broken
@@ -133,7 +134,9 @@ def _text(path: str, marked: bool = False) -> str:
             return spoken(text, kind)
         except UserError as error:
             raise UserError(f"{path}, {error.message}", error.cure) from None
-    return html_text(text) if kind in HTML_ENDINGS or _IS_HTML.match(text) else text
+    if kind in HTML_ENDINGS or _IS_HTML.match(text):
+        return html_text(text)
+    return without_code(text) if kind == ".md" and not marked else text
 
 
 _RECORDS = (".jsonl", ".ndjson")
