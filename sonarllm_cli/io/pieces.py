@@ -23,9 +23,10 @@ _CLOCK = r"(?:(\d{1,3}):)?([0-5]\d):([0-5]\d[.,]\d{3})"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s+-->\s+{_CLOCK}(?:\s.*)?")
 _FORM = "write them as 00:01:02,500 --> 00:01:04,000"
 _PREFIX = re.compile(r"[^\S\n]*(?:(?:>|#{1,6}|[-*+•–]|\d{1,3}[.)]|[A-Za-z]\))[^\S\n]+)*(?:\[[ xX]\]\s+)?")
-_FENCE = re.compile(r"\s*(`{3,}|~{3,})(.*)")
+_FENCE = re.compile(r"\s*(?:[-*+]\s+|>\s*|\d{1,3}[.)]\s+)*(`{3,}(?=[^`]*\Z)|~{3,})(.*)")
+_SEEN = re.compile(r"[^\r\n]")
 _MARKUP = re.compile(r" {0,3}(?:</?[A-Za-z][^<>]*>|<!--|\$\$)")  # HTML and formulas
-_FRONT = re.compile(r"---[^\S\n]*\n(?=[\w\"'#-][^\n]*\n)(?:.*\n)*?(?:---|\.\.\.)[^\S\n]*(?:\n|$)")  # YAML
+_FRONT = re.compile(r"\A---[^\S\n]*\n(?:(?:\w[\w -]*:.*|[ \t\r#-].*|)\n)*?(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)")
 _RULE = re.compile(r"[\s|:=*_~+-]*")
 _ROW = re.compile(r"\s*\|.*\|\s*")
 _CELL = re.compile(r"(?:\\\||[^|\s])(?:(?:\\\||[^|\n])*(?:\\\||[^|\s]))?")
@@ -54,11 +55,6 @@ def spoken(text: str, kind: str) -> str:
     return "\n".join(filter(None, (said(piece.prose) for piece in _cues(text, kind)))) + "\n"
 
 
-_FRONT = re.compile(r"\A---[^\S\n]*\n(?:(?:\w[\w -]*:.*|[ \t\r#-].*|)\n)*?(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)")
-_OPEN = re.compile(r"\s*(?:[-*+]\s+|>\s*|\d{1,3}[.)]\s+)*(`{3,}(?=[^`]*\Z)|~{3,})(.*)")
-_SEEN = re.compile(r"[^\r\n]")
-
-
 def without_code(markdown: str) -> str:
     """Markdown with blanks for what is no sentence: front matter, code within fences, rules. Places stay. A fence that
     nothing closes is none; a text that holds nothing else stays."""
@@ -66,7 +62,7 @@ def without_code(markdown: str) -> str:
     out = [_SEEN.sub(" ", front.group())] if front else []
     fence, held = "", list[str]()  # the fence that is open, and its lines
     for line in markdown[front.end() if front else 0 :].splitlines(keepends=True):
-        found = _OPEN.match(line)
+        found = _FENCE.match(line)
         if fence:
             held.append(line)
             if found and found[1].startswith(fence) and not found[2].strip():
