@@ -25,7 +25,6 @@ _FORM = "write them as 00:01:02,500 --> 00:01:04,000"
 _PREFIX = re.compile(r"[^\S\n]*(?:(?:>|#{1,6}|[-*+•–]|\d{1,3}[.)]|[A-Za-z]\))[^\S\n]+)*(?:\[[ xX]\]\s+)?")
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})(.*)")
 _MARKUP = re.compile(r" {0,3}(?:</?[A-Za-z][^<>]*>|<!--|\$\$)")  # HTML and formulas
-_FRONT = re.compile(r"---[^\S\n]*\n(?=[\w\"'#-][^\n]*\n)(?:.*\n)*?(?:---|\.\.\.)[^\S\n]*(?:\n|$)")  # YAML
 _RULE = re.compile(r"[\s|:=*_~+-]*")
 _ROW = re.compile(r"\s*\|.*\|\s*")
 _CELL = re.compile(r"(?:\\\||[^|\s])(?:(?:\\\||[^|\n])*(?:\\\||[^|\s]))?")
