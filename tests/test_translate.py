@@ -393,3 +393,16 @@ def test_a_sentence_that_comes_out_as_it_was_is_told(home, tmp_path, sonarllm):
     (tmp_path / "a.txt").write_text("Hello, Anna.\n")
     done = sonarllm("translate", tmp_path / "a.txt", "-m", "mini", "--to", "de")
     assert done.out == "Hello, Anna.\n" and "1 of 1 sentences came out as they were (line 1)" in done.err
+
+
+def test_a_text_without_blank_lines_is_translated_as_it_is_read():
+    asked = []
+
+    def run(sentences, _):
+        asked.append(len(sentences))
+        return [Said(s.upper(), -1.0, 0.5) for s in sentences]
+
+    text = "One two.\n" * 1000
+    found = translated(text, "", run, lang="eng_Latn", most=100)
+    assert next(found).text == "ONE TWO.\n" * 64 and sum(asked) < 200
+    assert "".join(part.text for part in found) == "ONE TWO.\n" * 936

@@ -19,6 +19,7 @@ from ..errors import UserError
 from .markup import said, turns
 
 SUBTITLES = (".srt", ".vtt")
+LONG = 64  # lines of a block, after which it ends where a sentence does
 _CLOCK = r"(?:(\d{1,3}):)?([0-5]\d):([0-5]\d[.,]\d{3})"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s+-->\s+{_CLOCK}(?:\s.*)?")
 _FORM = "write them as 00:01:02,500 --> 00:01:04,000"
@@ -112,7 +113,8 @@ def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
             yield from block()
             mark, line = prefix, line[len(prefix) :]
         held.append(line)
-        if markdown and mark.lstrip().startswith("#"):  # a heading is one line
+        heading = markdown and mark.lstrip().startswith("#")  # which is one line
+        if heading or (len(held) >= LONG and line.rstrip().endswith((".", "!", "?"))):
             yield from block()
     yield from block()
 

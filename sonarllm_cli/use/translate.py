@@ -12,9 +12,9 @@ is the one to be written. Of a recording each utterance is a line, or a cue of s
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ from ..runtime import Runtime, log
 from ..weights.loaded import DEFAULT, Space, load_space
 
 SENTENCES = 256  # translated at once
+LENGTH = 100  # characters of a sentence, about
 Translate = Callable[[Sequence[str], str], list[Said]]  # sentences on one line each, of one language → theirs
 OwnLanguage = Callable[[str, str], str]  # a text, the language of what is around it → its own
 
@@ -325,7 +326,7 @@ def translated(
     langs = space.tokenizer.langs if space else []
     newline = "\r\n" if "\r\n" in text else "\n"
     offset, line = 0, 1  # of the piece
-    while group := list(islice(parts, most)):
+    for group in _groups(parts, most):
         read = [cue(piece.prose) if kind in SUBTITLES else prose(piece.prose) for piece, _ in group]
         sentences = [_sentences(words, language, fit) for words, (_, language) in zip(read, group)]
         foreign = {
@@ -357,6 +358,19 @@ def translated(
             )
             whole = piece.before + piece.prose + piece.after
             offset, line = offset + len(whole), line + whole.count("\n")
+
+
+def _groups(parts: Iterable[tuple[Piece, str]], most: int) -> Iterator[list[tuple[Piece, str]]]:
+    """Pieces together, of about `most` sentences."""
+    group, count = list[tuple[Piece, str]](), 0
+    for piece, language in parts:
+        group.append((piece, language))
+        count += 1 + max(piece.prose.count("\n"), len(piece.prose) // LENGTH)
+        if count >= most:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
 
 
 def _shown(piece: Piece, sentences: list[Translated], text: str, kind: str, newline: str, bilingual: bool) -> str:
