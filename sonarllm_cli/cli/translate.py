@@ -71,8 +71,8 @@ def translate(
     and of subtitles (.srt, .vtt) times, dashes, speakers (ANN:), sounds ([LAUGHS]), and tags around a cue, stay as they
     are, as do addresses, what has no letters, and sentences in letters of no language that the model has, which are
     told. A sentence around an address or a `code` is translated in parts. Emphasis and links come back where their
-    words are said in the translation as by themselves; else emphasis goes, and a link follows its sentence. Tags within a
-    cue go.
+    words are said in the translation as by themselves; else emphasis goes, and a link follows its sentence.
+    Tags within a cue go.
     Of HTML its text is translated. Of a recording each utterance is a line, or with --format srt or vtt a cue of
     subtitles.
 
