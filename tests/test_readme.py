@@ -40,9 +40,9 @@ def test_a_command_of_the_readme_runs(command, place):
 
 def test_a_model_of_ones_own_texts_is_made_from_the_embedded_one(place):
     """The README's three lines, at a size that takes seconds."""
-    (place / "notes").mkdir()
+    (place / "my-texts").mkdir()
     for name in ("article.txt", "otters.txt"):
-        shutil.copy(ROOT / "examples" / name, place / "notes")
+        shutil.copy(ROOT / "examples" / name, place / "my-texts")
     small = " --set optim.steps=2 --set optim.documents=2 --set data.valid_share=0.5 --threads 1"
     for command, least in zip(OWN.strip().splitlines(), (small, " --max-sentences 1", ""), strict=True):
         argv = [sys.executable, "-m", "sonarllm_cli", *(command + least).split()[1:]]
