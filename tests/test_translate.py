@@ -39,6 +39,7 @@ def test_lists_headings_blank_lines_and_code_stay():
         ("````\n```\na b\n```\n````\nc d\n", "````\n```\na b\n```\n````\nC D\n"),
         ("~~~ sh\n```\na b\n~~~\nc d\n", "~~~ sh\n```\na b\n~~~\nC D\n"),
         ("<div>a b</div>\n<!-- c -->\n$$x = y$$\nd e\n", "<div>a b</div>\n<!-- c -->\n$$x = y$$\nD E\n"),
+        ("<b>a b\n", "<B>A B\n"),
         ("a [b [c] d](https://e.org/f) g", "A [B [C] d](https://e.org/f) G"),
     ],
 )

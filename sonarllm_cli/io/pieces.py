@@ -26,7 +26,8 @@ _FORM = "write them as 00:01:02,500 --> 00:01:04,000"
 _PREFIX = re.compile(r"[^\S\n]*(?:(?:>|#{1,6}|[-*+•–]|\d{1,3}[.)]|[A-Za-z]\))[^\S\n]+)*(?:\[[ xX]\]\s+)?")
 _FENCE = re.compile(r"\s*(?:[-*+]\s+|>\s*|\d{1,3}[.)]\s+)*(`{3,}(?=[^`]*\Z)|~{3,})(.*)")
 _SEEN = re.compile(r"[^\r\n]")
-_MARKUP = re.compile(r" {0,3}(?:</?[A-Za-z][^<>]*>|<!--|\$\$)")  # HTML and formulas
+_PHRASE = r"(?:a|b|br|cite|code|del|em|i|img|ins|kbd|mark|q|s|small|span|strong|sub|sup|u)\b"  # HTML's, within prose
+_MARKUP = re.compile(rf" {{0,3}}(?:</?(?!{_PHRASE})[A-Za-z][^<>]*>|<!--|\$\$)")  # blocks of HTML, and formulas
 _FRONT = re.compile(r"\A---[^\S\n]*\n(?:(?:\w[\w -]*:.*|[ \t\r#-].*|)\n)*?(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)")
 _RULE = re.compile(r"[\s|:=*_~+-]*")
 _ROW = re.compile(r"\s*\|.*\|\s*")
