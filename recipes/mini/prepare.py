@@ -44,8 +44,11 @@ PARALLEL = [
     ("bible-parallel", "", 1, 0.12),
     ("debian-parallel", "", 1, 0.2),
     ("lexicon", "", 1, 0.2),
+    ("apertium-parallel", "apertium/es-it", 1, 1.0),
 ]
-MORE = {"ita_Latn": 3}  # the language with the fewest pairs is taken so much more often
+MORE = {("general-parallel", "ita_Latn"): 3}  # the language with the fewest pairs is taken so much more often
+# parallel source (backtranslate.py), what its ids begin with: the other side is read, never learnt to be written
+READ = [("apertium-parallel", "apertium/fr"), ("apertium-parallel", "apertium/en")]
 CAPITALS = 0.025  # share of the items that stand in capitals too: headlines, signs, shouting
 # plain source, what its ids begin with: sentences taken of a document and of all; sentences for the teacher; documents
 # for the concept model. Of what is named again, by a beginning, documents are taken once more, none of them held out
@@ -155,6 +158,7 @@ class Gathering:
         self.meaning: dict[int, int] = {}  # a row → that of the English text which means the same
         self.items: list[tuple[int, int]] = []
         self.documents: list[tuple[int, list[int]]] = []
+        self.unwritten: list[int] = []  # rows that are read alone
         self.heard: list[str] = []  # sentences that are there for the teacher's sake alone
 
     @property
@@ -185,14 +189,29 @@ class Gathering:
             for en, other, lang in pairs if held else self.thinned(pairs):
                 pair = self.place(ENGLISH, en), self.place(lang, other)
                 self.meaning[pair[0]] = self.meaning[pair[1]] = pair[0]
-                self.items += [pair] * (1 if held else times * MORE.get(lang, 1))
+                self.items += [pair] * (1 if held else times * MORE.get((name, lang), 1))
             print(f"{split} {name} {prefix}: {len(self.items) - begun[0]} items in all", file=sys.stderr)
         for name, prefix, each, *counts in PLAIN:
             if split == "train" or not prefix:
                 self._plain(split, name, prefix, each, *(n * self.args.share for n in counts))
         if split == "train":
+            self._read()
             self.items += self.in_capitals(self.some(self.items, CAPITALS * len(self.items)))
         return len(self.items) - begun[0], len(self.documents) - begun[1]
+
+    def _read(self) -> None:
+        """Pairs whose other side is there to be read alone."""
+        written = len(self.row)
+        for name, prefix in READ:
+            found = rows(self.args.folder, name, "train", prefix)
+            for row in self.some(found, len(found) * self.args.share):
+                en, other = self.place(ENGLISH, row["en"]), self.place(resolve(row["lang"]), row[row["lang"]])
+                self.meaning.setdefault(en, en)
+                self.meaning.setdefault(other, en)
+                self.items.append((en, other))
+                if other >= written:
+                    self.unwritten.append(other)
+            print(f"train {name} {prefix}: {len(self.items)} items in all", file=sys.stderr)
 
     def in_capitals(self, items: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         """The same items in capitals, which mean what they meant."""
@@ -311,6 +330,7 @@ def main(words: Sequence[str] | None = None) -> None:
         body=np.array([r for _, body in found.documents for r in body], np.int32),
         sizes=np.array([len(body) for _, body in found.documents], np.int32),
         title=np.array([title for title, _ in found.documents], np.int32),
+        unwritten=np.unique(np.array(found.unwritten, np.int32)),
         langs=LANGS,
         held_items=held_items,
         held_documents=held_documents,

@@ -48,6 +48,14 @@ class Pairs:
     right: np.ndarray
     prepared: Prepared | None = None  # where they come from, if it has a teacher
 
+    @functools.cached_property
+    def written(self) -> np.ndarray:
+        """Whether each sentence is one to learn to write, not to read alone."""
+        out = np.ones(len(self.lang), bool)
+        if self.prepared is not None:
+            out[self.prepared.unwritten] = False
+        return out
+
     def texts(self, items: np.ndarray) -> np.ndarray:
         """The sentences of items: the left ones, then the right ones of those that have one."""
         right = self.right[items]
@@ -62,8 +70,8 @@ class Pairs:
         return np.diff(self.start).astype(np.int32)
 
     def labels(self) -> np.ndarray:
-        """Labelled tokens of each item: the words and one `</s>` of its sentences."""
-        each = self.words + np.int32(1)
+        """Labelled tokens of each item: the words and one `</s>` of its sentences that are written."""
+        each = np.where(self.written, self.words + np.int32(1), np.int32(0))
         return each[self.left] + np.where(self.right >= 0, each[self.right], np.int32(0))
 
     def length(self) -> np.ndarray:

@@ -16,7 +16,7 @@ import json
 import lzma
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -30,7 +30,21 @@ from ..tokens import Tokenizer
 
 XZ = b"\xfd7zXZ\x00"  # what a compressed file begins with
 LONGEST = 1 << 20  # bytes of a header
-ARRAYS = ("tokenizer", "flat", "words", "lang", "left", "right", "taught", "teacher", "scale", "body", "sizes", "title")
+ARRAYS = (
+    "tokenizer",
+    "flat",
+    "words",
+    "lang",
+    "left",
+    "right",
+    "taught",
+    "teacher",
+    "scale",
+    "body",
+    "sizes",
+    "title",
+    "unwritten",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +66,7 @@ class Prepared:
     langs: list[str]
     held_items: int = 0
     held_documents: int = 0
+    unwritten: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # rows to read alone
 
     @cached_property
     def vocabulary(self) -> Tokenizer:

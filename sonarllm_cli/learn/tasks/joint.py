@@ -32,7 +32,7 @@ from ...weights.loaded import Space
 from ..build import check_trained, shape_of, trained_parameters
 from ..recipe import Settings
 from .sonar import CPU, ItemBatch, SonarTask
-from .sonar_llm import Group, SonarLLMTask
+from .sonar_llm import SonarLLMTask
 
 KIND = "sonar-llm"  # of the concept model
 MOVED = 0.25  # of the predictions are moved towards the sentence, by a share uniform in [0, 1]
@@ -50,16 +50,15 @@ class Joint(nn.Module):
 class WriterTask(SonarLLMTask):
     """The documents' part: a `sonar-llm` run through a decoder that learns too."""
 
-    def _predict(self, groups: Sequence[Group], generator: torch.Generator | None = None) -> Tensor:
-        """Documents → predicted_ND; in training a part is moved towards the sentence's own vector, and the slope that
-        reaches the concept model is the smaller by that."""
-        predicted_ND = super()._predict(groups, generator)
-        if generator is None:
-            return predicted_ND
-        own_ND = self.table.embeddings(np.concatenate([group.row_N for group in groups]))
+    def _own(self, row_N: np.ndarray, predicted_ND: Tensor) -> Tensor:
+        return self.table.embeddings(row_N).to(predicted_ND)
+
+    def _shown(self, predicted_ND: Tensor, own_ND: Tensor | None, generator: torch.Generator) -> Tensor:
+        """A part of the predictions is moved towards the sentence's own vector, and the slope that reaches the concept
+        model is the smaller by that."""
+        assert own_ND is not None
         share_N1, chosen_N1 = torch.rand(2, len(own_ND), 1, generator=generator)
-        share_N1 = share_N1 * (chosen_N1 < MOVED)
-        own_ND, share_N1 = (t.to(self.device, predicted_ND.dtype) for t in (own_ND, share_N1))
+        share_N1 = (share_N1 * (chosen_N1 < MOVED)).to(predicted_ND)
         return predicted_ND + share_N1 * (own_ND - predicted_ND)
 
 
@@ -161,11 +160,8 @@ class JointTask:
         value, facts = self._of(batch).loss(batch, generator)
         if isinstance(batch, ItemBatch):
             return value, facts
-        return self.settings.loss.guess * value, {
-            "guess": facts["nll"],
-            "tokens": facts["tokens"],
-            "sentences": facts["sentences"],
-        }
+        kept = ("tokens", "sentences", "far")
+        return self.settings.loss.guess * value, {"guess": facts["nll"]} | {k: facts[k] for k in kept if k in facts}
 
     def validate(self) -> dict[str, float]:
         """The concept model's figures on held-out documents, and the space's on held-out items."""

@@ -4,7 +4,7 @@ Each sentence of a batch is encoded once and decoded once. What it is decoded *f
 embedding (auto-encoding), its translation's (L_MT), a random point between both (interpolation), each perhaps mixed
 with another text's (mixup, Zhang et al. 2018) or noised.
 
-Legend: B texts, T tokens, D embedding, M model width, V vocabulary, N labelled tokens.
+Legend: B texts, W of them that are written, T tokens, D embedding, M model width, V vocabulary, N labelled tokens.
 """
 
 from __future__ import annotations
@@ -255,15 +255,19 @@ class SonarTask(Cost):
         draw = Draw.of(weights, partner_B, generator)
         source = garble(ids[:, 1:], length_B - 1, draw.denoise_B, generator)
         weight_B = torch.where(draw.translate_B, weights.mt, torch.where(draw.denoise_B, weights.dae, weights.ae))
-        scale_B = batch.share * weight_B / (length_B - 2).sum()
-        ids, source, length_B, partner_B, scale_B = (
-            t.to(self.device, non_blocking=True) for t in (ids, source, length_B, partner_B, scale_B)
+        kept_W = torch.from_numpy(np.flatnonzero(self.train.written[self.train.texts(batch.items)]))
+        scale_B = batch.share * weight_B / (length_B[kept_W] - 2).sum()
+        ids, source, length_B, partner_B, scale_B, kept_W = (
+            t.to(self.device, non_blocking=True) for t in (ids, source, length_B, partner_B, scale_B, kept_W)
         )
         draw = draw.to(self.device)
         z_BD = self.model.encoder(source, length_B - 1)
         from_BD = draw.vectors(z_BD, partner_B, generator)
-        value, nll_N, row_N = sentence_nll(self.model.decoder, ids, length_B, from_BD, scale_B)
-        facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "sentences": len(ids)}
+        value, nll_N, row_N = sentence_nll(
+            self.model.decoder, ids[kept_W], length_B[kept_W], from_BD[kept_W], scale_B[kept_W]
+        )
+        row_N = kept_W[row_N]
+        facts = {"nll": nll_N.mean().item(), "tokens": len(nll_N), "sentences": len(kept_W)}
         facts["spread"] = z_BD.detach().float().std(0).mean().item()
         plain_N, translate_N = draw.plain_B[row_N], draw.translate_B[row_N]
         if plain_N.any():

@@ -34,7 +34,7 @@ from ..ahead import pinned
 from ..budget import Cost, body_token_flops, cross_flops, decoder_token_flops, layer_activations, logits_bytes
 from ..build import read_documents, shape_of, space_config
 from ..card import card
-from ..losses import MOST_ROOM, Padded, padded_groups, sentences_nll
+from ..losses import MOST_ROOM, Padded, padded_groups, sentences_nll, teaching
 from ..recipe import Settings, config_from
 
 CPU = torch.device("cpu")
@@ -183,10 +183,25 @@ class SonarLLMTask(Cost):
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """One micro-batch's share of the step's mean token cross-entropy, and what to log of it."""
         loaded = batch.loaded or self._loaded(batch.documents)
-        total, nll_N = self._decode(self._predict(loaded.groups, generator), loaded.wanted, 1 / batch.step_tokens)
+        predicted_ND = self._predict(loaded.groups, generator)
+        own_ND = self._own(loaded.row_N, predicted_ND)
+        shown_ND = self._shown(predicted_ND, own_ND, generator)
+        value, nll_N = self._decode(shown_ND, loaded.wanted, 1 / batch.step_tokens)
         nll = nll_N.sum().item()
         facts = {"tokens": loaded.labels, "sentences": len(loaded.row_N), "nll": nll / loaded.labels}
-        return total, facts | {"bpb": nll / math.log(2) / loaded.bytes}
+        if own_ND is not None and (pull := self.settings.loss.pull):
+            far = teaching(predicted_ND, own_ND)
+            facts["far"] = far.item()
+            value = value + pull * loaded.labels / batch.step_tokens * far
+        return value, facts | {"bpb": nll / math.log(2) / loaded.bytes}
+
+    def _own(self, row_N: np.ndarray, predicted_ND: Tensor) -> Tensor | None:
+        """The target sentences' own vectors, where the loss reads them: → own_ND, like the predictions."""
+        return self.table.embeddings(row_N).to(predicted_ND) if self.settings.loss.pull else None
+
+    def _shown(self, predicted_ND: Tensor, own_ND: Tensor | None, generator: torch.Generator) -> Tensor:
+        """What the decoder writes from in training: → shown_ND."""
+        return predicted_ND
 
     def _groups(self, documents: Sequence[Document]) -> list[Group]:
         room = None if self.settings.parallel.shard == "full" else POSITIONS  # as many calls in every process
