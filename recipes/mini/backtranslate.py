@@ -39,23 +39,26 @@ ROUTES = {
 PROSE = {"wikipedia-en": 60_000, "expository-en": 40_000, "narrative-en": 80_000}  # sentences of each
 LONGEST = 20  # words
 PART = 4000  # sentences a call: what a mode can't read spoils no more
-_UNKNOWN = re.compile(r"[*#@](?=\w)")
-_LOWER = re.compile(r"[*#@][^\W\dA-Z]")  # an ordinary word that was not known
+_MARK = re.compile(r"[*#@](?=\w)")  # of a word that was not known
+_LOWER = re.compile(r"[*#@][^\W\dA-Z]")  # of one that is no name
 
 
-def translated(route: str, texts: list[str]) -> list[str]:
-    """Each text through the route's modes; empty where a word was not known."""
-    lines, known = texts, [True] * len(texts)
+def put(mode: str, lines: list[str]) -> list[str]:
+    """Lines through one of Apertium's modes; empty one that it dies of, which is found by halves."""
+    text = "\n".join(lines) + "\n"
+    done = subprocess.run(["apertium", "-n", mode], input=text, capture_output=True, text=True)
+    found = done.stdout.split("\n")[:-1]
+    if done.returncode == 0 and len(found) == len(lines):
+        return found
+    half = len(lines) // 2
+    return put(mode, lines[:half]) + put(mode, lines[half:]) if half else [""]
+
+
+def translated(route: str, lines: list[str]) -> list[str]:
+    """Each line through the route's modes; empty where an ordinary word was not known."""
     for mode in ROUTES[route]:
-        done = subprocess.run(
-            ["apertium", "-n", mode], input="\n".join(lines) + "\n", capture_output=True, text=True, check=True
-        )
-        found = done.stdout.split("\n")[:-1]
-        if len(found) != len(lines):
-            return [""] * len(texts)
-        known = [k and not _LOWER.search(line) for k, line in zip(known, found)]
-        lines = [_UNKNOWN.sub("", line) for line in found]
-    return [" ".join(line.split()) if k else "" for k, line in zip(known, lines)]
+        lines = ["" if _LOWER.search(line) else _MARK.sub("", line) for line in put(mode, lines)]
+    return [" ".join(line.split()) for line in lines]
 
 
 def sentences(batch: list[dict]) -> list[str]:
