@@ -12,6 +12,7 @@ from sonarllm_cli.flow.back import FAR, Distances, back_cosines
 from sonarllm_cli.flow.clauses import clauses, rejoined
 from sonarllm_cli.flow.decode import Hypothesis, Search, decode
 from sonarllm_cli.flow.embed import embed
+from sonarllm_cli.flow.figures import with_figures
 from sonarllm_cli.flow.say import say
 
 
@@ -51,6 +52,21 @@ def test_marks_between_clauses_are_the_sentences_own_and_small_words_have_small_
     assert rejoined(["Tom is here", "Tom knows me."], ["Tom è qui", "Tom mi conosce."], "eng_Latn") == (
         "Tom is here Tom knows me."
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "want"),
+    [
+        ("Er wurde 1967 geboren.", "He was born in 1976.", "Er wurde 1976 geboren."),
+        ("Es kostet 1.250 Euro.", "It costs 1,250 euros.", "Es kostet 1.250 Euro."),
+        ("Der Zug fährt um 15 Uhr.", "The train leaves at 3 pm.", "Der Zug fährt um 15 Uhr."),
+        ("Von 12 bis 99 sind es 1812.", "From 10 to 12 there are 1,900.", "Von 12 bis 10 sind es 1,900."),
+        ("Sie waren 20 oder 30.", "There were 250 of them.", "Sie waren 20 oder 30."),  # which of them?
+        ("Keiner kam.", "In 1900 nobody came.", "Keiner kam."),
+    ],
+)
+def test_numbers_are_the_sources(text, source, want):
+    assert with_figures(text, source) == want
 
 
 def test_a_sentence_is_near_itself_and_its_cosine_is_that_of_its_embedding(space):

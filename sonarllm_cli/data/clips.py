@@ -75,7 +75,7 @@ def read_clips(
             if not text.strip() or (max_seconds and seconds > max_seconds):
                 long += 1
                 continue
-            clips.append(Clip(audio, " ".join(text.split()), resolve(own) if own else lang, seconds, place))
+            clips.append(Clip(audio, " ".join(text.split()), resolve(own or lang), seconds, place))
     if broken and not clips and not long:
         place, first = broken[0]
         raise UserError(f"no recording can be read, the first, {place}: {first.message}", first.cure)

@@ -24,6 +24,7 @@ from .back import FAR, back_cosines
 from .clauses import clauses, rejoined
 from .decode import Search, decode_batch
 from .embed_text import Line, embed_stream, joined_blocks
+from .figures import with_figures
 
 
 class Said(NamedTuple):
@@ -51,7 +52,7 @@ def say(
     search = search or Search()
     if embedding_ND is None:
         embedding_ND = _embedded(sentences, lang, space, batch_size)
-    said = nearest_of(embedding_ND, to, space, search, batch_size)
+    said = nearest_of(embedding_ND, to, space, search, batch_size, sources=sentences)
     if not by_clauses:
         return said
     far = [i for i, one in enumerate(said) if one.cosine < FAR]
@@ -59,7 +60,8 @@ def say(
     if not cut:
         return said
     flat = [piece for pieces in cut.values() for piece in pieces]
-    found = iter(nearest_of(_embedded(flat, lang, space, batch_size), to, space, search, batch_size))
+    flat_ND = _embedded(flat, lang, space, batch_size)
+    found = iter(nearest_of(flat_ND, to, space, search, batch_size, sources=flat))
     parts = {i: [next(found) for _ in pieces] for i, pieces in cut.items()}
     texts = [[rejoined([part.text for part in parts[i]], pieces, to)] for i, pieces in cut.items()]
     for i, [text], [cosine] in zip(cut, texts, back_cosines(texts, to, embedding_ND[list(cut)], space)):
@@ -74,11 +76,20 @@ def _embedded(sentences: Sequence[str], lang: str, space: Space, batch_size: int
 
 
 def nearest_of(
-    embedding_ND: Tensor, to: str, space: Space, search: Search, batch_size: int | None = None
+    embedding_ND: Tensor,
+    to: str,
+    space: Space,
+    search: Search,
+    batch_size: int | None = None,
+    *,
+    sources: Sequence[str] = (),
 ) -> list[Said]:
-    """Of the hypotheses that a search finds for each embedding, the one nearest to it."""
+    """Of the hypotheses that a search finds for each embedding, the one nearest to it; with the numbers of the
+    sentences that the embeddings are of, where those are known (figures.py)."""
     many = search if search.samples else replace(search, num_return=search.beam)
     found = decode_batch(embedding_ND, to, space, many, batch_size)
+    for row, source in zip(found, sources):
+        row[:] = [h._replace(text=with_figures(h.text, source)) for h in row]
     cosines = back_cosines([[h.text for h in row] for row in found], to, embedding_ND, space)
     said = [[Said(h.text, h.score, cosine) for h, cosine in zip(*both)] for both in zip(found, cosines)]
     return [max(row, key=lambda one: one.cosine) for row in said]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ...data.documents import Batch, Document
 from ...errors import UserError
 from ...flow.familiar import reconstruction
+from ...languages import resolve
 from ...nets.kinds import kind_of
 from ...nets.sonar import SonarConfig, SonarDecoder
 from ...nets.sonar_llm import ENDING, MARKER
@@ -286,7 +287,7 @@ class SonarLLMTask(Cost):
             sonar={"name": self.space.name, "fingerprint": self.space.fingerprint},
             ending=ENDING,
             marker=MARKER if data.summaries else "",
-            lang=data.lang,
+            lang=resolve(data.lang, self.space.tokenizer.langs),
             familiar_bpb=round(self.familiar, 3),
             training=facts,
         )
