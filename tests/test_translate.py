@@ -136,6 +136,18 @@ def test_the_cells_of_a_table_are_texts_of_their_own():
     assert shouted("| a | b |\n", ".md", bilingual=True) == "| a / A | b / B |\n"
 
 
+def test_a_table_needs_no_bars_around_it():
+    table = "a | b.\n--|:-:\nc d | *e*\n\nf | g\n"
+    assert shouted(table, ".md") == "A | B.\n--|:-:\nC D | *E*\n\nF | G\n"
+    assert [p.cell for p in pieces(table, ".md") if p.prose] == [True] * 4 + [False]
+
+
+def test_an_entity_is_read_as_what_it_stands_for():
+    text = "Ann &amp; *Bob&nbsp;or* `x&amp;y`, [we](a?b&amp;c)."
+    assert prose(text).words == "Ann & Bob\xa0or `x&amp;y`, we."
+    assert shouted(text, ".md") == "ANN & *BOB OR* `x&amp;y`, [WE](a?b&amp;c)."
+
+
 def test_an_address_between_sentences_stands():
     assert shouted("One two.\nhttps://example.org/a.\n\nSee a/b.") == "ONE TWO.\nhttps://example.org/a.\n\nSEE A/B."
 

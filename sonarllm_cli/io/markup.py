@@ -112,10 +112,17 @@ def prose(text: str) -> Bare:
     for word in re.finditer(r"\S*\]\(\S+", text):  # what looks like a link and is none that is read here
         if _ADDRESS.search(word.group()) and not any(a < word.end() and word.start() < b for a, b in inline.cuts):
             inline.stands.append(word.span())
+    cuts = [(start, end, "") for start, end in inline.cuts]
+    taken = _joined([*inline.cuts, *inline.stands])
+    ends = [end for _, end in taken]
+    for entity in _ENTITY.finditer(text):  # which is read as what it stands for
+        after = bisect_right(ends, entity.start())
+        if after == len(taken) or taken[after][0] >= entity.end():
+            cuts.append((*entity.span(), unescape(entity.group())))
     words, places, at = [], list[int](), 0
-    for start, end in [*sorted(inline.cuts), (len(text), len(text))]:
-        words.append(text[at:start])
-        places += range(at, start)
+    for start, end, stands in [*sorted(cuts), (len(text), len(text), "")]:
+        words += [text[at:start], stands]
+        places += [*range(at, start), *[start] * len(stands)]
         at = end
 
     def moved(start: int, end: int) -> tuple[int, int]:

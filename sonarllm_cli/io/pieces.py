@@ -31,6 +31,7 @@ _MARKUP = re.compile(rf" {{0,3}}(?:</?(?!{_PHRASE})[A-Za-z][^<>]*>|<!--|\$\$)") 
 _FRONT = re.compile(r"\A---[^\S\n]*\n(?:(?:\w[\w -]*:.*|[ \t\r#-].*|)\n)*?(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)")
 _RULE = re.compile(r"[\s|:=*_~+-]*")
 _ROW = re.compile(r"\s*\|.*\|\s*")
+_COLUMNS = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)+\|?\s*")  # the line below a table's head
 _CELL = re.compile(r"(?:\\\||[^|\s])(?:(?:\\\||[^|\n])*(?:\\\||[^|\s]))?")
 _DEFINITION = re.compile(r" {0,3}\[[^\[\]]+\]:[^\S\n]+\S")
 
@@ -93,7 +94,9 @@ def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
             yield Piece(mark, prose, whole[len(prose) :])
             held.clear()
 
-    for line in text.splitlines(keepends=True):
+    lines = text.splitlines(keepends=True)
+    rows = _rows(lines) if markdown else set()
+    for number, line in enumerate(lines):
         sign = _FENCE.match(line) if markdown else None
         found = _PREFIX.match(line)
         prefix = found.group() if found else ""
@@ -106,7 +109,7 @@ def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
             elif sign and sign[1].startswith(fence) and not sign[2].strip():  # as long, of the same kind
                 fence = ""
             continue
-        if markdown and _ROW.fullmatch(line):
+        if number in rows or (markdown and _ROW.fullmatch(line)):
             yield from block()
             yield from _cells(line)
             continue
@@ -118,6 +121,17 @@ def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
         if heading or (len(held) >= LONG and line.rstrip().endswith((".", "!", "?"))):
             yield from block()
     yield from block()
+
+
+def _rows(lines: list[str]) -> set[int]:
+    """The places of lines that are a table's though no bar begins or ends them: its head, and those after the line
+    below that, while bars part them."""
+    found: set[int] = set()
+    for i in range(1, len(lines)):
+        if i not in found and "|" in lines[i - 1] and _COLUMNS.fullmatch(lines[i]):
+            end = next((j for j in range(i + 1, len(lines)) if "|" not in lines[j]), len(lines))
+            found.update((i - 1, *range(i + 1, end)))
+    return found
 
 
 def _cells(row: str) -> Iterator[Piece]:
