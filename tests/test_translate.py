@@ -136,6 +136,10 @@ def test_the_cells_of_a_table_are_texts_of_their_own():
     assert shouted("| a | b |\n", ".md", bilingual=True) == "| a / A | b / B |\n"
 
 
+def test_a_fence_that_nothing_closes_is_none():
+    assert shouted("```py\na b\n```\nc d\n~~~\ne f\n", ".md") == "```py\na b\n```\nC D\n~~~\nE F\n"
+
+
 def test_a_table_needs_no_bars_around_it():
     table = "a | b.\n--|:-:\nc d | *e*\n\nf | g\n"
     assert shouted(table, ".md") == "A | B.\n--|:-:\nC D | *E*\n\nF | G\n"

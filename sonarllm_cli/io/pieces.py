@@ -62,27 +62,31 @@ def without_code(markdown: str) -> str:
     """Markdown with blanks for what is no sentence: front matter, code within fences, rules. Places stay. A fence that
     nothing closes is none; a text that holds nothing else stays."""
     front = _FRONT.match(markdown)
-    out = [_SEEN.sub(" ", front.group())] if front else []
-    fence, held = "", list[str]()  # the fence that is open, and its lines
-    for line in markdown[front.end() if front else 0 :].splitlines(keepends=True):
-        found = _FENCE.match(line)
-        if fence:
-            held.append(line)
-            if found and found[1].startswith(fence) and not found[2].strip():
-                out += [_SEEN.sub(" ", one) for one in held]
-                fence, held = "", []
-        elif found:
-            fence, held = found[1], [line]
-        else:
-            out.append(_SEEN.sub(" ", line) if _RULE.fullmatch(line) else line)
-    text = "".join(out + held)
+    lines = markdown[front.end() if front else 0 :].splitlines(keepends=True)
+    code = _fenced(lines)
+    out = [_SEEN.sub(" ", line) if i in code or _RULE.fullmatch(line) else line for i, line in enumerate(lines)]
+    text = "".join([_SEEN.sub(" ", front.group()) if front else "", *out])
     return text if text.strip() else markdown
+
+
+def _fenced(lines: list[str]) -> set[int]:
+    """The places of lines that are code within fences, and of the fences. One that nothing closes is none."""
+    found: set[int] = set()
+    fence, begun = "", 0
+    for i, line in enumerate(lines):
+        sign = _FENCE.match(line)
+        if sign and not fence:
+            fence, begun = sign[1], i
+        elif sign and sign[1].startswith(fence) and not sign[2].strip():  # as long, of the same kind
+            found.update(range(begun, i + 1))
+            fence = ""
+    return found
 
 
 def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
     """Plain text and Markdown: a block is the lines from a mark, or a blank line, to the next."""
     held: list[str] = []
-    mark, fence = "", ""
+    mark = ""
     if front := _FRONT.match(text) if markdown else None:
         yield Piece(front.group())
         text = text[front.end() :]
@@ -95,19 +99,16 @@ def _blocks(text: str, markdown: bool) -> Iterator[Piece]:
             held.clear()
 
     lines = text.splitlines(keepends=True)
-    rows = _rows(lines) if markdown else set()
+    fenced, rows = (_fenced(lines), _rows(lines)) if markdown else (set(), set())
     for number, line in enumerate(lines):
-        sign = _FENCE.match(line) if markdown else None
         found = _PREFIX.match(line)
         prefix = found.group() if found else ""
-        code = markdown and ((line.startswith(("    ", "\t")) and not held) or _MARKUP.match(line))
-        if sign or fence or code or _RULE.fullmatch(line) or (markdown and _DEFINITION.match(line)):
+        code = markdown and (
+            (line.startswith(("    ", "\t")) and not held) or _MARKUP.match(line) or _FENCE.match(line)
+        )
+        if number in fenced or code or _RULE.fullmatch(line) or (markdown and _DEFINITION.match(line)):
             yield from block()
             yield Piece(line)
-            if sign and not fence:
-                fence = sign[1]
-            elif sign and sign[1].startswith(fence) and not sign[2].strip():  # as long, of the same kind
-                fence = ""
             continue
         if number in rows or (markdown and _ROW.fullmatch(line)):
             yield from block()
