@@ -179,3 +179,11 @@ def test_a_model_writes_by_the_rules_for_predictions_unless_told_and_a_vector_is
     context_SD = embed_sentences(["The first one is here."], "eng_Latn", writer.space)
     found, plain = (decode(context_SD, model=writer.space, max_tokens=12, **how) for how in ({}, PLAIN))
     assert found == plain
+
+
+def test_who_asks_for_a_continuation_gets_a_sentence_though_the_likeliest_is_the_ending(writer):
+    options = {"beam": 3, "max_tokens": 8, "max_sentences": 1}
+    [best] = generate("A beginning.", model=writer, **options)
+    ends = dataclasses.replace(writer, ending=best)
+    [other] = generate("A beginning.", model=ends, **options)
+    assert other != best and generate("A beginning.", model=ends, min_sentences=0, **options) == []

@@ -32,6 +32,13 @@ from .common import (
 @text_lang_option
 @out_lang_option
 @click.option("--max-sentences", type=COUNT, default=32, show_default=True, help="Sentences to write at most.")
+@click.option(
+    "--min-sentences",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Before so many the text does not end, but where its very ending is predicted.",
+)
 @speech_option
 @rule_options
 @no_repeat_option
@@ -51,6 +58,7 @@ def generate(
     lang: str,
     out_lang: str,
     max_sentences: int,
+    min_sentences: int,
     speech: str,
     no_repeat: bool,
     repeat_threshold: float,
@@ -79,6 +87,7 @@ def generate(
 
     writing = Writing(sampling=sampling, **rules).but(
         max_sentences=max_sentences,
+        min_sentences=min_sentences,
         no_repeat=no_repeat,
         repeat_threshold=repeat_threshold,
         out_lang=out_lang,

@@ -113,14 +113,14 @@ def generate(
     **options: Any,
 ) -> list[str]:
     """The sentences that continue `text`, or a recording heard by the encoder `speech`. `options` are fields of
-    `Writing` and of `Search`, and change `writing`.
+    `Writing` and of `Search`, and change `writing`; without it at least one sentence is asked for.
 
     >>> generate("This package contains the documentation.", max_sentences=2, beam=3)      # doctest: +SKIP
 
     `lang` is the text's language, "auto" what it looks like. Raises UserError for a text without sentences, a language
     the model lacks, a model that can't write, and for options that are not known or make no sense.
     """
-    writing = (writing or Writing()).but(**options)
+    writing = (writing or Writing(min_sentences=1)).but(**options)
     found = continuation(text, lang=lang, model=model, runtime=runtime, writing=writing, speech=speech)
     return [s.text for s in found]
 
