@@ -4,8 +4,8 @@
     # ['It rained all day,', 'but we went out and walked along the river.']
 
 A cut is best behind a semicolon, colon or dash, then at a comma, then before a conjunction or relative pronoun
-(`JOINTS`); between other words it costs so much that a piece must be some three times as long as `AIM` first. Among all
-ways to cut the least cost is found (dynamic programming); how far a piece's length is from `AIM` counts too. In a
+(`JOINTS`); between other words it costs so much that a piece must be some three times as long as `aim` first. Among all
+ways to cut the least cost is found (dynamic programming); how far a piece's length is from `aim` counts too. In a
 language without `JOINTS` marks alone are known, and where words have no spaces between them nothing is cut.
 """
 
@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from .marks import CLOSERS, OPENERS, QUOTES
 
-AIM = 6  # words of a piece: what docs/quality.md found best
+AIMS = (6, 3)  # words of a piece, of one that is tried when that came out far: what docs/quality.md found best
 LONGEST = 48  # words of a piece, whatever it costs
 
 # Words that begin a clause, wherever they stand.
@@ -40,7 +40,7 @@ SMALL = {
 _STRONG, _COMMA, _CONJUNCTION, _ANYWHERE = 0.0, 2.0, 4.0, 20.0  # what a cut costs
 
 
-def clauses(sentence: str, lang: str) -> list[str]:
+def clauses(sentence: str, lang: str, aim: int = AIMS[0]) -> list[str]:
     """The pieces of a sentence on one line: joined by spaces they are the sentence."""
     words = sentence.split()
     joints = frozenset(JOINTS.get(lang, "").split())
@@ -48,7 +48,7 @@ def clauses(sentence: str, lang: str) -> list[str]:
     least, begin = [0.0], [0]  # of the words up to each: what their pieces cost, where the last of them begins
     for end in range(1, len(words) + 1):
         starts = range(max(0, end - LONGEST), end)
-        costs = [least[start] + cut[start] + (end - start - AIM) ** 2 / AIM for start in starts]
+        costs = [least[start] + cut[start] + (end - start - aim) ** 2 / aim for start in starts]
         least.append(min(costs))
         begin.append(starts[costs.index(least[-1])])
     pieces: list[str] = []

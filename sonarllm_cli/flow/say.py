@@ -4,8 +4,9 @@
 
 A decoder finds several ways to say a vector, and its own likeliest is not always the truest: that whose embedding is
 nearest to the vector is taken (back.py). One vector has room for so many words: of a long sentence a small model keeps
-the subject and loses what is said. So one that came out far is said again clause by clause (clauses.py), and the nearer
-of the two is kept: a model that can say it whole is left to do so. docs/quality.md has what both bring.
+the subject and loses what is said. So one that came out far is said again clause by clause (clauses.py), then, if it is
+still far, in shorter pieces, and the nearest is kept: a model that can say it whole is left to do so. docs/quality.md
+has what each brings.
 
 Legend: N sentences, D embedding.
 """
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from ..weights.loaded import Space
 from .back import FAR, back_cosines
-from .clauses import clauses, rejoined
+from .clauses import AIMS, clauses, rejoined
 from .decode import Search, decode_batch
 from .embed_text import Line, embed_stream, joined_blocks
 from .figures import with_figures
@@ -53,20 +54,19 @@ def say(
     if embedding_ND is None:
         embedding_ND = _embedded(sentences, lang, space, batch_size)
     said = nearest_of(embedding_ND, to, space, search, batch_size, sources=sentences)
-    if not by_clauses:
-        return said
-    far = [i for i, one in enumerate(said) if one.cosine < FAR]
-    cut = {i: pieces for i in far if len(pieces := clauses(sentences[i], lang)) > 1}
-    if not cut:
-        return said
-    flat = [piece for pieces in cut.values() for piece in pieces]
-    flat_ND = _embedded(flat, lang, space, batch_size)
-    found = iter(nearest_of(flat_ND, to, space, search, batch_size, sources=flat))
-    parts = {i: [next(found) for _ in pieces] for i, pieces in cut.items()}
-    texts = [[rejoined([part.text for part in parts[i]], pieces, to)] for i, pieces in cut.items()]
-    for i, [text], [cosine] in zip(cut, texts, back_cosines(texts, to, embedding_ND[list(cut)], space)):
-        if cosine > said[i].cosine:
-            said[i] = Said(text, sum(part.score for part in parts[i]) / len(parts[i]), cosine)
+    for aim in AIMS if by_clauses else ():
+        far = [i for i, one in enumerate(said) if one.cosine < FAR]
+        cut = {i: pieces for i in far if len(pieces := clauses(sentences[i], lang, aim)) > 1}
+        if not cut:
+            continue
+        flat = [piece for pieces in cut.values() for piece in pieces]
+        flat_ND = _embedded(flat, lang, space, batch_size)
+        found = iter(nearest_of(flat_ND, to, space, search, batch_size, sources=flat))
+        parts = {i: [next(found) for _ in pieces] for i, pieces in cut.items()}
+        texts = [[rejoined([part.text for part in parts[i]], pieces, to)] for i, pieces in cut.items()]
+        for i, [text], [cosine] in zip(cut, texts, back_cosines(texts, to, embedding_ND[list(cut)], space)):
+            if cosine > said[i].cosine:
+                said[i] = Said(text, sum(part.score for part in parts[i]) / len(parts[i]), cosine)
     return said
 
 
