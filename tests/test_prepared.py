@@ -21,9 +21,6 @@ from sonarllm_cli.errors import RunError, UserError
 from sonarllm_cli.learn import loop
 from sonarllm_cli.learn.loop import Trainer
 from sonarllm_cli.learn.recipe import build, load
-from sonarllm_cli.runtime import choose
-from sonarllm_cli.weights import tensors
-from sonarllm_cli.weights.loaded import load_space
 
 RECIPES = Path(__file__).parents[1] / "recipes/mini"
 NAMES = ["Anna", "Ben", "Carla", "David", "Eva", "Finn"]
@@ -254,21 +251,3 @@ def test_held_out_documents_are_of_all_sources():
     data = SimpleNamespace(valid=valid, document=DocumentData.document)
     assert [d.rows[0] for d in DocumentData.held_out(data, False, 3)] == [2, 5, 8]
     assert len(DocumentData.held_out(data, False, 99)) == 10 and not DocumentData.held_out(data, True, 3)
-
-
-def test_decoders_are_averaged_where_the_encoder_is_one(path, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
-    import average
-
-    Trainer(settings(path, tmp_path, run={}, optim={"steps": 1, "batch_tokens": 600}), tmp_path / "r").run()
-    space = load_space(str(tmp_path / "r/model"), choose("cpu", "float32"), trainable=True)
-    weight = {name: p.clone() for name, p in space.net.named_parameters()}
-    facts = {"kind": "sonar", "model": space.net, "tokenizer": space.tokenizer.model_bytes, "langs": ["eng_Latn"]}
-    for folder, spoilt in (("moved", "decoder.layer_norm.weight"), ("other", "encoder.layer_norm.weight")):
-        dict(space.net.named_parameters())[spoilt].data.add_(1.0)
-        tensors.save(tmp_path / folder, **facts)
-    average.average(tmp_path / "r/model", tmp_path / "moved", 0.25, tmp_path / "mean", "float32")
-    found = load_space(str(tmp_path / "mean"), choose("cpu", "float32")).net.state_dict()
-    assert torch.allclose(found["decoder.layer_norm.weight"], weight["decoder.layer_norm.weight"] + 0.25)
-    with pytest.raises(UserError, match=r"differ in encoder\.layer_norm\.weight; name two that share an encoder"):
-        average.average(tmp_path / "moved", tmp_path / "other", 0.25, tmp_path / "x", "float32")

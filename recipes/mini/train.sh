@@ -38,23 +38,14 @@ run() { # NAME SHARE RECIPE LAST [OPTION…]: unless the run has left LAST, whic
   "$python" -m sonarllm_cli train "$recipes/$recipe" --minutes "$part" -o "$out/runs/$name" "${resume[@]}" \
     --set data.prepared="$data" "$@"
 }
-last() { # the space whose decoder is a mean, and the concept model that has learned it
-  [ -d "$out/runs/last/model" ] && { place "$out/runs/mean/mini-sonar" mini-sonar; place "$out/runs/last/model" mini; }
-  return 0
-}
-trap 'keep "$out/runs/space" mini-sonar; keep "$out/runs/writer" mini; both; last' EXIT
+trap 'keep "$out/runs/space" mini-sonar; keep "$out/runs/writer" mini; both' EXIT
 
-run space 0.5 sonar.toml model "${wide[@]}"
+run space 0.55 sonar.toml model "${wide[@]}"
 keep "$out/runs/space" mini-sonar
 run writer 0.12 sonar-llm.toml model --set sonar="$out/mini-sonar" "${few[@]}"
 keep "$out/runs/writer" mini
-run both 0.28 decoder.toml writer --set run.init="$out/mini-sonar" --set run.writer="$out/mini" "${few[@]}" "${large[@]}"
+run both 0.33 decoder.toml writer --set run.init="$out/mini-sonar" --set run.writer="$out/mini" "${few[@]}" "${large[@]}"
 both
-mkdir -p "$out/runs/mean"
-[ -d "$out/runs/mean/mini-sonar" ] || "$python" "$recipes/average.py" "$out/runs/both/model" "$out/runs/space/model" 0.4 \
-  "$out/runs/mean/mini-sonar"
-run last 0.06 sonar-llm.toml model --set sonar="$out/runs/mean/mini-sonar" --set run.init="$out/runs/both/writer" "${few[@]}"
-last
 "$python" -m sonarllm_cli evaluate nextsentence -m "$out/mini" --data "$recipes/../../examples/documents.jsonl" \
   -o "$out/nextsentence.json" --json
 echo "$out/mini"
