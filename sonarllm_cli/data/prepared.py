@@ -16,7 +16,7 @@ import json
 import lzma
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -30,21 +30,6 @@ from ..tokens import Tokenizer
 
 XZ = b"\xfd7zXZ\x00"  # what a compressed file begins with
 LONGEST = 1 << 20  # bytes of a header
-ARRAYS = (
-    "tokenizer",
-    "flat",
-    "words",
-    "lang",
-    "left",
-    "right",
-    "taught",
-    "teacher",
-    "scale",
-    "body",
-    "sizes",
-    "title",
-    "unwritten",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +86,9 @@ class Prepared:
     def teacher_vectors(self, rows: np.ndarray) -> np.ndarray:
         """rows_B → vectors_BK, float32."""
         return self.teacher[rows].astype(np.float32) * self.scale
+
+
+ARRAYS = tuple(f.name for f in fields(Prepared) if f.type == "np.ndarray")
 
 
 def write(path: Path, corpus: Prepared) -> None:

@@ -1,6 +1,8 @@
 """Numbers in figures, which a translation keeps: one vector holds few of them, and a small decoder makes some up.
 
-with_figures("Er wurde 1967 geboren.", "He was born in 1976.")      # 'Er wurde 1976 geboren.'
+    with_figures("Er wurde 1967 geboren.", "He was born in 1976.")      # 'Er wurde 1976 geboren.'
+
+Numbers are told apart by their digits, however they are parted.
 """
 
 from __future__ import annotations

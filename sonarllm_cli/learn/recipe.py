@@ -59,9 +59,7 @@ class Loss:
     mixup_share: Share = 0.0  # decode from a vector mixed with another text's, by up to a half
     noise_share: Share = 0.0  # decode from a noised embedding, by an amount uniform in [0, 1]
     guess: Weight = 0.0  # decode what run.writer predicts of documents; both learn
-    pull: Weight = (
-        0.0  # 1 − cosine of what a sonar-llm predicts with the sentence's own vector, beside its words (ours)
-    )
+    pull: Weight = 0.0  # of a sonar-llm: 1 − cosine of what it predicts with the sentence's own vector (ours)
     input_noise: Weight = 0.0  # on the vectors that a concept model reads
 
 
