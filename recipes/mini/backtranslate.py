@@ -80,7 +80,7 @@ def main() -> None:
     work: list[tuple[str, list[tuple[str, str]]]] = []  # route, (English, what is put through)
     for route in ("es-it", "fr-it", "fr-es"):
         pairs = [(r["en"], r[route[:2]]) for r in everyday if r["lang"] == route[:2]]
-        work.append((route, pairs[: int(len(pairs) * args.share)]))
+        work.append((route, [pairs[i] for i in rng.permutation(len(pairs))[: int(len(pairs) * args.share)]]))
     with ProcessPoolExecutor() as pool:
         for name, count in PROSE.items():
             found = rows(args.folder, name, "train")
